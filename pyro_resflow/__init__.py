@@ -1,0 +1,20 @@
+"""Normalizing flows with free-form Jacobians for Pyro."""
+
+from . import distributions, flows, linearization, logdet, nn, solvers, transforms
+from .flows import residual_flow
+from .transforms import conditional_residual, residual
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "conditional_residual",
+    "distributions",
+    "flows",
+    "linearization",
+    "logdet",
+    "nn",
+    "residual",
+    "residual_flow",
+    "solvers",
+    "transforms",
+]

@@ -1,0 +1,140 @@
+"""Networks that can be linearized: one forward pass, then cheap products with the Jacobian.
+
+The log-determinant estimators and the solvers ask a network g for three things: ``forward(x)``,
+``linearize(x)`` and ``dual(x, v)``. The networks of :mod:`pyro_resflow.nn` provide them by hand;
+:class:`AutogradNetwork` provides them for any other :class:`torch.nn.Module`.
+
+Shapes: ``x`` is ``(N, *event)``; tangents and cotangents carry one leading probe dimension,
+``(S, N, *event)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+class Linearization(NamedTuple):
+    r"""A network at a point: its value and its Jacobian's two products.
+
+    Attributes:
+        value: :math:`g(x)`, shape ``(N, *event)``; differentiable if made with gradients enabled.
+        vjp: :math:`w \mapsto J_g(x)^T w`, on ``(S, N, *event)``; never differentiable.
+        jvp: :math:`v \mapsto J_g(x) v`, on ``(S, N, *event)``; differentiable in x and the
+            parameters if made and called with gradients enabled.
+    """
+
+    value: Tensor
+    vjp: Callable[[Tensor], Tensor]
+    jvp: Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Linearizable(Protocol):
+    """What the estimators and the solvers need of a network."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """g(x), shape ``(N, *event)``."""
+
+    def linearize(self, x: Tensor) -> Linearization:
+        """g at x, with products with its Jacobian."""
+
+    def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and J_g(x) v in one pass, both differentiable."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor but x that g depends on and that may want a gradient."""
+
+
+class AutogradNetwork:
+    r"""Make any module linearizable, through reverse- and forward-mode differentiation.
+
+    Args:
+        net: a module mapping ``(N, *event)`` to ``(N, *event)``, one sample independent of the
+            next (no batch statistics), twice differentiable.
+
+    Gradients reach ``net.parameters()``. A tensor that the module holds otherwise is treated as a
+    constant.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def linearize(self, x: Tensor) -> Linearization:
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            point = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+            value = self.net(point)
+
+        def vjp(w: Tensor) -> Tensor:
+            rows = [torch.autograd.grad(value, point, row, retain_graph=True)[0] for row in w]
+            return torch.stack(rows)
+
+        def jvp(v: Tensor) -> Tensor:
+            return torch.stack([_double_vjp(value, point, tangent) for tangent in v])
+
+        return Linearization(value if differentiable else value.detach(), vjp, jvp)
+
+    def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = [self._dual(x, tangent) for tangent in v]
+        return pairs[0][0], torch.stack([tangent for _, tangent in pairs])
+
+    def _dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            with forward_ad.dual_level():
+                value, tangent = forward_ad.unpack_dual(self.net(forward_ad.make_dual(x, v)))
+        except NotImplementedError:  # some operation has no forward-mode rule
+            with torch.enable_grad():
+                point = x if x.requires_grad else x.detach().requires_grad_()
+                value = self.net(point)
+            return value, _double_vjp(value, point, v)
+        return value, torch.zeros_like(value) if tangent is None else tangent
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self.net.parameters())
+
+
+def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
+    """J v as the derivative of J^T w, which is linear in w, with respect to w."""
+    with torch.enable_grad():
+        w = torch.zeros_like(value, requires_grad=True)
+        (cotangent,) = torch.autograd.grad(value, point, w, create_graph=True)
+        return torch.autograd.grad(cotangent, w, v, create_graph=True)[0]
+
+
+def as_linearizable(net: nn.Module | Linearizable) -> Linearizable:
+    """Return ``net`` itself if it can be linearized, else an :class:`AutogradNetwork` of it."""
+    return net if isinstance(net, Linearizable) else AutogradNetwork(net)
+
+
+def resolve_event_dim(net: object, event_dim: int | None) -> int:
+    """Number of event dimensions: as given, else ``net.event_dim``, else 1.
+
+    Raises:
+        ValueError: if the result is not a positive integer.
+    """
+    resolved = getattr(net, "event_dim", 1) if event_dim is None else event_dim
+    if not isinstance(resolved, int) or resolved < 1:
+        raise ValueError(f"event_dim: expected an integer of at least 1, got {resolved!r}.")
+    return resolved
+
+
+def flatten_batch(x: Tensor, event_dim: int) -> tuple[Tensor, torch.Size]:
+    """Collapse all leading dimensions into one: ``(*batch, *event)`` to ``(N, *event)``.
+
+    Raises:
+        ValueError: if ``x`` has fewer than ``event_dim`` dimensions.
+    """
+    if x.dim() < event_dim:
+        raise ValueError(
+            f"x: expected at least event_dim={event_dim} dimensions, got shape {tuple(x.shape)}."
+        )
+    batch_shape = x.shape[: x.dim() - event_dim]
+    return x.reshape((batch_shape.numel(), *x.shape[x.dim() - event_dim :])), batch_shape

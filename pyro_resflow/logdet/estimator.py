@@ -1,0 +1,76 @@
+"""What every stochastic estimator of log|det(I + J)| shares."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
+from .autograd import Estimate, Memory, Vjp, value_and_logdet
+from .probes import Probe, Rademacher
+
+
+class StochasticEstimator:
+    r"""An estimator that probes the Jacobian with random vectors.
+
+    Calling it as ``estimator(net, x, event_dim=None)`` returns
+    :math:`(g(x), \log|\det(I + J_g(x))|)`; the second has shape ``x.shape[:-event_dim]``.
+
+    Args:
+        probe: distribution of the probes; default :class:`Rademacher`.
+        num_probes: number of probes S averaged per sample; the probe's variance falls as 1/S and
+            the cost of products grows as S.
+        memory: ``"recompute"`` (least memory) or ``"keep"`` (one network pass fewer).
+
+    Raises:
+        ValueError: for a bad number of probes or an unknown memory mode.
+    """
+
+    def __init__(
+        self, *, probe: Probe | None = None, num_probes: int = 1, memory: Memory = "recompute"
+    ) -> None:
+        self.probe = probe if probe is not None else Rademacher()
+        self.num_probes = at_least("num_probes", num_probes, 1)
+        if memory not in ("recompute", "keep"):
+            raise ValueError(f"memory: expected 'recompute' or 'keep', got {memory!r}.")
+        self.memory = memory
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether two calls at the same point give the same value."""
+        return self.probe.is_frozen
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the value is the log-determinant itself."""
+        return False
+
+    def __call__(
+        self, net: nn.Module | Linearizable, x: Tensor, event_dim: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        event_dim = resolve_event_dim(net, event_dim)
+        flat, batch_shape = flatten_batch(x, event_dim)
+        probes = self.probe.draw(flat, self.num_probes)
+        g, logdet = value_and_logdet(
+            as_linearizable(net), self.estimate, probes, self.memory, flat
+        )
+        return g.reshape(x.shape), logdet.reshape(batch_shape)
+
+    def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
+        """The value and the adjoint vector of each probe, from products with J^T.
+
+        Args:
+            vjp: w -> J^T w on ``(S, N, *event)``.
+            probes: shape ``(S, N, *event)``.
+        """
+        raise NotImplementedError
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """``value``, checked.
+
+    Raises:
+        ValueError: if it is below ``least``.
+    """
+    if value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value}.")
+    return value

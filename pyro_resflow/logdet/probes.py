@@ -1,0 +1,85 @@
+r"""Probe vectors e with :math:`E[e e^T] = I`, for which :math:`E[e^T A e] = \mathrm{tr} A`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Probe:
+    """A distribution of probe vectors."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether every call draws the same probes."""
+        return False
+
+    def draw(self, x: Tensor, num_probes: int) -> Tensor:
+        """Independent probes for each sample.
+
+        Args:
+            x: shape ``(N, *event)``; gives shape, dtype and device.
+            num_probes: S.
+
+        Returns:
+            Shape ``(S, N, *event)``.
+        """
+        return self.sample((num_probes, *x.shape), x, None)
+
+    def sample(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Draw a tensor of independent entries with mean 0 and variance 1."""
+        raise NotImplementedError
+
+    def host_generator(self) -> torch.Generator | None:
+        """The generator for decisions taken on the host, such as the number of terms."""
+        return None
+
+
+class Rademacher(Probe):
+    """Entries of +1 or -1 with equal probability: the least variance of independent entries."""
+
+    def sample(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        bits = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return bits.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+
+
+class Gaussian(Probe):
+    """Standard normal entries."""
+
+    def sample(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        noise = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return noise.normal_(generator=generator)
+
+
+class Frozen(Probe):
+    """The same probes at every call, and for every sample: a deterministic log-determinant.
+
+    For HMC, NUTS and line searches, which need one function. That function is a random but fixed
+    approximation of the log-density; average over several probes to come closer to it.
+
+    Args:
+        probe: what the probes are drawn from; default :class:`Rademacher`.
+        seed: seed of the torch generator.
+    """
+
+    def __init__(self, probe: Probe | None = None, *, seed: int = 0) -> None:
+        self.probe = probe if probe is not None else Rademacher()
+        self.seed = seed
+
+    @property
+    def is_frozen(self) -> bool:
+        return True
+
+    def draw(self, x: Tensor, num_probes: int) -> Tensor:
+        shape = (num_probes, 1, *x.shape[1:])
+        generator = torch.Generator(x.device).manual_seed(self.seed)
+        return self.probe.sample(shape, x, generator).expand(num_probes, *x.shape)
+
+    def host_generator(self) -> torch.Generator:
+        return torch.Generator("cpu").manual_seed(self.seed)

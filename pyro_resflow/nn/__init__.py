@@ -1,0 +1,50 @@
+"""Networks with a known Lipschitz constant (torch only)."""
+
+from .activations import (
+    ELU,
+    Activation,
+    CLipSwish,
+    Concatenated,
+    CPila,
+    LipSwish,
+    Pila,
+    Softplus,
+    Tanh,
+)
+from .conditional import ConditionalLipschitzMLP
+from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from .networks import (
+    Chain,
+    DenseConcatenation,
+    LipschitzConvNet,
+    LipschitzDenseNet,
+    LipschitzMLP,
+    Shift,
+    check_contraction,
+)
+from .norms import InducedNorm, SpectralNorm
+
+__all__ = [
+    "ELU",
+    "Activation",
+    "CLipSwish",
+    "CPila",
+    "Chain",
+    "Concatenated",
+    "ConditionalLipschitzMLP",
+    "DenseConcatenation",
+    "InducedNorm",
+    "LipSwish",
+    "LipschitzConv2d",
+    "LipschitzConvNet",
+    "LipschitzDenseNet",
+    "LipschitzLayer",
+    "LipschitzLinear",
+    "LipschitzMLP",
+    "Pila",
+    "Shift",
+    "Softplus",
+    "SpectralNorm",
+    "Tanh",
+    "check_contraction",
+]

@@ -1,0 +1,318 @@
+r"""Activations with a known Lipschitz constant, their slope and their curvature.
+
+An activation here is :math:`\phi(h) = \kappa\,\psi(\beta h)`: a parameter-free core
+:math:`\psi`, of which we know value, first and second derivative as fused expressions, between an
+input gain :math:`\beta` and an output gain :math:`\kappa`. Every :math:`\phi` has Lipschitz
+constant at most 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ..linearization import Linearization
+
+
+class _Tangent(torch.autograd.Function):
+    """psi'(h) * v with the analytic second derivative, keeping only h and v."""
+
+    @staticmethod
+    def forward(ctx, activation: Activation, h: Tensor, v: Tensor) -> Tensor:
+        ctx.activation = activation
+        ctx.save_for_backward(h, v)
+        return activation.core_slope(h) * v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        h, v = ctx.saved_tensors
+        grad_h = (grad * v).sum(0) * ctx.activation.core_curvature(h)
+        return None, grad_h, grad * ctx.activation.core_slope(h)
+
+
+class _Dual(torch.autograd.Function):
+    """[psi(h), psi'(h) v_1, ..., psi'(h) v_S] from the stack [h, v_1, ..., v_S], which it keeps."""
+
+    @staticmethod
+    def forward(ctx, activation: Activation, z: Tensor) -> Tensor:
+        ctx.activation = activation
+        ctx.save_for_backward(z)
+        out = torch.empty_like(z)
+        out[0] = activation.core(z[0])
+        torch.mul(z[1:], activation.core_slope(z[0]), out=out[1:])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+        (z,) = ctx.saved_tensors
+        grad_z = grad * ctx.activation.core_slope(z[0])
+        grad_z[0] += (grad[1:] * z[1:]).sum(0) * ctx.activation.core_curvature(z[0])
+        return None, grad_z
+
+
+class Activation(nn.Module):
+    r"""Elementwise :math:`\phi(h) = \kappa\,\psi(\beta h)` with Lipschitz constant at most 1.
+
+    Subclasses give the core :math:`\psi` (:meth:`core`), its slope and its curvature, and may
+    give gains. Any broadcastable shape goes in; the same shape comes out.
+    """
+
+    expansion: int = 1
+    """Output features per input feature."""
+
+    def core(self, h: Tensor) -> Tensor:
+        """psi(h)."""
+        raise NotImplementedError
+
+    def core_slope(self, h: Tensor) -> Tensor:
+        """psi'(h)."""
+        raise NotImplementedError
+
+    def core_curvature(self, h: Tensor) -> Tensor:
+        """psi''(h)."""
+        raise NotImplementedError
+
+    def input_gain(self) -> Tensor | float:
+        """The scalar beta."""
+        return 1.0
+
+    def output_gain(self) -> Tensor | float:
+        """The scalar kappa."""
+        return 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """phi(x), same shape."""
+        return _scale(self.core(_scale(x, self.input_gain())), self.output_gain())
+
+    def slope(self, x: Tensor) -> Tensor:
+        """phi'(x), same shape."""
+        beta = self.input_gain()
+        return _scale(self.core_slope(_scale(x, beta)), beta * self.output_gain())
+
+    def curvature(self, x: Tensor) -> Tensor:
+        """phi''(x), same shape."""
+        beta = self.input_gain()
+        return _scale(self.core_curvature(_scale(x, beta)), beta * beta * self.output_gain())
+
+    def linearize(self, x: Tensor) -> Linearization:
+        """phi at x, with products with its (diagonal) Jacobian."""
+        beta, kappa = self.input_gain(), self.output_gain()
+        gain = beta * kappa
+        h = _scale(x, beta)
+        with torch.no_grad():
+            slope = _scale(self.core_slope(h), gain)
+        value = _scale(self.core(h), kappa)
+        if not value.requires_grad:
+            return Linearization(value, slope.mul, slope.mul)
+        return Linearization(value, slope.mul, lambda v: _scale(_Tangent.apply(self, h, v), gain))
+
+    def dual_stack(self, z: Tensor) -> Tensor:
+        """Value and tangents of phi for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
+        beta, kappa = self.input_gain(), self.output_gain()
+        return _scale(_Dual.apply(self, _scale(z, beta)), kappa)
+
+
+def _scale(x: Tensor, gain: Tensor | float) -> Tensor:
+    return x if isinstance(gain, float) and gain == 1.0 else x * gain
+
+
+class LipSwish(Activation):
+    r"""Swish divided by its largest slope: :math:`\phi(h) = h\,\sigma(\beta h)/1.1`.
+
+    :math:`\beta = \mathrm{softplus}(b) > 0` is learned (0.5 before the softplus at the start). The
+    largest slope of Swish is 1.09984 for every :math:`\beta`.
+
+    Reference:
+        Chen et al., Residual Flows for Invertible Generative Modeling, 2019, section 3.3.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.nn import LipSwish
+        >>> LipSwish().slope(torch.linspace(-9, 9, 1001)).abs().max().item() < 1
+        True
+    """
+
+    _bound = 1.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw_beta = nn.Parameter(torch.tensor(0.5))
+
+    def input_gain(self) -> Tensor:
+        return F.softplus(self.raw_beta)
+
+    def output_gain(self) -> Tensor:
+        return 1 / (self._bound * F.softplus(self.raw_beta))
+
+    def core(self, h: Tensor) -> Tensor:
+        return F.silu(h)
+
+    def core_slope(self, h: Tensor) -> Tensor:
+        return torch.ops.aten.silu_backward(torch.ones_like(h), h)
+
+    def core_curvature(self, h: Tensor) -> Tensor:
+        s = torch.sigmoid(h)
+        return s * (1 - s) * (2 + h * (1 - 2 * s))
+
+
+class _Parameterless(Activation):
+    """An activation that is its own core."""
+
+
+class ELU(_Parameterless):
+    r"""Exponential linear unit: h for h > 0, :math:`e^h - 1` otherwise; slope at most 1.
+
+    Its curvature jumps at 0, so estimators' gradients are right almost everywhere only.
+
+    Reference:
+        Clevert, Unterthiner and Hochreiter, 2016.
+    """
+
+    def core(self, h: Tensor) -> Tensor:
+        return F.elu(h)
+
+    def core_slope(self, h: Tensor) -> Tensor:
+        return torch.exp(h.clamp(max=0))
+
+    def core_curvature(self, h: Tensor) -> Tensor:
+        return torch.where(h < 0, torch.exp(h.clamp(max=0)), 0.0)
+
+
+class Tanh(_Parameterless):
+    """Hyperbolic tangent; slope at most 1."""
+
+    def core(self, h: Tensor) -> Tensor:
+        return torch.tanh(h)
+
+    def core_slope(self, h: Tensor) -> Tensor:
+        return 1 - torch.tanh(h).square()
+
+    def core_curvature(self, h: Tensor) -> Tensor:
+        t = torch.tanh(h)
+        return -2 * t * (1 - t.square())
+
+
+class Softplus(_Parameterless):
+    """Softplus, log(1 + e^h); slope at most 1."""
+
+    def core(self, h: Tensor) -> Tensor:
+        return F.softplus(h)
+
+    def core_slope(self, h: Tensor) -> Tensor:
+        return torch.sigmoid(h)
+
+    def core_curvature(self, h: Tensor) -> Tensor:
+        s = torch.sigmoid(h)
+        return s * (1 - s)
+
+
+class Pila(_Parameterless):
+    r"""Piecewise linear-exponential unit, divided by its largest slope.
+
+    :math:`\psi(h) = h` for :math:`h > 0`, else
+    :math:`(k^2 h^3/2 - k h^2 + h)\,e^{k h}` with :math:`k = 5`: three times differentiable at 0.
+    The slope's largest absolute value is 1.
+
+    Reference:
+        Ahn, Kim and Choi, Invertible Monotone Operators for Normalizing Flows, 2022, section 5.2.
+    """
+
+    k = 5.0
+
+    def core(self, h: Tensor) -> Tensor:
+        n, k = h.clamp(max=0), self.k
+        return torch.where(h > 0, h, n * (1 - k * n + k * k * n * n / 2) * torch.exp(k * n))
+
+    def core_slope(self, h: Tensor) -> Tensor:
+        n, k = h.clamp(max=0), self.k
+        return (1 - k * n + k**2 * n**2 / 2 + k**3 * n**3 / 2) * torch.exp(k * n)
+
+    def core_curvature(self, h: Tensor) -> Tensor:
+        n, k = h.clamp(max=0), self.k
+        return (2 * k**3 * n**2 + k**4 * n**3 / 2) * torch.exp(k * n)
+
+
+class Concatenated(Activation):
+    r"""Both signs of one activation: :math:`[\phi(h - s), \phi(-h - s)] / c`.
+
+    Features (dimension ``feature_dim`` from the right) double. The Lipschitz constant of the pair
+    is below :math:`\sqrt 2`: only one of the two slopes is large at a time; dividing by the
+    measured maximum c of :math:`\sqrt{\phi'(h-s)^2 + \phi'(-h-s)^2}` makes it 1.
+
+    Args:
+        activation: the :class:`Activation` of each half.
+        bound: the constant c.
+        shift: the constant s.
+        feature_dim: -1 for vectors, -3 for images.
+    """
+
+    expansion = 2
+
+    def __init__(
+        self, activation: Activation, *, bound: float, shift: float = 0.0, feature_dim: int = -1
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.bound = bound
+        self.shift = shift
+        self.feature_dim = feature_dim
+
+    def _both_signs(self, x: Tensor) -> Tensor:
+        return torch.cat([x - self.shift, -x - self.shift], dim=self.feature_dim)
+
+    def _fold(self, w: Tensor) -> Tensor:
+        positive, negative = w.chunk(2, dim=self.feature_dim)
+        return (positive - negative) / self.bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self._both_signs(x)) / self.bound
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Slopes of the two halves with respect to x, concatenated: twice the features of x."""
+        slope = self.activation.slope(self._both_signs(x)) / self.bound
+        positive, negative = slope.chunk(2, dim=self.feature_dim)
+        return torch.cat([positive, -negative], dim=self.feature_dim)
+
+    def curvature(self, x: Tensor) -> Tensor:
+        """Curvatures of the two halves with respect to x, concatenated."""
+        return self.activation.curvature(self._both_signs(x)) / self.bound
+
+    def linearize(self, x: Tensor) -> Linearization:
+        inner = self.activation.linearize(self._both_signs(x))
+        return Linearization(
+            inner.value / self.bound,
+            lambda w: self._fold(inner.vjp(w)),
+            lambda v: inner.jvp(torch.cat([v, -v], dim=self.feature_dim)) / self.bound,
+        )
+
+    def dual_stack(self, z: Tensor) -> Tensor:
+        z = torch.cat([z, -z], dim=self.feature_dim)
+        if self.shift:
+            z = torch.cat([z[:1] - self.shift, z[1:]])
+        return self.activation.dual_stack(z) / self.bound
+
+
+class CLipSwish(Concatenated):
+    r"""Concatenated LipSwish, :math:`[\phi(h), \phi(-h)]/1.004`; doubles the features.
+
+    Reference:
+        Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021.
+    """
+
+    def __init__(self, feature_dim: int = -1) -> None:
+        super().__init__(LipSwish(), bound=1.004, feature_dim=feature_dim)
+
+
+class CPila(Concatenated):
+    r"""Concatenated Pila, :math:`[\phi(h - .2), \phi(-h - .2)]/1.06`; doubles the features.
+
+    Reference:
+        Ahn, Kim and Choi, Invertible Monotone Operators for Normalizing Flows, 2022.
+    """
+
+    def __init__(self, feature_dim: int = -1) -> None:
+        super().__init__(Pila(), bound=1.06, shift=0.2, feature_dim=feature_dim)

@@ -1,0 +1,378 @@
+r"""Networks with a known Lipschitz constant: chains of layers that can be linearized.
+
+Every layer answers ``forward(x)``, ``linearize(x)`` and ``dual_stack([x, v_1, ..., v_S])``, and
+:class:`Chain` composes the answers. A network of L linear layers, each held to the coefficient c,
+and activations of slope at most 1 has a Lipschitz constant of at most :math:`c^L`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..linearization import Linearization
+from .activations import Activation, CLipSwish, LipSwish
+from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from .norms import SpectralNorm
+
+Norms = SpectralNorm | Sequence[SpectralNorm] | None
+
+
+class Chain(nn.Sequential):
+    """Layers one after the other, linearized by the chain rule.
+
+    Args:
+        layers: modules with ``forward``, ``linearize`` and ``dual_stack``.
+        event_dim: event dimensions of the input: 1 for vectors, 3 for images.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], *, event_dim: int = 1) -> None:
+        super().__init__(*layers)
+        self.event_dim = event_dim
+
+    def linearize(self, x: Tensor) -> Linearization:
+        """The chain at x of shape ``(N, *event)``, with products with its Jacobian."""
+        steps = []
+        for layer in self:
+            steps.append(layer.linearize(x))
+            x = steps[-1].value
+        vjps = [step.vjp for step in reversed(steps)]
+        jvps = [step.jvp for step in steps]
+        return Linearization(x, lambda w: _fold(vjps, w), lambda v: _fold(jvps, v))
+
+    def dual_stack(self, z: Tensor) -> Tensor:
+        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
+        for layer in self:
+            z = layer.dual_stack(z)
+        return z
+
+    def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and J_g(x) v in one pass: x of shape ``(N, *event)``, v of ``(S, N, *event)``."""
+        z = self.dual_stack(torch.cat([x[None], v]))
+        return z[0], z[1:]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters, and the shifts that a context has put in."""
+        shifts = tuple(m.shift for m in self.modules() if isinstance(m, Shift))
+        return (*self.parameters(), *shifts)
+
+    def lipschitz_bound(self) -> Tensor:
+        """A certified upper bound of the network's Lipschitz constant, a scalar."""
+        bounds = [layer.lipschitz_bound() for layer in self if hasattr(layer, "lipschitz_bound")]
+        return torch.stack(bounds).prod()
+
+
+def _fold(maps: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
+    for step in maps:
+        value = step(value)
+    return value
+
+
+class Shift(nn.Module):
+    """Add a constant to each sample, which leaves the Jacobian alone.
+
+    Args:
+        shift: shape ``(N, features)``.
+    """
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+    def linearize(self, x: Tensor) -> Linearization:
+        return Linearization(x + self.shift, _identity, _identity)
+
+    def dual_stack(self, z: Tensor) -> Tensor:
+        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
+        return torch.cat([z[:1] + self.shift, z[1:]])
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+class LipschitzMLP(Chain):
+    r"""Multilayer perceptron :math:`g: R^D \to R^D` with Lipschitz constant at most :math:`c^L`.
+
+    Args:
+        input_dim: D.
+        hidden_dims: widths of the hidden layers; L is one more than their number.
+        activation: makes one activation per hidden layer.
+        norm: the norm that each linear layer is held to, or one norm per layer; default
+            ``SpectralNorm(0.98)``.
+        preactivation: start with an activation, as the convolutional blocks of the paper do.
+
+    Shapes: ``(N, D)`` to ``(N, D)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.nn import LipschitzMLP
+        >>> net = LipschitzMLP(2, [32, 32])
+        >>> net(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dims: Sequence[int] = (64, 64),
+        *,
+        activation: Callable[[], Activation] = LipSwish,
+        norm: Norms = None,
+        preactivation: bool = False,
+    ) -> None:
+        widths = [input_dim, *hidden_dims, input_dim]
+        norms = norm_per_layer(norm, len(widths) - 1)
+        layers: list[nn.Module] = []
+        expansion = 1
+        for i, layer_norm in enumerate(norms):
+            if i > 0 or preactivation:
+                layers.append(activation())
+                expansion = layers[-1].expansion
+            layers.append(LipschitzLinear(widths[i] * expansion, widths[i + 1], layer_norm))
+        super().__init__(layers, event_dim=1)
+        self.input_dim = input_dim
+
+
+class LipschitzConvNet(Chain):
+    r"""Convolutional network on images with Lipschitz constant at most :math:`c^L`.
+
+    The default kernel sizes 3, 1, 3 are the residual flow's block.
+
+    Args:
+        event_shape: channels, height and width of the images.
+        hidden_channels: channels of the hidden layers.
+        kernel_sizes: one odd size per convolution, one more than hidden layers.
+        activation: makes one activation per hidden layer, and one more in front if
+            ``preactivation``.
+        norm: the norm that each convolution is held to, or one norm per convolution; default
+            ``SpectralNorm(0.98)``.
+        preactivation: start with an activation.
+
+    Shapes: ``(N, C, H, W)`` to ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: if the number of kernel sizes does not fit the hidden layers.
+
+    Reference:
+        Chen et al., Residual Flows for Invertible Generative Modeling, 2019, appendix E.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden_channels: Sequence[int] = (64, 64),
+        *,
+        kernel_sizes: Sequence[int] = (3, 1, 3),
+        activation: Callable[[], Activation] = LipSwish,
+        norm: Norms = None,
+        preactivation: bool = True,
+    ) -> None:
+        channels, height, width = checked_image_shape(event_shape)
+        if len(kernel_sizes) != len(hidden_channels) + 1:
+            raise ValueError(
+                f"kernel_sizes: {len(hidden_channels)} hidden layers need "
+                f"{len(hidden_channels) + 1} convolutions, got {len(kernel_sizes)} sizes."
+            )
+        widths = [channels, *hidden_channels, channels]
+        norms = norm_per_layer(norm, len(kernel_sizes))
+        layers: list[nn.Module] = []
+        expansion = 1
+        for i, (kernel_size, layer_norm) in enumerate(zip(kernel_sizes, norms, strict=True)):
+            if i > 0 or preactivation:
+                layers.append(activation())
+                expansion = layers[-1].expansion
+            layers.append(
+                LipschitzConv2d(
+                    widths[i] * expansion, widths[i + 1], kernel_size, (height, width), layer_norm
+                )
+            )
+        super().__init__(layers, event_dim=3)
+        self.event_shape = torch.Size(event_shape)
+
+
+class DenseConcatenation(nn.Module):
+    r"""Input and new features side by side, :math:`[\eta_1 x, \eta_2 h(x)]`, at unit length of eta.
+
+    :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|` with
+    :math:`\hat\eta = \mathrm{softplus}(\cdot) + 0.1` learned, so that the pair is a contraction
+    whenever h is one.
+
+    Args:
+        branch: the layers h.
+        feature_dim: -1 for vectors, -3 for images.
+
+    Reference:
+        Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021,
+        section 3.2.
+    """
+
+    def __init__(self, branch: Chain, *, feature_dim: int = -1) -> None:
+        super().__init__()
+        self.branch = branch
+        self.feature_dim = feature_dim
+        self.raw_weights = nn.Parameter(torch.zeros(2))
+
+    def weights(self) -> Tensor:
+        """The pair (eta_1, eta_2), of length 1."""
+        raw = nn.functional.softplus(self.raw_weights) + 0.1
+        return raw / torch.linalg.vector_norm(raw)
+
+    def _join(self, eta: Tensor, x: Tensor, h: Tensor) -> Tensor:
+        return torch.cat([eta[0] * x, eta[1] * h], dim=self.feature_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._join(self.weights(), x, self.branch(x))
+
+    def linearize(self, x: Tensor) -> Linearization:
+        eta, inner = self.weights(), self.branch.linearize(x)
+        passed = x.shape[self.feature_dim]
+
+        def vjp(w: Tensor) -> Tensor:
+            first, second = w.tensor_split([passed], dim=self.feature_dim)
+            return eta[0].detach() * first + inner.vjp(eta[1].detach() * second)
+
+        return Linearization(
+            self._join(eta, x, inner.value), vjp, lambda v: self._join(eta, v, inner.jvp(v))
+        )
+
+    def dual_stack(self, z: Tensor) -> Tensor:
+        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
+        return self._join(self.weights(), z, self.branch.dual_stack(z))
+
+    @torch.no_grad()
+    def lipschitz_bound(self) -> Tensor:
+        """A certified upper bound of the Lipschitz constant, a scalar."""
+        eta = self.weights()
+        return (eta[0] ** 2 + (eta[1] * self.branch.lipschitz_bound()) ** 2).sqrt()
+
+
+class LipschitzDenseNet(Chain):
+    r"""Densely connected network whose last linear layer brings it to a contraction.
+
+    ``depth`` times [linear layer to ``growth`` features, concatenated activation, concatenation
+    with the input], then a linear layer back to the input's size (a 1x1 convolution for images).
+
+    Args:
+        event_shape: ``(D,)`` for vectors, ``(C, H, W)`` for images, or the integer D.
+        depth: number of dense layers.
+        growth: features that each dense layer adds, activation included.
+        kernel_size: odd side of the kernels, for images.
+        activation: makes one activation per dense layer from the feature dimension.
+        norm: the norm that each linear layer is held to, or one per layer; default
+            ``SpectralNorm(0.98)``.
+
+    Raises:
+        ValueError: for a growth that the activation's expansion does not divide.
+
+    Reference:
+        Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021.
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        *,
+        depth: int = 3,
+        growth: int = 64,
+        kernel_size: int = 3,
+        activation: Callable[[int], Activation] = CLipSwish,
+        norm: Norms = None,
+    ) -> None:
+        shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+        is_image = len(shape) == 3
+        feature_dim = -3 if is_image else -1
+        norms = norm_per_layer(norm, depth + 1)
+
+        def linear(inputs: int, outputs: int, size: int, layer_norm: SpectralNorm) -> nn.Module:
+            if is_image:
+                return LipschitzConv2d(inputs, outputs, size, (shape[1], shape[2]), layer_norm)
+            return LipschitzLinear(inputs, outputs, layer_norm)
+
+        layers: list[nn.Module] = []
+        features = shape[0]
+        for layer_norm in norms[:-1]:
+            phi = activation(feature_dim)
+            if growth % phi.expansion:
+                raise ValueError(
+                    f"growth: expected a multiple of {phi.expansion}, the activation's "
+                    f"expansion, got {growth}."
+                )
+            first = linear(features, growth // phi.expansion, kernel_size, layer_norm)
+            layers.append(DenseConcatenation(Chain([first, phi]), feature_dim=feature_dim))
+            features += growth
+        layers.append(linear(features, shape[0], 1, norms[-1]))
+        super().__init__(layers, event_dim=len(shape))
+        self.event_shape = torch.Size(shape)
+
+
+def norm_per_layer(norm: Norms, layers: int) -> list[SpectralNorm]:
+    """One norm for each linear layer of a network.
+
+    Raises:
+        ValueError: if a sequence of norms has another length than the network.
+    """
+    if norm is None or isinstance(norm, SpectralNorm):
+        return [norm if norm is not None else SpectralNorm()] * layers
+    if len(norm) != layers:
+        raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norm)}.")
+    return list(norm)
+
+
+def checked_image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
+    """``event_shape`` as (channels, height, width).
+
+    Raises:
+        ValueError: unless it is three positive integers.
+    """
+    if len(event_shape) != 3 or any(size < 1 for size in event_shape):
+        raise ValueError(
+            f"event_shape: expected (channels, height, width), got {tuple(event_shape)}."
+        )
+    channels, height, width = event_shape
+    return channels, height, width
+
+
+def check_contraction(module: nn.Module) -> None:
+    """Raise unless every chain of Lipschitz layers inside ``module`` is a certified contraction.
+
+    Args:
+        module: any module that contains :class:`Chain` s, a flow for instance.
+
+    Raises:
+        ValueError: naming the layer that exceeds its coefficient most, with its certified bound.
+    """
+    for name, chain in _outermost_chains(module):
+        bound = float(chain.lipschitz_bound())
+        if not bound < 1:
+            layer_name, layer = max(_lipschitz_layers(chain), key=lambda item: _excess(item[1]))
+            path = ".".join(part for part in (name, layer_name) if part)
+            raise ValueError(
+                f"network {name or type(chain).__name__!r}: its Lipschitz constant is certified "
+                f"to at most {bound:.4f} only. The layer that exceeds its coefficient "
+                f"{layer.norm.coefficient} most is {path!r}, with "
+                f"{float(layer.lipschitz_bound()):.4f}. If its weight was written through `.data`, "
+                "write it in place under `torch.no_grad()` instead; if its power iteration has "
+                "not converged, lower `tolerance` or raise `max_iterations` of its norm."
+            )
+
+
+def _outermost_chains(module: nn.Module, name: str = "") -> Iterator[tuple[str, Chain]]:
+    if isinstance(module, Chain):
+        yield name, module
+        return
+    for child_name, child in module.named_children():
+        yield from _outermost_chains(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _lipschitz_layers(chain: Chain) -> list[tuple[str, LipschitzLayer]]:
+    return [(n, m) for n, m in chain.named_modules() if isinstance(m, LipschitzLayer)]
+
+
+def _excess(layer: LipschitzLayer) -> float:
+    return float(layer.lipschitz_bound()) / layer.norm.coefficient

@@ -1,0 +1,147 @@
+"""The linear operators whose norms bound a network's Lipschitz constant."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_DENSE_LIMIT = 1024
+
+
+class LinearOperator(Protocol):
+    """A weight seen as a linear map between flat vectors."""
+
+    def apply(self, v: Tensor) -> Tensor:
+        """A v, from shape ``(in,)`` to ``(out,)``; differentiable in the weight."""
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        """A^T u, from shape ``(out,)`` to ``(in,)``."""
+
+    def spectral_bound(self, steps: int) -> Tensor:
+        """A certified upper bound of the largest singular value."""
+
+    def column_norms(self, order: Tensor) -> Tensor:
+        """Upper bounds of the columns' ``order``-norms, shape ``(in,)`` or broadcastable."""
+
+    def row_norms(self, order: Tensor) -> Tensor:
+        """Upper bounds of the rows' ``order``-norms, shape ``(out,)`` or broadcastable."""
+
+
+class MatrixOperator:
+    """The map of a linear layer.
+
+    Args:
+        weight: shape ``(out, in)``.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.weight @ v
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        return u @ self.weight
+
+    def spectral_bound(self, steps: int) -> Tensor:
+        return gram_bound(self.weight[None], steps)
+
+    def column_norms(self, order: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(self.weight, float(order), dim=0)
+
+    def row_norms(self, order: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(self.weight, float(order), dim=1)
+
+
+class ConvolutionOperator:
+    """The map of a zero-padded convolution of stride 1 on images of one size.
+
+    Args:
+        weight: shape ``(out, in, k, k)``, k odd.
+        input_size: height and width of the images.
+    """
+
+    def __init__(self, weight: Tensor, input_size: tuple[int, int]) -> None:
+        self.weight = weight
+        self.input_size = input_size
+        self.padding = weight.shape[-1] // 2
+
+    def apply(self, v: Tensor) -> Tensor:
+        image = v.view(1, self.weight.shape[1], *self.input_size)
+        return F.conv2d(image, self.weight, padding=self.padding).flatten()
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        image = u.view(1, self.weight.shape[0], *self.input_size)
+        return F.conv_transpose2d(image, self.weight, padding=self.padding).flatten()
+
+    def spectral_bound(self, steps: int) -> Tensor:
+        """The bound of the operator's Gram matrix if that is small, else of a periodic convolution.
+
+        On a torus of size n + k - 1 no kernel wraps around an image of size n, so the zero-padded
+        operator is a submatrix of the periodic one, whose norm the Fourier transform splits into
+        one small matrix per frequency. The two differ by the border's share of the image, which
+        only small images feel.
+        """
+        pixels = self.input_size[0] * self.input_size[1]
+        if self.weight.shape[-1] > 1 and min(self.weight.shape[:2]) * pixels <= _DENSE_LIMIT:
+            return gram_bound(self._gram_matrix()[None], steps).sqrt()
+        size = [n + self.weight.shape[-1] - 1 for n in self.input_size]
+        matrices = torch.fft.rfft2(self.weight.detach(), s=size).flatten(2).permute(2, 0, 1)
+        chunk = max(1, 2**24 // matrices[0].numel())
+        return torch.stack([gram_bound(part, steps) for part in matrices.split(chunk)]).max()
+
+    def _gram_matrix(self) -> Tensor:
+        """A A^T or A^T A, whichever is smaller, from the images of the unit vectors."""
+        weight = self.weight.detach()
+        if weight.shape[0] > weight.shape[1]:
+            # the adjoint of a zero-padded convolution is the convolution by the flipped kernel
+            weight = weight.transpose(0, 1).flip(-2, -1)
+        entries = weight.shape[0] * self.input_size[0] * self.input_size[1]
+        units = torch.eye(entries, dtype=weight.dtype, device=weight.device)
+        images = units.view(entries, weight.shape[0], *self.input_size)
+        adjoint = F.conv_transpose2d(images, weight, padding=self.padding).flatten(1)
+        return adjoint @ adjoint.t()
+
+    def column_norms(self, order: Tensor) -> Tensor:
+        columns = torch.linalg.vector_norm(self.weight, float(order), dim=(0, 2, 3))
+        return columns.repeat_interleave(self.input_size[0] * self.input_size[1])
+
+    def row_norms(self, order: Tensor) -> Tensor:
+        rows = torch.linalg.vector_norm(self.weight, float(order), dim=(1, 2, 3))
+        return rows.repeat_interleave(self.input_size[0] * self.input_size[1])
+
+
+def gram_bound(matrices: Tensor, steps: int = 6) -> Tensor:
+    r"""Certified upper bound of the largest singular value of a batch of matrices.
+
+    :math:`\|A\|_2 \le \|G_t\|_F^{2^{-t}}`, where :math:`G_0 = A` and
+    :math:`G_{t+1} = G_t^* G_t`. It decreases to the singular value, doubling the exponent with
+    each step; rescaling keeps the numbers in range.
+
+    Args:
+        matrices: shape ``(B, m, n)``, real or complex.
+        steps: t.
+
+    Returns:
+        The largest bound of the batch, a real scalar.
+
+    Reference:
+        Delattre et al., Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram
+        Iteration, 2023, theorem 2 and algorithm 1.
+    """
+    gram = matrices.detach().to(
+        torch.complex128 if matrices.is_complex() else torch.float64
+    )
+    if gram.shape[-2] < gram.shape[-1]:
+        gram = gram.mH
+    log_scale = gram.new_zeros(gram.shape[0], dtype=torch.float64)
+    for _ in range(steps):
+        norm = torch.linalg.matrix_norm(gram).clamp_min(torch.finfo(torch.float64).tiny)
+        gram = gram / norm[:, None, None]
+        log_scale = 2 * (log_scale + norm.log())
+        gram = gram.mH @ gram
+    norm = torch.linalg.matrix_norm(gram).clamp_min(torch.finfo(torch.float64).tiny)
+    return ((log_scale + norm.log()) / 2**steps).exp().max().to(matrices.real.dtype)

@@ -1,0 +1,36 @@
+"""Pyro transforms: every one a bijective ``TransformModule`` or ``ConditionalTransformModule``."""
+
+from .base import OnePassTransform
+from .compose import Compose
+from .dequantization import ConditionedUniformDequantization, UniformDequantization
+from .elementwise import ActNorm, Logit
+from .inverse import Inverse
+from .multiscale import Flatten, Multiscale, Split, Squeeze
+from .residual import (
+    ConditionalInverse,
+    ConditionalResidual,
+    ConditionedResidual,
+    Residual,
+    conditional_residual,
+    residual,
+)
+
+__all__ = [
+    "ActNorm",
+    "Compose",
+    "ConditionalInverse",
+    "ConditionalResidual",
+    "ConditionedResidual",
+    "ConditionedUniformDequantization",
+    "Flatten",
+    "Inverse",
+    "Logit",
+    "Multiscale",
+    "OnePassTransform",
+    "Residual",
+    "Split",
+    "Squeeze",
+    "UniformDequantization",
+    "conditional_residual",
+    "residual",
+]

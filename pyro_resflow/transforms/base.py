@@ -1,0 +1,179 @@
+"""What our transforms share: value and log-determinant from one pass, and a cache that is safe."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Transform
+
+
+class OnePassTransform(dist.TransformModule):
+    """A Pyro transform whose value and log-determinant come from one pass.
+
+    Subclasses implement :meth:`call_and_ladj` and ``_inverse``, and may override
+    ``_call`` and :meth:`inverse_and_ladj` where one of the two results alone, or both together,
+    can be had for less.
+
+    The last pass is cached (``cache_size=1``): its input and output by identity, and its
+    log-determinant. It is not used again once a parameter has changed, the gradient mode is
+    another, or a backward pass has gone through it. A call with gradients enabled computes the
+    log-determinant along with the value, for whoever trains will ask for it; a call without,
+    which is how distributions draw samples, does not. An inversion always does.
+
+    Args:
+        cache_size: 0 or 1.
+    """
+
+    bijective = True
+
+    def __init__(self, *, cache_size: int = 1) -> None:
+        super().__init__(cache_size=cache_size)
+        self._pass: _Pass | None = None
+        self._inverse_ref: weakref.ref[Transform] | None = None
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y and log|dy/dx|, the latter of shape ``x.shape[:-domain.event_dim]``; not cached."""
+        raise NotImplementedError
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x and log|dy/dx| (of the forward direction) at it; not cached."""
+        x = self._inverse(y)
+        return x, self.call_and_ladj(x)[1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The transform x => y."""
+        found = self._current_pass()
+        if found is not None and found.x is x:
+            return found.y
+        if self._cache_size == 0:
+            return self._call(x)
+        if torch.is_grad_enabled():
+            y, ladj = self.call_and_ladj(x)
+            return self._remember(x, y, ladj).y
+        return self._remember(x, self._call(x), None).y
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        found = self._current_pass()
+        if found is not None and found.y is y:
+            return found.x
+        if self._cache_size == 0:
+            return self._inverse(y)
+        x, ladj = self.inverse_and_ladj(y)
+        return self._remember(x, y, ladj).x
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """log|dy/dx| at x, shape ``x.shape[:-domain.event_dim]``."""
+        found = self._current_pass()
+        if found is not None and found.x is x and found.y is y and found.ladj is not None:
+            return found.ladj
+        return self.call_and_ladj(x)[1]
+
+    @property
+    def inv(self) -> Transform:
+        """The inverse, a TransformModule with these parameters; ``t.inv.inv is t``."""
+        inverse = self._inverse_ref() if self._inverse_ref is not None else None
+        if inverse is None:
+            from .inverse import Inverse
+
+            inverse = Inverse(self)
+            self._inverse_ref = weakref.ref(inverse)
+        return inverse
+
+    def with_cache(self, cache_size: int = 1) -> OnePassTransform:
+        """This transform, sharing its parameters, with another cache size."""
+        if cache_size not in (0, 1):
+            raise ValueError(f"cache_size: expected 0 or 1, got {cache_size}.")
+        if cache_size == self._cache_size:
+            return self
+        other = copy.copy(self)
+        other._cache_size = cache_size
+        return other
+
+    def clear_cache(self) -> None:
+        """Forget the last pass, here and in the transforms inside."""
+        for module in self.modules():
+            if isinstance(module, OnePassTransform):
+                module._pass = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_pass": None, "_inverse_ref": None}
+
+    def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> _Pass:
+        self._pass = _Pass(x, y, ladj, self._pass_key())
+        return self._pass
+
+    def _current_pass(self) -> _Pass | None:
+        found = self._pass
+        if found is None or found.spent or found.key != self._pass_key():
+            return None
+        return found
+
+    def _pass_key(self) -> tuple[object, ...]:
+        return (torch.is_grad_enabled(), *(p._version for p in self.parameters()))
+
+
+class _Pass:
+    """One evaluation of a transform; spent once a backward pass has freed its graph."""
+
+    def __init__(
+        self, x: Tensor, y: Tensor, ladj: Tensor | None, key: tuple[object, ...]
+    ) -> None:
+        self.x, self.y, self.ladj, self.key = x, y, ladj, key
+        self.spent = False
+        this = weakref.ref(self)  # a strong reference would tie the graph into a cycle
+
+        def spend(grad: Tensor) -> None:
+            evaluation = this()
+            if evaluation is not None:
+                evaluation.spent = True
+
+        for tensor in (x, y, ladj):
+            if tensor is not None and tensor.grad_fn is not None:
+                tensor.register_hook(spend)
+
+
+def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
+    """y = transform(x) and log|dy/dx|, in one pass where the transform offers it."""
+    if hasattr(transform, "call_and_ladj"):
+        return cast(tuple[Tensor, Tensor], transform.call_and_ladj(x))
+    y = transform(x)
+    return y, transform.log_abs_det_jacobian(x, y)
+
+
+def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
+    """x = transform.inv(y) and log|dy/dx|, in one pass where the transform offers it."""
+    if hasattr(transform, "inverse_and_ladj"):
+        return cast(tuple[Tensor, Tensor], transform.inverse_and_ladj(y))
+    x = transform.inv(y)
+    return x, transform.log_abs_det_jacobian(x, y)
+
+
+def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:
+    """Raise unless ``x`` is a floating-point tensor that ends in ``event_shape``.
+
+    Raises:
+        ValueError: naming the argument, what was given and what to do.
+    """
+    expected = tuple(event_shape)
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{name}: expected floating-point numbers, got {x.dtype}. Integer images are scored "
+            "through pyro_resflow.distributions.Dequantized."
+        )
+    if tuple(x.shape[x.dim() - len(expected) :]) != expected or x.dim() < len(expected):
+        raise ValueError(
+            f"{name}: expected shape (*batch, {', '.join(map(str, expected))}), got "
+            f"{tuple(x.shape)}."
+        )

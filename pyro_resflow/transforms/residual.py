@@ -1,0 +1,348 @@
+"""Residual transforms y = x + g(x), unconditional and conditional."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from pyro.distributions import ConditionalTransformModule
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ..linearization import Linearizable, flatten_batch, resolve_event_dim
+from ..logdet import Krylov
+from ..nn import ConditionalLipschitzMLP, LipschitzMLP
+from ..solvers import Anderson
+from .base import OnePassTransform, check_event_shape
+from .inverse import Inverse
+
+Network = nn.Module | Linearizable
+LogDet = Callable[[Network, Tensor, int], tuple[Tensor, Tensor]]
+Solve = Callable[[Network, Tensor, int], Tensor]
+Fast = Literal["sampling", "density"]
+
+
+class Residual(OnePassTransform):
+    r"""The residual transform :math:`y = x + g(x)` of a contraction g.
+
+    The forward direction is one pass of the network; the inverse iterates. The log-determinant
+    :math:`\log|\det(I + J_g(x))|` is unbiased with the default estimator, and so is its gradient.
+
+    Args:
+        net: g, any module from ``(N, *event)`` to ``(N, *event)`` with Lipschitz constant below 1.
+            The networks of :mod:`pyro_resflow.nn` are, and are the fastest.
+        event_dim: number of event dimensions; default ``net.event_dim`` if there is one, else 1.
+        logdet: estimator of the log-determinant, see :mod:`pyro_resflow.logdet`; default
+            ``Krylov()``.
+        solver: solver of the inverse, see :mod:`pyro_resflow.solvers`; default ``Anderson()``.
+        cache_size: 0 or 1.
+
+    Raises:
+        ConvergenceError: by the inverse, if g turns out to be no contraction.
+
+    Reference:
+        Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_resflow.nn import LipschitzMLP
+        >>> from pyro_resflow.transforms import Residual
+        >>> base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
+        >>> flow = dist.TransformedDistribution(base, [Residual(LipschitzMLP(2))])
+        >>> flow.log_prob(flow.sample((5,))).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        *,
+        event_dim: int | None = None,
+        logdet: LogDet | None = None,
+        solver: Solve | None = None,
+        cache_size: int = 1,
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        self.net = net
+        self._event_dim = resolve_event_dim(net, event_dim)
+        self._event_shape = known_event_shape(net)
+        self.logdet = logdet if logdet is not None else Krylov()
+        self.solver = solver if solver is not None else Anderson()
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, self._event_dim)
+
+    codomain = domain
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._check("x", x)
+        g, ladj = self.logdet(self.net, x, self._event_dim)
+        return x + g, ladj
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._inverse(y)
+        return x, self.logdet(self.net, x, self._event_dim)[1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        self._check("x", x)
+        flat, _ = flatten_batch(x, self._event_dim)
+        return x + self.net(flat).reshape(x.shape)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        self._check("y", y)
+        return self.solver(self.net, y, self._event_dim)
+
+    def _check(self, name: str, x: Tensor) -> None:
+        if self._event_shape is not None:
+            check_event_shape(name, x, self._event_shape)
+
+
+class ConditionalNetwork(Protocol):
+    """A network of an input and a context."""
+
+    context_dim: int
+
+    def bind(self, context: Tensor) -> Network:
+        """The network of the input at one context per sample, ``(N, context_dim)``."""
+
+
+class ConditionalResidual(ConditionalTransformModule):
+    r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
+
+    ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
+    batch dimensions broadcast with those of x.
+
+    Args:
+        net: a module with ``bind(context)`` and ``context_dim``, for instance
+            :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+        event_dim: see :class:`Residual`.
+        logdet: see :class:`Residual`.
+        solver: see :class:`Residual`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow import conditional_residual
+        >>> t = conditional_residual(2, context_dim=3)
+        >>> t.condition(torch.randn(7, 3))(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    bijective = True
+
+    def __init__(
+        self,
+        net: ConditionalNetwork,
+        *,
+        event_dim: int | None = None,
+        logdet: LogDet | None = None,
+        solver: Solve | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self._event_dim = resolve_event_dim(net, event_dim)
+        self.logdet = logdet if logdet is not None else Krylov()
+        self.solver = solver if solver is not None else Anderson()
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        """Real tensors of ``event_dim`` event dimensions."""
+        return constraints.independent(constraints.real, self._event_dim)
+
+    codomain = domain
+
+    @property
+    def inv(self) -> ConditionalTransformModule:
+        """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
+        return ConditionalInverse(self)
+
+    def condition(self, context: Tensor) -> ConditionedResidual:
+        """The transform at a context.
+
+        Args:
+            context: shape ``(*batch, context_dim)``.
+
+        Raises:
+            ValueError: for a context of another width.
+        """
+        if context.dim() < 1 or context.shape[-1] != self.net.context_dim:
+            raise ValueError(
+                f"context: expected shape (*batch, {self.net.context_dim}), got "
+                f"{tuple(context.shape)}."
+            )
+        return ConditionedResidual(self, context)
+
+
+class ConditionalInverse(ConditionalTransformModule):
+    """The inverse of a conditional transform, sharing its parameters.
+
+    Args:
+        transform: the conditional transform.
+    """
+
+    bijective = True
+
+    def __init__(self, transform: ConditionalTransformModule) -> None:
+        super().__init__()
+        self.transform = transform
+
+    @property
+    def inv(self) -> ConditionalTransformModule:
+        """The conditional transform that this one inverts."""
+        return self.transform
+
+    def condition(self, context: Tensor) -> torch.distributions.Transform:
+        """The inverse at a context."""
+        return self.transform.condition(context).inv
+
+
+class ConditionedResidual(OnePassTransform):
+    """A conditional residual transform at one context; made by ``condition``.
+
+    Args:
+        conditional: the transform that was conditioned.
+        context: shape ``(*batch, context_dim)``.
+    """
+
+    def __init__(
+        self, conditional: ConditionalResidual, context: Tensor, *, cache_size: int = 1
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        self.conditional = conditional
+        self.context = context
+        self._event_shape = known_event_shape(conditional.net)
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return self.conditional.domain
+
+    codomain = domain
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, net = self._aligned("x", x)
+        flat, batch_shape = flatten_batch(x, self.domain.event_dim)
+        g, ladj = self.conditional.logdet(net, flat, self.domain.event_dim)
+        return x + g.reshape(x.shape), ladj.reshape(batch_shape)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        y, net = self._aligned("y", y)
+        flat, batch_shape = flatten_batch(y, self.domain.event_dim)
+        x = self.conditional.solver(net, flat, self.domain.event_dim)
+        ladj = self.conditional.logdet(net, x, self.domain.event_dim)[1]
+        return x.reshape(y.shape), ladj.reshape(batch_shape)
+
+    def _call(self, x: Tensor) -> Tensor:
+        x, net = self._aligned("x", x)
+        flat, _ = flatten_batch(x, self.domain.event_dim)
+        return x + net(flat).reshape(x.shape)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        y, net = self._aligned("y", y)
+        flat, _ = flatten_batch(y, self.domain.event_dim)
+        return self.conditional.solver(net, flat, self.domain.event_dim).reshape(y.shape)
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        event = len(shape) - self.domain.event_dim
+        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
+        return torch.Size((*batch, *shape[event:]))
+
+    inverse_shape = forward_shape
+
+    def _aligned(self, name: str, x: Tensor) -> tuple[Tensor, Network]:
+        """x at the common batch shape, and the network bound to the context at it, flattened."""
+        if self._event_shape is not None:
+            check_event_shape(name, x, self._event_shape)
+        shape = self.forward_shape(x.shape)
+        batch_shape = shape[: len(shape) - self.domain.event_dim]
+        width = self.context.shape[-1]
+        context = self.context.expand(*batch_shape, width).reshape(-1, width)
+        return x.expand(shape), self.conditional.net.bind(context)
+
+    def _pass_key(self) -> tuple[object, ...]:
+        return (*super()._pass_key(), self.context._version)
+
+
+def residual(
+    input_dim: int,
+    hidden_dims: Sequence[int] | None = None,
+    *,
+    fast: Fast = "sampling",
+    logdet: LogDet | None = None,
+    solver: Solve | None = None,
+    **network: Any,
+) -> Residual | Inverse:
+    """A residual transform of vectors.
+
+    Args:
+        input_dim: size of the vectors.
+        hidden_dims: widths of the hidden layers; default ``[64, 64]``.
+        fast: the direction without iteration: ``"sampling"`` (forward) for guides and variational
+            posteriors, ``"density"`` (inverse) for fitting data.
+        logdet: see :class:`Residual`.
+        solver: see :class:`Residual`.
+        network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
+
+    Raises:
+        ValueError: for an unknown ``fast``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow import residual
+        >>> residual(3)(torch.randn(3)).shape
+        torch.Size([3])
+    """
+    net = LipschitzMLP(input_dim, hidden_dims if hidden_dims is not None else (64, 64), **network)
+    block = Residual(net, logdet=logdet, solver=solver)
+    return block if checked_fast(fast) == "sampling" else Inverse(block)
+
+
+def conditional_residual(
+    input_dim: int,
+    context_dim: int,
+    hidden_dims: Sequence[int] | None = None,
+    *,
+    fast: Fast = "sampling",
+    logdet: LogDet | None = None,
+    solver: Solve | None = None,
+    **network: Any,
+) -> ConditionalResidual | ConditionalInverse:
+    """A residual transform of vectors given a context.
+
+    Args:
+        input_dim: size of the vectors.
+        context_dim: size of the context.
+        hidden_dims: widths of the hidden layers; default ``[64, 64]``.
+        fast: see :func:`residual`.
+        logdet: see :class:`Residual`.
+        solver: see :class:`Residual`.
+        network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+
+    Raises:
+        ValueError: for an unknown ``fast``.
+    """
+    widths = hidden_dims if hidden_dims is not None else (64, 64)
+    net = ConditionalLipschitzMLP(input_dim, context_dim, widths, **network)
+    block = ConditionalResidual(net, logdet=logdet, solver=solver)
+    return block if checked_fast(fast) == "sampling" else ConditionalInverse(block)
+
+
+def checked_fast(fast: str) -> str:
+    """``fast``, checked.
+
+    Raises:
+        ValueError: unless it is "sampling" or "density".
+    """
+    if fast not in ("sampling", "density"):
+        raise ValueError(f"fast: expected 'sampling' or 'density', got {fast!r}.")
+    return fast
+
+
+def known_event_shape(net: object) -> torch.Size | None:
+    """The event shape that a network says it takes, if it does."""
+    if hasattr(net, "event_shape"):
+        return torch.Size(net.event_shape)
+    if hasattr(net, "input_dim"):
+        return torch.Size((net.input_dim,))
+    return None
