@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -59,7 +59,7 @@ class Dequantized(dist.TorchDistribution):
         torch.Size([7])
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
         self,
@@ -86,13 +86,15 @@ class Dequantized(dist.TorchDistribution):
         return constraints.independent(constraints.integer_interval(0, self.bins - 1), 3)
 
     def expand(
-        self, batch_shape: torch.Size, _instance: Dequantized | None = None
+        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None
     ) -> Dequantized:
         """The same distribution over a larger batch shape."""
         new = self._get_checked_instance(Dequantized, _instance)
         new.flow_dist = self.flow_dist.expand(batch_shape)
         new.dequantizer, new.bins = self.dequantizer, self.bins
-        super(Dequantized, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        super(Dequantized, new).__init__(
+            torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
         new._validate_args = self._validate_args
         return new
 
@@ -115,7 +117,7 @@ class Dequantized(dist.TorchDistribution):
         """The bound as a code length, -log_prob / (D log 2) bits per pixel and channel."""
         return -self.log_prob(value) / (self.event_shape.numel() * math.log(2))
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Integer images (torch.long) of shape ``(*sample_shape, *batch_shape, C, H, W)``.
 
         What the flow puts outside [0, 1] becomes the nearest grey level.

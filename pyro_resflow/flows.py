@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform
 
 from .nn import (
@@ -87,8 +87,8 @@ def residual_flow(
 class NetworkRecipe(Protocol):
     """Builds the network of one residual block."""
 
-    def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> nn.Module:
-        """The network for events of this shape."""
+    def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Any:
+        """The network for events of this shape, with an activation in front if asked."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ Shapes: ``x`` is ``(N, *event)``; tangents and cotangents carry one leading prob
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,54 @@ def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
         w = torch.zeros_like(value, requires_grad=True)
         (cotangent,) = torch.autograd.grad(value, point, w, create_graph=True)
         return torch.autograd.grad(cotangent, w, v, create_graph=True)[0]
+
+
+def gradients_where_needed(
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of ``outputs`` with respect to those ``inputs`` that need one, else ``None``."""
+    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+    if not wanted:
+        return [None] * len(needed)
+    found = iter(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+    return [next(found) if need else None for need in needed]
+
+
+class _FirstDerivativeOnly(torch.autograd.Function):
+    """The identity, whose own derivative is an error that names the remedy."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, anchor: Tensor, remedy: str) -> Tensor:
+        ctx.remedy = remedy
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise RuntimeError(f"There is no second derivative here: {ctx.remedy}")
+
+
+def first_derivative_only(
+    gradients: Sequence[Tensor | None], remedy: str
+) -> tuple[Tensor | None, ...]:
+    """Gradients that refuse, rather than drop, a second derivative.
+
+    Args:
+        gradients: results of a backward pass that was computed without a graph.
+        remedy: what to do instead, for the error.
+    """
+    if not torch.is_grad_enabled():  # no create_graph=True
+        return tuple(gradients)
+    return tuple(
+        gradient
+        if gradient is None
+        else _FirstDerivativeOnly.apply(
+            gradient, torch.zeros((), device=gradient.device, requires_grad=True), remedy
+        )
+        for gradient in gradients
+    )
 
 
 def as_linearizable(net: nn.Module | Linearizable) -> Linearizable:

@@ -8,13 +8,20 @@ All of them measure a sample's error by the residual :math:`r = y - x - g(x)`, r
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .arnoldi import ArnoldiBasis, solve_first
-from .linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
+from .linearization import (
+    Linearizable,
+    as_linearizable,
+    first_derivative_only,
+    flatten_batch,
+    gradients_where_needed,
+    resolve_event_dim,
+)
 
 
 class ConvergenceError(ValueError):
@@ -133,7 +140,10 @@ class FixedPointIteration:
         last, error = self.error(self.residual), self.error(residual)
         at_rounding = (error >= last) & (last <= self.rounding)
         keep = frozen | at_rounding[:, None]
-        self.x, self.residual = torch.where(keep, self.x, x), torch.where(keep, self.residual, residual)
+        self.x, self.residual = (
+            torch.where(keep, self.x, x),
+            torch.where(keep, self.residual, residual),
+        )
         self.settled = self.settled | at_rounding | (error <= self.tolerance)
         return error < last
 
@@ -178,7 +188,7 @@ class FixedPoint(Solver):
 
 
 class Anderson(Solver):
-    r"""Anderson acceleration of Banach's iteration, with Banach's step as a safeguard: the default.
+    r"""Anderson's acceleration of Banach's iteration, safeguarded by Banach's step: the default.
 
     The next point is the affine combination of the last ``depth`` + 1 steps whose combined
     residual is least. Where that has not brought a sample's residual down for ``patience`` steps,
@@ -277,7 +287,9 @@ class NewtonKrylov(Solver):
     ) -> None:
         super().__init__(tolerance=tolerance, max_iterations=max_iterations)
         if krylov_steps < 1:
-            raise ValueError(f"krylov_steps: expected an integer of at least 1, got {krylov_steps}.")
+            raise ValueError(
+                f"krylov_steps: expected an integer of at least 1, got {krylov_steps}."
+            )
         self.krylov_steps = krylov_steps
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:
@@ -337,7 +349,9 @@ class _ImplicitSolve(torch.autograd.Function):
     """x with x + g(x) = y; the gradient solves one linear system with the transpose of I + J."""
 
     @staticmethod
-    def forward(ctx, solver: Solver, net: Linearizable, y: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, solver: Solver, net: Linearizable, y: Tensor, *tensors: Tensor
+    ) -> Tensor:
         tolerance = solver.tolerance_for(y.dtype)
         iteration = FixedPointIteration(net, y, tolerance, solver.max_iterations)
         x = solver.solve(iteration).unflatten(1, y.shape[1:])
@@ -346,26 +360,23 @@ class _ImplicitSolve(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_x: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         x = x.detach()  # as saved it leads back to this very function
         with torch.no_grad():
             adjoint = _solve_transposed(ctx.net, x, grad_x, ctx.tolerance, ctx.max_steps)
-        wanted = [t for t, needed in zip(tensors, ctx.needs_input_grad[3:]) if needed]
-        found = iter(())
-        if wanted:
             with torch.enable_grad():
                 value = ctx.net(x)
-            found = iter(torch.autograd.grad(value, wanted, -adjoint, allow_unused=True))
-        grads = [next(found) if needed else None for needed in ctx.needs_input_grad[3:]]
-        return (None, None, adjoint, *grads)
+            needed = ctx.needs_input_grad[3:]
+            gradients = gradients_where_needed([value], [-adjoint], tensors, needed)
+        remedy = "the inverse is differentiable once; score data in the direction that is fast."
+        return (None, None, *first_derivative_only([adjoint, *gradients], remedy))
 
 
 def _solve_transposed(
     net: Linearizable, x: Tensor, right: Tensor, tolerance: float, max_steps: int
 ) -> Tensor:
-    """u with (I + J_g(x))^T u = ``right``, restarted until the true residual is within tolerance."""
+    """u with (I + J_g(x))^T u = ``right``, restarted until the true residual is small enough."""
     linearization = net.linearize(x)
 
     def product(v: Tensor) -> Tensor:

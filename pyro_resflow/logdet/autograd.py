@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ..linearization import Linearizable, Linearization
+from ..linearization import (
+    Linearizable,
+    Linearization,
+    first_derivative_only,
+    gradients_where_needed,
+)
 
 Vjp = Callable[[Tensor], Tensor]
 Memory = Literal["recompute", "keep"]
@@ -60,7 +64,7 @@ def value_and_logdet(
 class _ValueAndLogDet(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         net: Linearizable,
         estimation: Estimation,
         probes: Tensor,
@@ -81,26 +85,28 @@ class _ValueAndLogDet(torch.autograd.Function):
         return linearization.value.detach(), value.mean(0)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        x, probes, adjoint, *tensors = ctx.saved_tensors
+    def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
         graph, ctx.graph = ctx.graph, None
+        with torch.no_grad():
+            gradients = _ValueAndLogDet._gradients(ctx, graph, grad_g, grad_logdet)
+        remedy = "a stochastic log-determinant is differentiable once; use logdet=Exact()."
+        return (None, None, None, None, *first_derivative_only(gradients, remedy))
+
+    @staticmethod
+    def _gradients(
+        ctx: Any, graph: _DualGraph | None, grad_g: Tensor, grad_logdet: Tensor
+    ) -> list[Tensor | None]:
+        x, probes, adjoint, *tensors = ctx.saved_tensors
         if graph is None:
             graph = _DualGraph.computed(ctx.net, x, probes, ctx.autocast)
         weight = grad_logdet / len(probes)
         weighted = adjoint * weight.reshape(1, -1, *[1] * (x.dim() - 1))
-        candidates = [graph.point, *tensors]
-        wanted = [t for t, needed in zip(candidates, ctx.needs_input_grad[4:]) if needed]
-        found = iter(
-            torch.autograd.grad(
-                [graph.value, graph.tangent],
-                wanted,
-                [grad_g.to(graph.value.dtype), weighted.to(graph.tangent.dtype)],
-                allow_unused=True,
-            )
+        return gradients_where_needed(
+            [graph.value, graph.tangent],
+            [grad_g.to(graph.value.dtype), weighted.to(graph.tangent.dtype)],
+            [graph.point, *tensors],
+            ctx.needs_input_grad[4:],
         )
-        grads = [next(found) if needed else None for needed in ctx.needs_input_grad[4:]]
-        return (None, None, None, None, *grads)
 
 
 class _DualGraph(NamedTuple):

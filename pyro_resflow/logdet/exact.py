@@ -62,6 +62,8 @@ class Exact:
         if self.dtype is None or not isinstance(module, nn.Module):
             return net(x)
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        with torch.no_grad():
+            module(x[:1].detach())  # layers that keep a state of their weights bring it up to date
         cast = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in state.items()}
         return functional_call(module, cast, (x.to(self.dtype),))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -63,27 +65,13 @@ class Krylov(StochasticEstimator):
         self.tail = tail if tail is not None else Geometric(0.5)
 
     def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
-        basis = ArnoldiBasis(probes.flatten(2).flatten(0, 1))
-        for _ in range(self.terms):
-            _extend(basis, vjp, probes.shape)
-        value, coefficients = _functions(basis, self.terms)
-        return self._roulette(basis, vjp, probes, value, coefficients)
-
-    def _roulette(
-        self, basis: ArnoldiBasis, vjp: Vjp, probes: Tensor, value: Tensor, coefficients: Tensor
-    ) -> Estimate:
-        """Add a random number of further steps to the value and adjoint found so far."""
-        last_value, last_coefficients = value, coefficients
-        for k in range(1, self.tail.draw(self.probe.host_generator()) + 1):
-            _extend(basis, vjp, probes.shape)
-            new_value, new_coefficients = _functions(basis, len(basis))
-            survival = self.tail.survival(k)
-            value = value + (new_value - last_value) / survival
-            step = new_coefficients - _padded(last_coefficients)
-            coefficients = _padded(coefficients) + step / survival
-            last_value, last_coefficients = new_value, new_coefficients
-        adjoint = basis.combine(coefficients).reshape(probes.shape)
-        return Estimate(value.reshape(probes.shape[:2]), adjoint)
+        steps = _KrylovSteps(vjp, probes)
+        extra = self.tail.draw(self.probe.host_generator())
+        for _ in range(self.terms + extra):
+            steps.extend()
+        iterates = [steps.iterate(self.terms + j) for j in range(extra + 1)]
+        weights = iterates[0].value.new_tensor(telescoped_weights(self.tail, extra))
+        return steps.weighted(iterates, weights)
 
 
 class AdaptiveKrylov(Krylov):
@@ -125,31 +113,84 @@ class AdaptiveKrylov(Krylov):
         self.tolerance = tolerance
 
     def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
-        basis = ArnoldiBasis(probes.flatten(2).flatten(0, 1))
-        _extend(basis, vjp, probes.shape)
-        value, coefficients = _functions(basis, 1)
-        settled = torch.zeros_like(value, dtype=torch.bool)
-        while len(basis) < self.terms and not bool(settled.all()):
-            _extend(basis, vjp, probes.shape)
-            new_value, new_coefficients = _functions(basis, len(basis))
-            coefficients = torch.where(
-                settled[:, None], _padded(coefficients), new_coefficients
-            )
-            change = (new_value - value).abs()
-            value = torch.where(settled, value, new_value)
-            settled = settled | (change <= self.tolerance)
-        return self._roulette(basis, vjp, probes, value, coefficients)
+        steps = _KrylovSteps(vjp, probes)
+        iterates, settled_at = self._until_settled(steps)
+        extra = self.tail.draw(self.probe.host_generator())
+        for _ in range(extra):
+            steps.extend()
+            iterates.append(steps.iterate(len(steps.basis)))
+        return steps.weighted(iterates, self._weights(settled_at, extra, iterates))
+
+    def _until_settled(self, steps: _KrylovSteps) -> tuple[list[_Iterate], Tensor]:
+        """The iterates up to the last sample to settle, and where each did, shape ``(B,)``."""
+        steps.extend()
+        iterates = [steps.iterate(1)]
+        settled_at = torch.full_like(iterates[0].value, self.terms, dtype=torch.long)
+        for k in range(2, self.terms + 1):
+            steps.extend()
+            iterates.append(steps.iterate(k))
+            change = (iterates[-1].value - iterates[-2].value).abs()
+            settled_at = torch.where(change <= self.tolerance, settled_at.clamp(max=k), settled_at)
+            if steps.basis.last.is_meta or bool((settled_at <= k).all()):
+                break
+        return iterates, settled_at
+
+    def _weights(self, settled_at: Tensor, extra: int, iterates: list[_Iterate]) -> Tensor:
+        """Each sample's weight of each iterate, shape ``(B, number)``: its own roulette."""
+        table = iterates[0].value.new_tensor(telescoped_weights(self.tail, extra))
+        steps = torch.arange(1, len(iterates) + 1, device=settled_at.device)
+        beyond = steps - settled_at[:, None]
+        inside = (beyond >= 0) & (beyond <= extra)
+        return torch.where(inside, table[beyond.clamp(0, extra)], 0)
 
 
-def _extend(basis: ArnoldiBasis, vjp: Vjp, shape: torch.Size) -> None:
-    basis.extend(vjp(basis.last.reshape(shape)).flatten(2).flatten(0, 1))
-
-
-def _functions(basis: ArnoldiBasis, steps: int) -> tuple[Tensor, Tensor]:
+class _Iterate(NamedTuple):
     """q_k, shape ``(B,)``, and the coefficients of w_k in the basis, shape ``(B, k)``."""
-    hessenberg = basis.hessenberg(steps)
-    return basis.norm.square() * log1p_corner(hessenberg), solve_first(hessenberg)
+
+    value: Tensor
+    coefficients: Tensor
 
 
-def _padded(coefficients: Tensor) -> Tensor:
-    return torch.nn.functional.pad(coefficients, (0, 1))
+class _KrylovSteps:
+    """The Krylov space of J^T and the probes, and the estimate after each of its steps."""
+
+    def __init__(self, vjp: Vjp, probes: Tensor) -> None:
+        self.vjp = vjp
+        self.shape = probes.shape
+        self.basis = ArnoldiBasis(probes.flatten(2).flatten(0, 1))
+
+    def extend(self) -> None:
+        """One more product."""
+        self.basis.extend(self.vjp(self.basis.last.reshape(self.shape)).flatten(2).flatten(0, 1))
+
+    def iterate(self, k: int) -> _Iterate:
+        """Value and coefficients from the first k products."""
+        hessenberg = self.basis.hessenberg(k)
+        value = self.basis.norm.square() * log1p_corner(hessenberg)
+        return _Iterate(value, solve_first(hessenberg))
+
+    def weighted(self, iterates: list[_Iterate], weights: Tensor) -> Estimate:
+        """The weighted sum of iterates, weights of shape ``(number,)`` or ``(B, number)``."""
+        values = torch.stack([iterate.value for iterate in iterates], dim=1)
+        coefficients = torch.stack([self._padded(i.coefficients) for i in iterates], dim=1)
+        adjoint = self.basis.combine((weights[..., None] * coefficients).sum(1))
+        value = (weights * values).sum(1)
+        return Estimate(value.reshape(self.shape[:2]), adjoint.reshape(self.shape))
+
+    def _padded(self, coefficients: Tensor) -> Tensor:
+        missing = len(self.basis) - coefficients.shape[-1]
+        return torch.nn.functional.pad(coefficients, (0, missing))
+
+
+def telescoped_weights(tail: Tail, extra: int) -> list[float]:
+    r"""Weights of the iterates :math:`q_m, \dots, q_{m+N}` in the roulette's sum.
+
+    :math:`q_m + \sum_{k=1}^N (q_{m+k} - q_{m+k-1})/P(N \ge k)`, collected by iterate; they sum
+    to 1.
+
+    Args:
+        tail: distribution of N.
+        extra: the N that was drawn.
+    """
+    steps = [1.0, *(1 / tail.survival(k) for k in range(1, extra + 1)), 0.0]
+    return [steps[j] - steps[j + 1] for j in range(extra + 1)]

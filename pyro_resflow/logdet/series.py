@@ -89,6 +89,4 @@ class PowerSeries(RussianRoulette):
         num_probes: int = 1,
         memory: Memory = "recompute",
     ) -> None:
-        super().__init__(
-            terms, tail=NoTail(), probe=probe, num_probes=num_probes, memory=memory
-        )
+        super().__init__(terms, tail=NoTail(), probe=probe, num_probes=num_probes, memory=memory)

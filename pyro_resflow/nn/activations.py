@@ -8,6 +8,8 @@ constant at most 1.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -20,24 +22,24 @@ class _Tangent(torch.autograd.Function):
     """psi'(h) * v with the analytic second derivative, keeping only h and v."""
 
     @staticmethod
-    def forward(ctx, activation: Activation, h: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, activation: Activation, h: Tensor, v: Tensor) -> Tensor:
         ctx.activation = activation
         ctx.save_for_backward(h, v)
         return activation.core_slope(h) * v
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         h, v = ctx.saved_tensors
         grad_h = (grad * v).sum(0) * ctx.activation.core_curvature(h)
         return None, grad_h, grad * ctx.activation.core_slope(h)
 
 
 class _Dual(torch.autograd.Function):
-    """[psi(h), psi'(h) v_1, ..., psi'(h) v_S] from the stack [h, v_1, ..., v_S], which it keeps."""
+    """[psi(h), psi'(h) v_1, ..., psi'(h) v_S] from the stack [h, v_1, ..., v_S], all it keeps."""
 
     @staticmethod
-    def forward(ctx, activation: Activation, z: Tensor) -> Tensor:
+    def forward(ctx: Any, activation: Activation, z: Tensor) -> Tensor:
         ctx.activation = activation
         ctx.save_for_backward(z)
         out = torch.empty_like(z)
@@ -47,7 +49,7 @@ class _Dual(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         (z,) = ctx.saved_tensors
         grad_z = grad * ctx.activation.core_slope(z[0])
         grad_z[0] += (grad[1:] * z[1:]).sum(0) * ctx.activation.core_curvature(z[0])

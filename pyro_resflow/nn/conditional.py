@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class ConditionalLipschitzMLP(nn.Module):
         self.shift_sizes = [*hidden_dims, input_dim]
         widths = [context_dim, *context_hidden_dims, sum(self.shift_sizes)]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.SiLU()]
         self.shifts = nn.Sequential(*layers[:-1])
 

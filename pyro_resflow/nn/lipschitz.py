@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class LipschitzLayer(nn.Module):
         self.register_buffer("u", torch.empty(codomain_size))
         self.register_buffer("v", torch.empty(domain_size))
         self._updated_at: tuple[int, int] | None = None
-        self._updated_elsewhere = False
+        self._orders_at: tuple[int, ...] | None = None
         self._scale: Tensor | None = None
         self.reset_parameters()
 
@@ -76,30 +77,36 @@ class LipschitzLayer(nn.Module):
         ``torch.func.functional_call`` does): it is measured with the vectors at hand.
         """
         if not isinstance(self.weight, nn.Parameter):
-            return True
-        return self._updated_at == self._weight_version() or self._updated_elsewhere
+            return self._updated_at is not None
+        if self._updated_at != self._weight_version():
+            return False
+        return self._orders_at is None or self._orders_at == self._orders_version()
 
     def _weight_version(self) -> tuple[int, int]:
         return id(self.weight), self.weight._version
+
+    def _orders_version(self) -> tuple[int, ...]:
+        return tuple(order._version for order in self.norm.parameters())
 
     @torch.no_grad()
     def update(self) -> None:
         """Run the power iteration if the weight has changed since it last ran."""
         with _UPDATE_LOCK:
             if not self.is_current:
-                u, v = self.norm.iterate(self.operator(self.weight), self.u, self.v)
+                with _full_precision(self.weight):
+                    u, v = self.norm.iterate(self.operator(self.weight), self.u, self.v)
                 self.u.copy_(u)
                 self.v.copy_(v)
                 self._scale = None
             if isinstance(self.weight, nn.Parameter):
-                if self._updated_elsewhere:
-                    self._scale = None
-                self._updated_at, self._updated_elsewhere = self._weight_version(), False
+                self._updated_at = self._weight_version()
+                self._orders_at = self._orders_version()
 
     def sigma(self) -> Tensor:
         """The norm of the raw weight by power iteration, a scalar, with gradient."""
         self.update()
-        return self.norm.sigma(self.operator(self.weight), self.u.clone(), self.v.clone())
+        with _full_precision(self.weight):
+            return self.norm.sigma(self.operator(self.weight), self.u.clone(), self.v.clone())
 
     def effective_weight(self) -> Tensor:
         """The weight divided by max(1, sigma/c), same shape as the weight."""
@@ -120,17 +127,28 @@ class LipschitzLayer(nn.Module):
         return self.norm.upper_bound(self.operator(self.effective_weight()))
 
     # The vectors that go with a weight travel with it: a copy, a loaded state and a moved layer
-    # take them as they are, so that they compute what the original computed.
+    # take them as they are, so that they compute what the original computed. The orders of the
+    # norm may arrive after the weight, so the first update takes those as they are.
+
+    def _arrived(self, current: bool) -> None:
+        self._updated_at = self._weight_version() if current else None
+        self._orders_at = self._scale = None
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        state.update(_updated_at=None, _updated_elsewhere=self.is_current, _scale=None)
+        state.update(_updated_at=None, _orders_at=None, _scale=None, _current=self.is_current)
         return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        state = dict(state)
+        current = bool(state.pop("_current"))
+        super().__setstate__(state)
+        self._arrived(current)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         current = self.is_current
         super()._apply(fn, recurse)
-        self._updated_at, self._updated_elsewhere, self._scale = None, current, None
+        self._arrived(current)
         return self
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
@@ -140,7 +158,15 @@ class LipschitzLayer(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         complete = all(prefix + name in state_dict for name in ("weight", "u", "v"))
-        self._updated_at, self._updated_elsewhere = None, complete
+        self._arrived(complete)
+
+
+def _full_precision(weight: Tensor) -> AbstractContextManager[object]:
+    """Norms are measured in the weight's own precision, autocast or not."""
+    kind = weight.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 class LipschitzLinear(LipschitzLayer):

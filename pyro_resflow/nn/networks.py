@@ -8,6 +8,7 @@ and activations of slope at most 1 has a Lipschitz constant of at most :math:`c^
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,16 @@ from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
 from .norms import SpectralNorm
 
 Norms = SpectralNorm | Sequence[SpectralNorm] | None
+
+
+class Layer(Protocol):
+    """What a chain asks of its layers."""
+
+    def linearize(self, x: Tensor) -> Linearization:
+        """The layer at x, with products with its Jacobian."""
+
+    def dual_stack(self, z: Tensor) -> Tensor:
+        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
 
 
 class Chain(nn.Sequential):
@@ -35,7 +46,7 @@ class Chain(nn.Sequential):
     def linearize(self, x: Tensor) -> Linearization:
         """The chain at x of shape ``(N, *event)``, with products with its Jacobian."""
         steps = []
-        for layer in self:
+        for layer in self._layers():
             steps.append(layer.linearize(x))
             x = steps[-1].value
         vjps = [step.vjp for step in reversed(steps)]
@@ -44,7 +55,7 @@ class Chain(nn.Sequential):
 
     def dual_stack(self, z: Tensor) -> Tensor:
         """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
-        for layer in self:
+        for layer in self._layers():
             z = layer.dual_stack(z)
         return z
 
@@ -60,8 +71,15 @@ class Chain(nn.Sequential):
 
     def lipschitz_bound(self) -> Tensor:
         """A certified upper bound of the network's Lipschitz constant, a scalar."""
-        bounds = [layer.lipschitz_bound() for layer in self if hasattr(layer, "lipschitz_bound")]
+        bounds = [
+            layer.lipschitz_bound()
+            for layer in self
+            if isinstance(layer, LipschitzLayer | DenseConcatenation)
+        ]
         return torch.stack(bounds).prod()
+
+    def _layers(self) -> Iterator[Layer]:
+        return cast(Iterator[Layer], iter(self))
 
 
 def _fold(maps: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
@@ -132,8 +150,9 @@ class LipschitzMLP(Chain):
         expansion = 1
         for i, layer_norm in enumerate(norms):
             if i > 0 or preactivation:
-                layers.append(activation())
-                expansion = layers[-1].expansion
+                phi = activation()
+                layers.append(phi)
+                expansion = phi.expansion
             layers.append(LipschitzLinear(widths[i] * expansion, widths[i + 1], layer_norm))
         super().__init__(layers, event_dim=1)
         self.input_dim = input_dim
@@ -185,8 +204,9 @@ class LipschitzConvNet(Chain):
         expansion = 1
         for i, (kernel_size, layer_norm) in enumerate(zip(kernel_sizes, norms, strict=True)):
             if i > 0 or preactivation:
-                layers.append(activation())
-                expansion = layers[-1].expansion
+                phi = activation()
+                layers.append(phi)
+                expansion = phi.expansion
             layers.append(
                 LipschitzConv2d(
                     widths[i] * expansion, widths[i + 1], kernel_size, (height, width), layer_norm
@@ -197,7 +217,7 @@ class LipschitzConvNet(Chain):
 
 
 class DenseConcatenation(nn.Module):
-    r"""Input and new features side by side, :math:`[\eta_1 x, \eta_2 h(x)]`, at unit length of eta.
+    r"""Input and new features side by side, :math:`[\eta_1 x, \eta_2 h(x)]`, at :math:`|\eta|=1`.
 
     :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|` with
     :math:`\hat\eta = \mathrm{softplus}(\cdot) + 0.1` learned, so that the pair is a contraction
@@ -356,8 +376,8 @@ def check_contraction(module: nn.Module) -> None:
                 f"network {name or type(chain).__name__!r}: its Lipschitz constant is certified "
                 f"to at most {bound:.4f} only. The layer that exceeds its coefficient "
                 f"{layer.norm.coefficient} most is {path!r}, with "
-                f"{float(layer.lipschitz_bound()):.4f}. If its weight was written through `.data`, "
-                "write it in place under `torch.no_grad()` instead; if its power iteration has "
+                f"{float(layer.lipschitz_bound()):.4f}. If its weight was written through "
+                "`.data`, write it in place under `torch.no_grad()` instead; if its power iteration has "
                 "not converged, lower `tolerance` or raise `max_iterations` of its norm."
             )
 

@@ -70,7 +70,9 @@ class SpectralNorm(nn.Module):
             v = self.dual_input(operator.adjoint(u))
             y = operator.apply(v)
             u = self.dual_output(y)
-            if self.tolerance is not None and not y.is_meta:
+            if y.is_meta:
+                break
+            if self.tolerance is not None:
                 sigma = float(torch.dot(u, y))
                 if abs(sigma - last) <= self.tolerance * sigma:
                     break
@@ -81,7 +83,7 @@ class SpectralNorm(nn.Module):
         """The norm at the vectors u and v, a scalar, differentiable in the weight."""
         return torch.dot(u, operator.apply(v))
 
-    def upper_bound(self, operator: LinearOperator, steps: int = 6) -> Tensor:
+    def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         """A certified upper bound of the norm, a scalar."""
         return operator.spectral_bound(steps)
 
@@ -124,7 +126,9 @@ class InducedNorm(SpectralNorm):
         self.codomain_logit = _order_logit("codomain", codomain)
 
     @classmethod
-    def chain(cls, layers: int, order: float = 2.0, coefficient: float = 0.98) -> list[InducedNorm]:
+    def chain(
+        cls, layers: int, order: float = 2.0, coefficient: float = 0.98
+    ) -> list[InducedNorm]:
         """Norms for a network of ``layers`` linear layers whose orders are learned together."""
         logits = [_order_logit("order", order) for _ in range(layers)]
         return [cls(logits[i], logits[(i + 1) % layers], coefficient) for i in range(layers)]
@@ -150,7 +154,7 @@ class InducedNorm(SpectralNorm):
         return _vector_norm(operator.apply(v), self.codomain) / _vector_norm(v, self.domain)
 
     @torch.no_grad()
-    def upper_bound(self, operator: LinearOperator, steps: int = 6) -> Tensor:
+    def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         r"""The least of three certified bounds of the norm, a scalar.
 
         Through Euclid, :math:`m^{(1/q-1/2)_+} n^{(1/2-1/p)_+} \sigma(A)`; by rows,

@@ -78,7 +78,7 @@ class ConvolutionOperator:
         return F.conv_transpose2d(image, self.weight, padding=self.padding).flatten()
 
     def spectral_bound(self, steps: int) -> Tensor:
-        """The bound of the operator's Gram matrix if that is small, else of a periodic convolution.
+        """The bound of the Gram matrix if that is small, else of a periodic convolution.
 
         On a torus of size n + k - 1 no kernel wraps around an image of size n, so the zero-padded
         operator is a submatrix of the periodic one, whose norm the Fourier transform splits into
@@ -114,7 +114,7 @@ class ConvolutionOperator:
         return rows.repeat_interleave(self.input_size[0] * self.input_size[1])
 
 
-def gram_bound(matrices: Tensor, steps: int = 6) -> Tensor:
+def gram_bound(matrices: Tensor, steps: int = 10) -> Tensor:
     r"""Certified upper bound of the largest singular value of a batch of matrices.
 
     :math:`\|A\|_2 \le \|G_t\|_F^{2^{-t}}`, where :math:`G_0 = A` and
@@ -132,9 +132,7 @@ def gram_bound(matrices: Tensor, steps: int = 6) -> Tensor:
         Delattre et al., Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram
         Iteration, 2023, theorem 2 and algorithm 1.
     """
-    gram = matrices.detach().to(
-        torch.complex128 if matrices.is_complex() else torch.float64
-    )
+    gram = matrices.detach().to(torch.complex128 if matrices.is_complex() else torch.float64)
     if gram.shape[-2] < gram.shape[-1]:
         gram = gram.mH
     log_scale = gram.new_zeros(gram.shape[0], dtype=torch.float64)

@@ -127,9 +127,7 @@ class OnePassTransform(dist.TransformModule):
 class _Pass:
     """One evaluation of a transform; spent once a backward pass has freed its graph."""
 
-    def __init__(
-        self, x: Tensor, y: Tensor, ladj: Tensor | None, key: tuple[object, ...]
-    ) -> None:
+    def __init__(self, x: Tensor, y: Tensor, ladj: Tensor | None, key: tuple[object, ...]) -> None:
         self.x, self.y, self.ladj, self.key = x, y, ladj, key
         self.spent = False
         this = weakref.ref(self)  # a strong reference would tie the graph into a cycle

@@ -53,7 +53,7 @@ class Compose(OnePassTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         event_dim = self.domain.event_dim
-        total: Tensor | float = 0.0
+        total = x.new_zeros(())
         for part in self.parts:
             x, ladj = call_and_ladj(part, x)
             total = total + _sum_rightmost(ladj, event_dim - part.domain.event_dim)
@@ -62,7 +62,7 @@ class Compose(OnePassTransform):
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         event_dim = self.codomain.event_dim
-        total: Tensor | float = 0.0
+        total = y.new_zeros(())
         for part in reversed(self.parts):
             y, ladj = inverse_and_ladj(part, y)
             event_dim += part.domain.event_dim - part.codomain.event_dim

@@ -106,5 +106,5 @@ class Inverse(dist.TransformModule):
 
     def clear_cache(self) -> None:
         """Forget the last pass of the transform inside."""
-        if self._ours:
+        if isinstance(self.transform, OnePassTransform | Inverse):
             self.transform.clear_cache()

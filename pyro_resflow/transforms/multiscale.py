@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import ReshapeTransform, Transform, constraints
 from torch.nn import functional as F
 
@@ -73,14 +73,14 @@ class Flatten(Compose):
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         shape = torch.Size(event_shape)
-        super().__init__([ReshapeTransform(shape, (shape.numel(),))])
+        super().__init__([ReshapeTransform(shape, torch.Size((shape.numel(),)))])
 
 
 class Split(OnePassTransform):
     r"""Factor out the second half of the channels; transform only the first.
 
-    :math:`(a, b) \mapsto [\mathrm{flat}(b), \mathrm{inner}(a)]`: the factored-out half comes first,
-    as a vector, then what the inner transform makes of the rest.
+    :math:`(a, b) \mapsto [\mathrm{flat}(b), \mathrm{inner}(a)]`: the factored-out half comes
+    first, as a vector, then what the inner transform makes of the rest.
 
     Args:
         inner: transform of images ``(C - C//2, H, W)`` to vectors or images.
@@ -168,7 +168,7 @@ class Multiscale(Compose):
         super().__init__([first, Split(inner, shape)], cache_size=cache_size)
 
 
-def _flattened(transform: Transform, event_shape: Sequence[int]) -> list[nn.Module]:
+def _flattened(transform: Transform, event_shape: Sequence[int]) -> list[Transform]:
     """What makes a vector of the transform's output, if it is not one yet."""
     shape = transform.forward_shape(torch.Size(event_shape))
     return [Flatten(shape)] if transform.codomain.event_dim == 3 else []

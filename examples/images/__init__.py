@@ -1,0 +1,1 @@
+"""Density models of images, trained with Lightning: `python -m examples.images --help`."""

@@ -1,0 +1,5 @@
+"""Entry point of `python -m examples.images`."""
+
+from examples.images.cli import main
+
+main()

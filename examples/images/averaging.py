@@ -1,0 +1,54 @@
+"""An exponential moving average of the weights that is used for validation and testing."""
+
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.autograd.graph import increment_version
+
+
+class WeightAverage(EMAWeightAveraging):
+    """Lightning's moving average, made safe for flows.
+
+    - Buffers are copied, not averaged: a mean of two power-iteration vectors or of two flags
+      means nothing.
+    - Lightning exchanges weights behind autograd's back. The exchange is made visible, since
+      normalised weights are cached by the version of the weight they come from.
+    - Only a fit exchanges or restores weights. A test in the same process keeps the averaged
+      weights of its checkpoint, and the sanity check comes before there is an average.
+
+    Args:
+        decay: Weight of the old average at each step.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__(decay=decay, use_buffers=False)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the averaged weights."""
+        if _averages(trainer):
+            super().on_validation_epoch_start(trainer, pl_module)
+            increment_version(list(pl_module.parameters()))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on training the current weights."""
+        if _averages(trainer):
+            super().on_validation_epoch_end(trainer, pl_module)
+            increment_version(list(pl_module.parameters()))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the averaged weights in the module."""
+        super().on_train_end(trainer, pl_module)
+        increment_version(list(pl_module.parameters()))
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore the current and the averaged weights, to go on training."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _averages(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

@@ -1,0 +1,130 @@
+"""The command line: a LightningCLI whose data decide the shape of the flow."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from examples.images.data import ImageData
+from examples.images.errors import SetupError
+from examples.images.report import Report
+from examples.images.task import DensityEstimation
+
+
+class ImageTrainer(Trainer):
+    """A trainer that can fit and test in one go."""
+
+    def fit_and_test(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Fit, then test the weights that were best in validation and write the report.
+
+        Args:
+            model: What is trained.
+            datamodule: The images.
+            ckpt_path: A checkpoint to resume from.
+        """
+        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        self.test(model, datamodule=datamodule, ckpt_path="best", verbose=False)
+
+
+class SaveFitConfig(SaveConfigCallback):
+    """Saves the settings of a fit; a later test in the same folder leaves them alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save `config.yaml` when a fit begins."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class ImageCLI(LightningCLI):
+    """The command line of the image examples; `trainer.default_root_dir` holds all output."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Add `fit_and_test` to Lightning's own."""
+        return {**LightningCLI.subcommands(), "fit_and_test": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let the data decide the shape and the grey levels of the model."""
+        parser.add_lightning_class_args(Report, "report")
+        parser.link_arguments("data.bins", "model.bins", apply_on="instantiate")
+        parser.link_arguments(
+            "data.event_shape", "model.flow.init_args.event_shape", apply_on="instantiate"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Check the folder of the run before anything is loaded."""
+        settings = self.config[self.subcommand]
+        folder = Path(settings.trainer.default_root_dir)
+        check_writable(folder)
+        if self.subcommand in ("fit", "fit_and_test") and settings.ckpt_path is None:
+            check_unused(folder)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to the folder of the run, unless the settings name another logger."""
+        settings = self.config_init[self.subcommand].trainer
+        if settings.logger is None:
+            kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="")
+        return super().instantiate_trainer(**kwargs)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a `SetupError` if files cannot be written into a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SetupError(
+            f"trainer.default_root_dir {str(folder)!r} cannot be written to ({error.strerror}): "
+            "name another folder with --trainer.default_root_dir"
+        ) from error
+
+
+def check_unused(folder: Path) -> None:
+    """Raise a `SetupError` if a folder holds an earlier run."""
+    if (folder / "config.yaml").exists():
+        raise SetupError(
+            f"trainer.default_root_dir {str(folder)!r} holds an earlier run: delete it, name "
+            "another folder with --trainer.default_root_dir, or resume it with "
+            f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
+        )
+
+
+def main(args: list[str] | None = None) -> ImageCLI:
+    """Run the command line.
+
+    Args:
+        args: Arguments in place of those of the process.
+
+    Returns:
+        The command line, with the trainer and the model that it has run.
+    """
+    try:
+        return ImageCLI(
+            DensityEstimation,
+            ImageData,
+            trainer_class=ImageTrainer,
+            trainer_defaults={
+                "default_root_dir": "runs/images",
+                # Estimators differentiate, and weights cached in validation are trained on later.
+                "inference_mode": False,
+            },
+            save_config_callback=SaveFitConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # It would tie the model to this object, and every copy of the model would copy both.
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+    except SetupError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,118 @@
+"""The Lightning data module of all image examples."""
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from examples.images.sources import Source, hold_out
+
+
+class Images(Dataset[Tensor]):
+    """Integer images, each passed through an augmentation when it is fetched.
+
+    Args:
+        images: Integer images of shape `(N, C, H, W)`.
+        augmentation: A module from image to image; `None` leaves images as they are.
+    """
+
+    def __init__(self, images: Tensor, augmentation: torch.nn.Module | None = None) -> None:
+        self.images = images
+        self.augmentation = augmentation or torch.nn.Identity()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image: Tensor = self.augmentation(self.images[index])
+        return image
+
+
+class ImageData(LightningDataModule):
+    """Training, validation and test images of one source.
+
+    Validation images are cut out of the training portion, so that early stopping and the choice
+    of weights never see a test image.
+
+    Args:
+        source: Where the images come from.
+        batch_size: Images in a training batch.
+        evaluation_batch_size: Images in a validation or test batch.
+        validation_fraction: Part of the training portion that is kept for validation.
+        split_seed: Seed of the cut between training and validation.
+        augmentation: Applied to training images only, as
+            `torchvision.transforms.v2.RandomHorizontalFlip`.
+        workers: Processes that load batches; 0 loads them in the training process.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 64,
+        evaluation_batch_size: int = 256,
+        validation_fraction: float = 0.1,
+        split_seed: int = 0,
+        augmentation: torch.nn.Module | None = None,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction must lie between 0 and 1, got {validation_fraction}: "
+                "0.1 keeps a tenth of the training images for validation"
+            )
+        self.source = source
+        self.batch_size = batch_size
+        self.evaluation_batch_size = evaluation_batch_size
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self.augmentation = augmentation
+        self.workers = workers
+
+    @property
+    def event_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.source.event_shape
+
+    @property
+    def bins(self) -> int:
+        """Number of grey levels."""
+        return self.source.bins
+
+    def prepare_data(self) -> None:
+        """Download what is missing, in one process only."""
+        self.source.load()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images and cut out those for validation."""
+        portion, test = self.source.load()
+        training, validation = hold_out(portion, self.validation_fraction, self.split_seed)
+        self.training_images = Images(training, self.augmentation)
+        self.validation_images = Images(validation)
+        self.test_images = Images(test)
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Shuffled batches of whole size, the last incomplete one dropped."""
+        size = min(self.batch_size, len(self.training_images))
+        return self._loader(self.training_images, size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """Return batches of the validation images, in order."""
+        return self._loader(self.validation_images, self.evaluation_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        """Return batches of the test images, in order."""
+        return self._loader(self.test_images, self.evaluation_batch_size)
+
+    def _loader(
+        self, images: Images, batch_size: int, shuffle: bool = False, drop_last: bool = False
+    ) -> DataLoader[Tensor]:
+        return DataLoader(
+            images,
+            batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,132 @@
+"""What is learned: the density of integer images, as a Lightning module."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.types import (
+    LRSchedulerConfigType,
+    OptimizerLRScheduler,
+    OptimizerLRSchedulerConfig,
+)
+from pyro.distributions import TransformModule
+from torch import Tensor
+from torchmetrics import CatMetric
+
+from pyro_resflow.distributions import Dequantized
+from pyro_resflow.transforms import UniformDequantization
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The result on the test images.
+
+    Attributes:
+        bits_per_dim: Mean over the images.
+        standard_error: Standard error of that mean, over the images.
+        images: Number of images.
+    """
+
+    bits_per_dim: float
+    standard_error: float
+    images: int
+
+    @classmethod
+    def of(cls, bits: Tensor) -> "HeldOut":
+        """Summarise the bits/dim of each image."""
+        error = bits.std() / math.sqrt(len(bits))
+        return cls(bits.mean().item(), error.item(), len(bits))
+
+    def __str__(self) -> str:
+        figures = f"{self.bits_per_dim:.3f} ± {self.standard_error:.3f}"
+        return f"held-out bits/dim: {figures} (test images: {self.images})"
+
+
+def constant_rate(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Keep the learning rate as it is."""
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+class DensityEstimation(LightningModule):
+    """Maximum likelihood of integer images under a dequantized flow, in bits/dim.
+
+    Args:
+        flow: Maps base noise to images in [0, 1], as `pyro_resflow.flows.ResidualFlow` does.
+        bins: Number of grey levels of the images.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds the schedule, stepped after every optimizer step.
+        test_draws: Draws of dequantization noise (and probes) averaged for each test image.
+    """
+
+    def __init__(
+        self,
+        flow: TransformModule,
+        bins: int,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable = constant_rate,
+        test_draws: int = 10,
+    ) -> None:
+        super().__init__()
+        self.flow = flow
+        self.dequantizer = UniformDequantization(bins)
+        self.bins = bins
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.test_draws = test_draws
+        # A NaN is a failed run, not an image to be left out of the mean.
+        self.test_bits = CatMetric(nan_strategy="error")
+        self.held_out: HeldOut | None = None
+
+    def distribution(self) -> Dequantized:
+        """Return the Pyro distribution of the integer images."""
+        return Dequantized(self.flow.distribution(), self.dequantizer, self.bins)
+
+    def bits_per_dim(self, images: Tensor) -> Tensor:
+        """Return an unbiased estimate of the bound on -log2 P(image) / dimensions, per image."""
+        nats = -self.distribution().log_prob(images)
+        return nats / (math.log(2) * images[0].numel())
+
+    def on_fit_start(self) -> None:
+        """Score a first batch, for the normalisations that take their scale from the data.
+
+        Done before the first step so that the optimizer and the averaged weights start from it,
+        with the same images in every process so that all start alike.
+        """
+        if self.trainer.ckpt_path is None:
+            images = next(iter(self.trainer.datamodule.train_dataloader()))
+            with torch.no_grad():
+                self.bits_per_dim(self.trainer.strategy.broadcast(images).to(self.device))
+
+    def training_step(self, images: Tensor, index: int) -> Tensor:
+        """Return the mean bits/dim of a batch."""
+        loss = self.bits_per_dim(images).mean()
+        self.log("bits/train", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, images: Tensor, index: int) -> None:
+        """Score validation images, with the same noise each time so that weights compare."""
+        with isolate_rng():
+            torch.manual_seed(index)
+            bits = self.bits_per_dim(images).mean()
+        self.log("bits/validation", bits, prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def test_step(self, images: Tensor, index: int) -> None:
+        """Score test images, averaging over several draws of the noise."""
+        draws = [self.bits_per_dim(images) for _ in range(self.test_draws)]
+        self.test_bits.update(torch.stack(draws).mean(0))
+
+    def on_test_epoch_end(self) -> None:
+        """Summarise the test images."""
+        self.held_out = HeldOut.of(self.test_bits.compute())
+        self.test_bits.reset()
+        self.log("bits/test", self.held_out.bits_per_dim, sync_dist=True)
+        self.log("bits/test_standard_error", self.held_out.standard_error, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and its schedule."""
+        optimizer = self.optimizer(self.parameters())
+        schedule = LRSchedulerConfigType(scheduler=self.lr_scheduler(optimizer), interval="step")
+        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=schedule)

@@ -1,0 +1,9 @@
+"""Fixtures of the whole suite."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

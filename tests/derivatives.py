@@ -1,0 +1,56 @@
+"""Derivatives from torch's own machinery or from differences, to compare ours with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+def reference_jvp(function: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """function(x) and its Jacobian times each of v, shape (S, *x.shape); differentiable."""
+    pairs = [torch.autograd.functional.jvp(function, x, row, create_graph=True) for row in v]
+    return pairs[0][0], torch.stack([tangent for _, tangent in pairs])
+
+
+def jacobian(function: Function, x: Tensor) -> Tensor:
+    """The Jacobian of each sample as a matrix: x of (N, *event) gives (N, D, D)."""
+
+    def one(sample: Tensor) -> Tensor:
+        return function(sample.unsqueeze(0)).flatten()
+
+    return torch.func.vmap(torch.func.jacrev(one))(x).flatten(2)
+
+
+def weighted_gradients(
+    outputs: Iterable[Tensor], weights: Iterable[Tensor], inputs: Iterable[Tensor]
+) -> list[Tensor]:
+    """Gradients of the sum of outputs times weights; zeros where an input has no part in it."""
+    total = sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True))
+    return list(torch.autograd.grad(total, list(inputs), allow_unused=True, materialize_grads=True))
+
+
+@torch.no_grad()
+def central_differences(
+    value: Callable[[], Tensor], tensor: Tensor, step: float = 1e-5, entries: int = 6
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of a scalar by a few entries of a tensor that is perturbed in place.
+
+    Returns:
+        The flat indices of the entries and the derivatives by them.
+    """
+    indices = torch.randperm(tensor.numel())[:entries]
+    differences = []
+    for index in indices:
+        entry = tensor.view(-1)[index]
+        start = entry.clone()
+        entry.copy_(start + step)
+        above = value()
+        entry.copy_(start - step)
+        below = value()
+        entry.copy_(start)
+        differences.append((above - below) / (2 * step))
+    return indices, torch.stack(differences)

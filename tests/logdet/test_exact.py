@@ -1,0 +1,58 @@
+"""The exact log-determinant against closed forms and derivatives."""
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_resflow.logdet import Exact
+from tests.networks import NETWORKS
+
+
+def test_linear_network_has_the_determinant_of_its_matrix() -> None:
+    net = nn.Linear(4, 4).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    expected = torch.linalg.slogdet(torch.eye(4) + net.weight)[1]
+    torch.testing.assert_close(Exact()(net, x)[1], expected.expand(3))
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_agrees_with_the_jacobian_of_torch_func(name: str) -> None:
+    net, event_shape = NETWORKS[name](0.97)
+    net.double()
+    x = torch.randn(2, *event_shape, dtype=torch.float64)
+    for i, logdet in enumerate(Exact()(net, x, len(event_shape))[1]):
+        jacobian = torch.autograd.functional.jacobian(lambda s: net(s[None])[0], x[i])
+        size = event_shape.numel()
+        full = torch.eye(size) + jacobian.reshape(size, size)
+        torch.testing.assert_close(logdet, torch.linalg.slogdet(full)[1])
+
+
+def test_chunks_change_nothing() -> None:
+    net, event_shape = NETWORKS["conv_net"](0.9)
+    x = torch.randn(2, *event_shape)
+    torch.testing.assert_close(Exact(chunk_size=3)(net, x, 3), Exact()(net, x, 3))
+
+
+def test_double_backward() -> None:
+    net, event_shape = NETWORKS["mlp"](0.9)
+    net.double()
+    x = torch.randn(2, *event_shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: Exact()(net, x)[1], x)
+
+
+def test_double_precision_for_a_single_precision_network() -> None:
+    net, event_shape = NETWORKS["mlp"](0.97)
+    x = torch.randn(5, *event_shape)
+    logdet = Exact(dtype=torch.float64)(net, x)[1]
+    net.double()
+    expected = Exact()(net, x.double())[1]
+    assert logdet.dtype == torch.float32
+    torch.testing.assert_close(logdet, expected.float())
+
+
+def test_no_graph_under_no_grad() -> None:
+    net, event_shape = NETWORKS["mlp"](0.9)
+    with torch.no_grad():
+        g, logdet = Exact()(net, torch.randn(2, *event_shape))
+    assert not g.requires_grad
+    assert not logdet.requires_grad
