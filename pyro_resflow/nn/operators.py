@@ -50,10 +50,10 @@ class MatrixOperator:
         return gram_bound(self.weight[None], steps)
 
     def column_norms(self, order: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(self.weight, float(order), dim=0)
+        return _norms(self.weight, order, (0,))
 
     def row_norms(self, order: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(self.weight, float(order), dim=1)
+        return _norms(self.weight, order, (1,))
 
 
 class ConvolutionOperator:
@@ -106,12 +106,19 @@ class ConvolutionOperator:
         return adjoint @ adjoint.t()
 
     def column_norms(self, order: Tensor) -> Tensor:
-        columns = torch.linalg.vector_norm(self.weight, float(order), dim=(0, 2, 3))
+        columns = _norms(self.weight, order, (0, 2, 3))
         return columns.repeat_interleave(self.input_size[0] * self.input_size[1])
 
     def row_norms(self, order: Tensor) -> Tensor:
-        rows = torch.linalg.vector_norm(self.weight, float(order), dim=(1, 2, 3))
+        rows = _norms(self.weight, order, (1, 2, 3))
         return rows.repeat_interleave(self.input_size[0] * self.input_size[1])
+
+
+def _norms(weight: Tensor, order: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The ``order``-norms along ``dims``; a high order's powers neither over- nor underflow."""
+    largest = weight.abs().amax(dims, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    scaled = torch.linalg.vector_norm(weight / largest, float(order), dim=dims)
+    return largest.squeeze(dims) * scaled
 
 
 def gram_bound(matrices: Tensor, steps: int = 10) -> Tensor:

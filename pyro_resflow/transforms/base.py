@@ -9,11 +9,31 @@ from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform
 
 
-class OnePassTransform(dist.TransformModule):
+class InverseMemory:
+    """Remembers the inverse made of an object, so that ``t.inv.inv is t``, and ``i.inv.inv is i``.
+
+    The reference is weak: the inverse holds the object, not the other way round.
+    """
+
+    _inverse_ref: weakref.ref[Any] | None = None
+
+    def _remembered_inverse(self) -> Any | None:
+        return self._inverse_ref() if self._inverse_ref is not None else None
+
+    def remember_inverse(self, inverse: object) -> None:
+        """Take ``inverse`` as the inverse of this, unless another one is in use."""
+        if self._remembered_inverse() is None:
+            self._inverse_ref = weakref.ref(inverse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_inverse_ref": None}
+
+
+class OnePassTransform(InverseMemory, dist.TransformModule):
     """A Pyro transform whose value and log-determinant come from one pass.
 
     Subclasses implement :meth:`call_and_ladj` and ``_inverse``, and may override
@@ -35,7 +55,6 @@ class OnePassTransform(dist.TransformModule):
     def __init__(self, *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
         self._pass: _Pass | None = None
-        self._inverse_ref: weakref.ref[Transform] | None = None
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log|dy/dx|, the latter of shape ``x.shape[:-domain.event_dim]``; not cached."""
@@ -83,13 +102,9 @@ class OnePassTransform(dist.TransformModule):
     @property
     def inv(self) -> Transform:
         """The inverse, a TransformModule with these parameters; ``t.inv.inv is t``."""
-        inverse = self._inverse_ref() if self._inverse_ref is not None else None
-        if inverse is None:
-            from .inverse import Inverse
+        from .inverse import Inverse
 
-            inverse = Inverse(self)
-            self._inverse_ref = weakref.ref(inverse)
-        return inverse
+        return self._remembered_inverse() or Inverse(self)
 
     def with_cache(self, cache_size: int = 1) -> OnePassTransform:
         """This transform, sharing its parameters, with another cache size."""
@@ -103,12 +118,10 @@ class OnePassTransform(dist.TransformModule):
 
     def clear_cache(self) -> None:
         """Forget the last pass, here and in the transforms inside."""
-        for module in self.modules():
-            if isinstance(module, OnePassTransform):
-                module._pass = None
+        clear_cache(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_pass": None, "_inverse_ref": None}
+        return {**super().__getstate__(), "_pass": None, "_inv": None}
 
     def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> _Pass:
         self._pass = _Pass(x, y, ladj, self._pass_key())
@@ -147,7 +160,9 @@ def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(transform, "call_and_ladj"):
         return cast(tuple[Tensor, Tensor], transform.call_and_ladj(x))
     y = transform(x)
-    return y, transform.log_abs_det_jacobian(x, y)
+    ladj = transform.log_abs_det_jacobian(x, y)
+    clear_cache(transform)
+    return y, ladj
 
 
 def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +170,21 @@ def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(transform, "inverse_and_ladj"):
         return cast(tuple[Tensor, Tensor], transform.inverse_and_ladj(y))
     x = transform.inv(y)
-    return x, transform.log_abs_det_jacobian(x, y)
+    ladj = transform.log_abs_det_jacobian(x, y)
+    clear_cache(transform)
+    return x, ladj
+
+
+def clear_cache(transform: Transform) -> None:
+    """Forget what a transform and the transforms inside it remember of their last evaluation.
+
+    Pyro's own transforms find their last result again by identity alone: after an optimizer step
+    it is stale, and it keeps them from being copied. So none of them keeps one in our hands.
+    """
+    for part in transform.modules() if isinstance(transform, nn.Module) else [transform]:
+        for name in vars(part):
+            if name == "_pass" or name.startswith("_cached_"):
+                setattr(part, name, (None, None) if name == "_cached_x_y" else None)
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:

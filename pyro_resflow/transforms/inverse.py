@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from .base import OnePassTransform, call_and_ladj, inverse_and_ladj
+from .base import OnePassTransform, call_and_ladj, clear_cache, inverse_and_ladj
 
 
 class Inverse(dist.TransformModule):
@@ -40,6 +40,8 @@ class Inverse(dist.TransformModule):
             raise ValueError(f"transform: expected a bijection, got {transform}.")
         super().__init__()
         self.transform = transform
+        if isinstance(transform, OnePassTransform):
+            transform.remember_inverse(self)
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
@@ -56,16 +58,24 @@ class Inverse(dist.TransformModule):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The transform x => y."""
-        return self.transform._inv_call(x) if self._ours else self.transform.inv(x)
+        return self.transform._inv_call(x) if self._ours else self._call(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        return self.transform(y)
+        return self.transform(y) if self._ours else self._inverse(y)
 
     def _call(self, x: Tensor) -> Tensor:
-        return self.transform._inverse(x) if self._ours else self.transform.inv(x)
+        if self._ours:
+            return self.transform._inverse(x)
+        y = self.transform.inv(x)
+        clear_cache(self.transform)
+        return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.transform._call(y) if self._ours else self.transform(y)
+        if self._ours:
+            return self.transform._call(y)
+        x = self.transform(y)
+        clear_cache(self.transform)
+        return x
 
     @property
     def _ours(self) -> bool:
@@ -73,7 +83,10 @@ class Inverse(dist.TransformModule):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log|dy/dx|, shape ``x.shape[:-domain.event_dim]``."""
-        return -self.transform.log_abs_det_jacobian(y, x)
+        ladj = -self.transform.log_abs_det_jacobian(y, x)
+        if not self._ours:
+            clear_cache(self.transform)
+        return ladj
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log|dy/dx|, in one pass."""
@@ -93,7 +106,8 @@ class Inverse(dist.TransformModule):
 
     def with_cache(self, cache_size: int = 1) -> Inverse:
         """This transform, sharing its parameters, with another cache size."""
-        cached = self.transform.with_cache(cache_size)
+        # a transform of Pyro's keeps nothing in our hands, whatever its cache size
+        cached = self.transform.with_cache(cache_size) if self._ours else self.transform
         if cached is self.transform:
             return self
         other = copy.copy(self)
@@ -106,5 +120,4 @@ class Inverse(dist.TransformModule):
 
     def clear_cache(self) -> None:
         """Forget the last pass of the transform inside."""
-        if isinstance(self.transform, OnePassTransform | Inverse):
-            self.transform.clear_cache()
+        clear_cache(self.transform)

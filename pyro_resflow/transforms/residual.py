@@ -14,7 +14,7 @@ from ..linearization import Linearizable, flatten_batch, resolve_event_dim
 from ..logdet import Krylov
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
-from .base import OnePassTransform, check_event_shape
+from .base import InverseMemory, OnePassTransform, check_event_shape
 from .inverse import Inverse
 
 Network = nn.Module | Linearizable
@@ -109,7 +109,7 @@ class ConditionalNetwork(Protocol):
         """The network of the input at one context per sample, ``(N, context_dim)``."""
 
 
-class ConditionalResidual(ConditionalTransformModule):
+class ConditionalResidual(InverseMemory, ConditionalTransformModule):
     r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
 
     ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
@@ -156,7 +156,7 @@ class ConditionalResidual(ConditionalTransformModule):
     @property
     def inv(self) -> ConditionalTransformModule:
         """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
-        return ConditionalInverse(self)
+        return self._remembered_inverse() or ConditionalInverse(self)
 
     def condition(self, context: Tensor) -> ConditionedResidual:
         """The transform at a context.
@@ -187,6 +187,8 @@ class ConditionalInverse(ConditionalTransformModule):
     def __init__(self, transform: ConditionalTransformModule) -> None:
         super().__init__()
         self.transform = transform
+        if isinstance(transform, InverseMemory):
+            transform.remember_inverse(self)
 
     @property
     def inv(self) -> ConditionalTransformModule:

@@ -21,10 +21,10 @@ def induced(p: float, q: float) -> InducedNorm:
 
 def brute_force(matrix: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """The norm p -> q of a matrix with two columns, over a fine grid of directions."""
-    angles = torch.linspace(0, math.pi, 200_001, dtype=matrix.dtype)
+    angles = torch.linspace(0, math.pi, 40_001, dtype=matrix.dtype)
     directions = torch.stack([angles.cos(), angles.sin()])
-    images = torch.linalg.vector_norm(matrix @ directions, float(q), dim=0)
-    return (images / torch.linalg.vector_norm(directions, float(p), dim=0)).max()
+    images = torch.linalg.vector_norm(matrix @ directions, q.item(), dim=0)
+    return (images / torch.linalg.vector_norm(directions, p.item(), dim=0)).max()
 
 
 def measured(norm: SpectralNorm, operator: LinearOperator, codomain: int, domain: int) -> Tensor:
@@ -72,7 +72,7 @@ def test_power_iteration_is_a_lower_bound_at_every_step() -> None:
     for _ in range(30):
         u, v = norm.iterate(MatrixOperator(matrix), u, v)
         sigma = norm.sigma(MatrixOperator(matrix), u, v)
-        assert last <= sigma <= truth * (1 + 1e-14)
+        assert last * (1 - 1e-14) <= sigma <= truth * (1 + 1e-14)  # rounding
         last = sigma
 
 
@@ -110,8 +110,9 @@ def test_induced_norm_is_that_of_brute_force(p: float, q: float) -> None:
         matrix = torch.randn(3, 2, dtype=torch.float64)
         truth = brute_force(matrix, norm.domain, norm.codomain)
         starts = [measured(norm, MatrixOperator(matrix), 3, 2) for _ in range(8)]
-        # the grid is 1e-5 wide, and the maximum flat: it misses less than its square
-        assert max(starts).item() == pytest.approx(truth.item(), rel=1e-9)
+        # a flat maximum is missed by the square of the grid's width of 8e-5, one at a kink
+        # (orders near 1) by a tenth of the width
+        assert max(starts).item() == pytest.approx(truth.item(), rel=1e-5)
 
 
 def test_orders_of_two_are_the_spectral_norm() -> None:
@@ -134,7 +135,7 @@ def test_domain_order_near_one_gives_the_largest_column() -> None:
 @pytest.mark.parametrize(("p", "q"), ORDERS)
 def test_dual_vectors_attain_the_norms(p: float, q: float) -> None:
     norm = induced(p, q)
-    p, q = float(norm.domain), float(norm.codomain)
+    p, q = norm.domain.item(), norm.codomain.item()
     y, z = torch.randn(2, 7, dtype=torch.float64)
     u, v = norm.dual_output(y), norm.dual_input(z)
     unit = torch.tensor(1.0, dtype=torch.float64)
@@ -147,12 +148,21 @@ def test_dual_vectors_attain_the_norms(p: float, q: float) -> None:
 @pytest.mark.parametrize(("p", "q"), ORDERS)
 def test_upper_bound_of_induced_norms_holds_within_a_quarter(p: float, q: float) -> None:
     norm = induced(p, q)
-    for _ in range(10):
+    for _ in range(5):
         matrix = torch.randn(3, 2, dtype=torch.float64)
         truth = brute_force(matrix, norm.domain, norm.codomain)
         bound = norm.upper_bound(MatrixOperator(matrix))
         # at most, Hoelder loses 2^|1/2 - 1/p| * 3^|1/q - 1/2|; the best of three loses less
         assert truth <= bound < 1.25 * truth
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_upper_bound_holds_at_orders_whose_powers_over_or_underflow(scale: float) -> None:
+    norm = InducedNorm(1.01, 50.0, **CONVERGED)
+    matrix = scale * torch.randn(6, 5)
+    u, v = norm.iterate(MatrixOperator(matrix), torch.randn(6), torch.randn(5))
+    sigma = norm.sigma(MatrixOperator(matrix), u, v)
+    assert sigma <= norm.upper_bound(MatrixOperator(matrix)) * (1 + 1e-6) < 1.25 * sigma
 
 
 @pytest.mark.parametrize(("p", "q"), ORDERS)
@@ -197,7 +207,7 @@ def test_chain_of_one_layer_maps_a_norm_to_itself() -> None:
     assert norm.domain_logit is norm.codomain_logit
 
 
-@pytest.mark.parametrize("logit", [-12.0, 12.0])
+@pytest.mark.parametrize("logit", [-30.0, -12.0, 12.0, 30.0])
 def test_extreme_orders_stay_finite_in_single_precision(logit: float) -> None:
     norm = InducedNorm(nn.Parameter(torch.tensor(logit)), nn.Parameter(torch.tensor(-logit)))
     operator = MatrixOperator(torch.randn(4, 3))
