@@ -1,1 +1,1 @@
-"""Measurements: run them from the root of the repository, as in `python -m benchmarks.logdet_variance`."""
+"""Measurements: run them from the root, as in `python -m benchmarks.logdet_variance`."""

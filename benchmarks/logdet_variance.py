@@ -19,7 +19,7 @@ import torch
 from jsonargparse import auto_cli
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import ClippedAdam
+from pyro.optim import Adam
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -33,11 +33,9 @@ from pyro_resflow.logdet import (
     PowerSeries,
     Rademacher,
     StochasticEstimator,
+    Tail,
 )
-from pyro_resflow.logdet.tails import Tail
 from pyro_resflow.transforms import Inverse, Logit, Residual
-
-LONGEST = 60  # products at which a series counts as converged, and the roulette is cut off
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -61,7 +59,7 @@ def trained_flow(data: Tensor, blocks: int, width: int, steps: int) -> Inverse:
         with pyro.plate("data", len(batch)):
             pyro.sample("x", dist.TransformedDistribution(base, [flow]), obs=batch)
 
-    svi = SVI(model, lambda batch: None, ClippedAdam({"lr": 3e-3}), Trace_ELBO())
+    svi = SVI(model, lambda batch: None, Adam({"lr": 3e-3}), Trace_ELBO())
     for _ in range(steps):
         svi.step(data[torch.randint(len(data), (batch_size,))])
     return flow
@@ -123,22 +121,24 @@ class Block:
         return 2 * symmetric.square().sum((-2, -1))
 
 
-def roulette_variance(partial: Sequence[Tensor], terms: int, tail: Tail, longest: int) -> Tensor:
-    """Mean square deviation from the limit of the roulette over N <= longest, given the probe.
+def roulette_variance(
+    partial: Sequence[Tensor], limit: Tensor, terms: int, tail: Tail, longest: int
+) -> Tensor:
+    """Mean square error of the roulette at a given probe, summed over N up to the longest.
 
     Args:
-        partial: q_1, q_2, ...: the estimate after each product; the last counts as the limit.
+        partial: q_1, q_2, ...: the value after each product.
+        limit: the value that they tend to.
         terms: products always taken.
         tail: distribution of the number N of further products.
         longest: the largest N that is reckoned with.
     """
     value = partial[terms - 1]
     total = torch.zeros_like(value)
-    for n in range(longest + 1):
+    for n in range(min(longest, len(partial) - terms) + 1):
         if n > 0:
             value = value + (partial[terms + n - 1] - partial[terms + n - 2]) / tail.survival(n)
-        probability = tail.survival(n) - tail.survival(n + 1)
-        total += probability * (value - partial[-1]).square()
+        total += (tail.survival(n) - tail.survival(n + 1)) * (value - limit).square()
     return total
 
 
@@ -160,42 +160,45 @@ def truncation_table(blocks: Sequence[Block], longest: int) -> None:
     rows = []
     for name, kind in {"power series": PowerSeries, "Krylov": Krylov}.items():
         options = {} if kind is PowerSeries else {"tail": NoTail()}
-        errors = (rms([b.truncation_error(kind(n, **options)) for b in blocks]) for n in counts)
+        errors = [rms([b.truncation_error(kind(n, **options)) for b in blocks]) for n in counts]
         rows.append([name, *(f"{error:.2g}" for error in errors)])
     table(["vjps per block", *map(str, counts)], rows)
 
 
-def roulette_table(blocks: Sequence[Block]) -> None:
-    """Variance of the roulette and of the probe, both added up over the blocks."""
-    series = [[b.value(PowerSeries(n)) for n in range(1, LONGEST + 1)] for b in blocks]
+def roulette_table(blocks: Sequence[Block], longest: Sequence[int] = (8, 16, 32)) -> None:
+    """Variance of the roulette, added up over the blocks, with N up to several limits."""
+    series = [[b.value(PowerSeries(n)) for n in range(1, 3 + longest[-1])] for b in blocks]
+    # beyond 20 products the increments are below rounding
     krylov = [[b.value(Krylov(n, tail=NoTail())) for n in range(1, 21)] for b in blocks]
     settings = {
-        "power series, 2 + Poisson(2): published": (series, 2, Poisson(2.0), 4.0),
-        "power series, 2 + Geometric(2/3)": (series, 2, Geometric(2 / 3), 4.0),
-        "`RussianRoulette()`: 2 + Geometric(1/2)": (series, 2, Geometric(0.5), 3.0),
-        "`Krylov()`: 2 + Geometric(1/2)": (krylov, 2, Geometric(0.5), 3.0),
-        "`Krylov(3)`: 3 + Geometric(1/2)": (krylov, 3, Geometric(0.5), 4.0),
+        "power series, 2 + Poisson(2), as published": (series, 2, Poisson(2.0), 4),
+        "power series, 2 + Geometric(2/3)": (series, 2, Geometric(2 / 3), 4),
+        "power series, 2 + Geometric(1/2): `RussianRoulette()`": (series, 2, Geometric(0.5), 3),
+        "Krylov, 2 + Geometric(1/2): `Krylov()`": (krylov, 2, Geometric(0.5), 3),
+        "Krylov, 3 + Geometric(1/2): `Krylov(3)`": (krylov, 3, Geometric(0.5), 4),
     }
     rows = []
     for name, (partial, terms, tail, products) in settings.items():
-        row = [name, f"{products:g}"]
-        for longest in (8, 16, 32):
-            found = (roulette_variance(p, terms, tail, min(longest, len(p) - terms)) for p in partial)
+        row = [name, str(products)]
+        for n in longest:
+            pairs = zip(partial, blocks, strict=True)
+            found = [roulette_variance(p, b.limit, terms, tail, n) for p, b in pairs]
             row.append(f"{sum(v.mean().item() for v in found):.2g}")
         rows.append(row)
     rows.append(adaptive_row(blocks))
-    table(["setting", "vjps", "N <= 8", "N <= 16", "N <= 32"], rows)
+    table(["setting", "vjps on average", *(f"N up to {n}" for n in longest)], rows)
 
 
-def adaptive_row(blocks: Sequence[Block]) -> list[str]:
-    """The adaptive estimator, measured over draws of its roulette."""
-    draws, variance = 50, 0.0
+def adaptive_row(blocks: Sequence[Block], draws: int = 20) -> list[str]:
+    """The adaptive estimator, over draws of its roulette."""
+    variance, products = 0.0, 0
     for block in blocks:
         block.products = 0
         errors = [block.truncation_error(AdaptiveKrylov()) for _ in range(draws)]
         variance += torch.stack(errors).square().mean().item()
-    products = sum(block.products for block in blocks) / (draws * len(blocks))
-    return ["`AdaptiveKrylov()`", f"{products:.1f}", *[f"{variance:.1g}"] * 3]
+        products += block.products
+    average = products / (draws * len(blocks))
+    return ["`AdaptiveKrylov()`", f"{average:.1f}", "", "", f"{variance:.2g}"]
 
 
 def probe_table(blocks: Sequence[Block]) -> None:
@@ -211,7 +214,7 @@ def main(
     blocks: int = 10,
     width: int = 128,
     steps: int = 500,
-    samples: int = 100,
+    samples: int = 50,
     probes: int = 20,
     seed: int = 0,
 ) -> None:
@@ -235,9 +238,8 @@ def main(
         measured.append(Block(jacobian, drawn))
     norms = [torch.linalg.matrix_norm(b.jacobian, 2).mean().item() for b in measured]
     print(
-        f"torch {torch.__version__}, {platform.machine()} CPU, {torch.get_num_threads()} thread(s); "
-        f"{blocks} blocks after {steps} steps, largest singular value of J on average "
-        f"{min(norms):.2f} to {max(norms):.2f}"
+        f"torch {torch.__version__}, {platform.machine()} CPU; {blocks} blocks, {steps} steps; "
+        f"the largest singular value of J is on average {min(norms):.2f} to {max(norms):.2f}"
     )
     truncation_table(measured, longest=8)
     roulette_table(measured)

@@ -19,15 +19,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jsonargparse import auto_cli
+from matplotlib.axes import Axes
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import ClippedAdam
-from torch import Tensor
+from pyro.optim import ExponentialLR
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import SpectralNorm
+from pyro_resflow.nn import LipSwish, SpectralNorm
 
 
 def checkerboard(n: int) -> Tensor:
@@ -61,23 +62,35 @@ def pinwheel(n: int) -> Tensor:
     return 2 * torch.stack([x, y], dim=-1)
 
 
-Name = Literal["checkerboard", "two_moons", "rings", "pinwheel"]
 DATA: dict[str, Callable[[int], Tensor]] = {
     "checkerboard": checkerboard,
     "two_moons": two_moons,
     "rings": rings,
     "pinwheel": pinwheel,
 }
+Name = Literal["checkerboard", "two_moons", "rings", "pinwheel"]
 
 
-def build(blocks: int, hidden_dims: Sequence[int]) -> dist.TransformedDistribution:
-    """A residual flow on normal noise whose density takes one pass.
+def sharp_swish() -> LipSwish:
+    """An activation that starts with a sharp bend: a small network learns edges sooner."""
+    activation = LipSwish()
+    nn.init.constant_(activation.raw_beta, 10.0)
+    return activation
 
-    In two dimensions the exact log-determinant costs no more than an estimate.
+
+def build(blocks: int, width: int) -> dist.TransformedDistribution:
+    """Normal noise through a residual flow whose density takes one pass.
+
+    In two dimensions the exact log-determinant costs no more than an estimate of it.
     """
-    norm = SpectralNorm(0.995)
     flow = residual_flow(
-        2, blocks, hidden_dims, fast="density", logdet=Exact(), norm=norm
+        2,
+        blocks,
+        [width, width],
+        fast="density",
+        logdet=Exact(),
+        activation=sharp_swish,
+        norm=SpectralNorm(0.995),
     )
     base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
     return dist.TransformedDistribution(base, [flow])
@@ -91,7 +104,7 @@ def fit(
     batch_size: int,
     learning_rate: float,
 ) -> None:
-    """Maximise the likelihood of fresh draws, in Pyro's own way: SVI without a guide."""
+    """Maximise the likelihood of fresh draws in Pyro's own way: SVI, with nothing for a guide."""
 
     @poutine.scale(scale=1 / batch_size)
     def model(data: Tensor) -> None:
@@ -100,31 +113,98 @@ def fit(
             pyro.sample("x", density, obs=data)
 
     def guide(data: Tensor) -> None:
-        """Nothing is latent."""
+        """There are no latent variables."""
 
     pyro.clear_param_store()
-    optimizer = ClippedAdam({"lr": learning_rate, "lrd": 0.02 ** (1 / steps)})
+    optimizer = ExponentialLR(
+        {
+            "optimizer": torch.optim.Adam,
+            "optim_args": {"lr": learning_rate},
+            "gamma": 0.02 ** (1 / steps),
+        }
+    )
     svi = SVI(model, guide, optimizer, Trace_ELBO())
     progress = tqdm(range(steps), desc=draw.__name__)
     for _ in progress:
-        loss = svi.step(draw(batch_size))
-        progress.set_postfix(nats=f"{loss:.3f}", refresh=False)
+        nats = svi.step(draw(batch_size))
+        optimizer.step()
+        progress.set_postfix(nats=f"{nats:.3f}", refresh=False)
 
 
 @torch.no_grad()
 def held_out(density: dist.TransformedDistribution, data: Tensor) -> tuple[float, float]:
-    """Nats per point, and their standard error."""
+    """Nats per point, and the standard error of that."""
     nats = -density.log_prob(data)
     return nats.mean().item(), nats.std().item() / len(data) ** 0.5
 
 
 @torch.no_grad()
-def draw_row(axes: Sequence[plt.Axes], data: Tensor, density: dist.Distribution) -> None:
-    """Data, samples and density in three squares of the same extent."""
-    limit = 1.15 * data.abs().max().item()
-    points = torch.linspace(-limit, limit, 200)
-    grid = torch.cartesian_prod(points, points)
-    pictures = {
-        "data": None,
-        "samples": None
-    }
+def draw_row(axes: Sequence[Axes], data: Tensor, density: dist.TransformedDistribution) -> None:
+    """Data, as many samples, and the density, in squares of one extent."""
+    limit = 1.1 * data.abs().max().item()
+    edges = torch.linspace(-limit, limit, 201)
+    centres = (edges[1:] + edges[:-1]) / 2
+    grid = torch.cartesian_prod(centres, centres)
+    height = density.log_prob(grid).exp().reshape(200, 200)
+    for axis, points in zip(axes, (data, density.sample((len(data),))), strict=False):
+        axis.hist2d(*points.T.numpy(), bins=edges.numpy())
+    axes[2].pcolormesh(edges, edges, height.T)
+
+
+def main(
+    data: Sequence[Name] = ("checkerboard", "two_moons", "rings", "pinwheel"),
+    steps: int = 1000,
+    blocks: int = 10,
+    width: int = 64,
+    batch_size: int = 256,
+    learning_rate: float = 1e-2,
+    points: int = 20000,
+    seed: int = 0,
+    folder: Path = Path("runs/density_2d"),
+) -> None:
+    """Fit a residual flow to each data set, print held-out nats and draw the densities.
+
+    Args:
+        data: the data sets.
+        steps: training steps for each.
+        blocks: residual blocks.
+        width: size of both hidden layers of a block.
+        batch_size: fresh points drawn at each step.
+        learning_rate: of Adam at the start; it falls to a fiftieth.
+        points: held-out points, and samples, for each data set.
+        seed: seed of everything random.
+        folder: where the figure is written.
+    """
+    pyro.set_rng_seed(seed)
+    figure, axes = plt.subplots(
+        len(data), 3, figsize=(9, 3 * len(data)), squeeze=False, layout="constrained"
+    )
+    for row, name in zip(axes, data, strict=True):
+        density = build(blocks, width)
+        fit(
+            density,
+            DATA[name],
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+        )
+        unseen = DATA[name](points)
+        nats, error = held_out(density, unseen)
+        print(f"{name}: {nats:.3f} +- {error:.3f} nats per held-out point")
+        if name == "checkerboard":
+            bits, error = nats / math.log(2), error / math.log(2)
+            print(f"{name}: {bits:.3f} +- {error:.3f} bits; the entropy of the data is 5 bits")
+        draw_row(row, unseen, density)
+        row[0].set_ylabel(name.replace("_", " "))
+    for axis, title in zip(axes[0], ("data", "samples", "density"), strict=True):
+        axis.set_title(title)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], aspect="equal")
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "density_2d.png", dpi=120)
+    plt.close(figure)
+    print(f"wrote {folder / 'density_2d.png'}")
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -168,18 +168,47 @@ class MLPBlock:
         )
 
 
+class Encoder(Compose):
+    """Transforms of images to vectors, one after the other, that check what they are given.
+
+    Args:
+        parts: see :class:`pyro_resflow.transforms.Compose`.
+        event_shape: ``(C, H, W)``.
+    """
+
+    def __init__(self, parts: Sequence[Transform], event_shape: Sequence[int]) -> None:
+        super().__init__(parts)
+        self.event_shape = torch.Size(event_shape)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape("images", x, self.event_shape)
+        return super().call_and_ladj(x)
+
+    def _call(self, x: Tensor) -> Tensor:
+        check_event_shape("images", x, self.event_shape)
+        return super()._call(x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape("noise", y, (self.event_shape.numel(),))
+        return super().inverse_and_ladj(y)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        check_event_shape("noise", y, (self.event_shape.numel(),))
+        return super()._inverse(y)
+
+
 class ImageFlow(Inverse):
     """A flow from noise vectors to images on [0, 1]: an encoder of images, run backwards.
 
     The density of an image takes one pass of the encoder; sampling inverts it.
 
     Args:
-        encoder: transform of images ``(C, H, W)`` to vectors of the same size.
+        parts: the encoder: transforms of images ``(C, H, W)`` to vectors of the same size.
         event_shape: ``(C, H, W)``.
     """
 
-    def __init__(self, encoder: Compose, event_shape: Sequence[int]) -> None:
-        super().__init__(encoder)
+    def __init__(self, parts: Sequence[Transform], event_shape: Sequence[int]) -> None:
+        super().__init__(Encoder(parts, event_shape))
         self.event_shape = torch.Size(event_shape)
 
     @property
@@ -193,15 +222,6 @@ class ImageFlow(Inverse):
         zeros = torch.zeros(self.latent_dim, dtype=like.dtype, device=like.device)
         base = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False).to_event(1)
         return dist.TransformedDistribution(base, [self])
-
-    def _inv_call(self, y: Tensor) -> Tensor:
-        check_event_shape("images", y, self.event_shape)
-        return super()._inv_call(y)
-
-    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise and log|dy/dx| at it for images y on [0, 1], in one pass."""
-        check_event_shape("images", y, self.event_shape)
-        return super().inverse_and_ladj(y)
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
         return torch.Size((*shape[:-1], *self.event_shape))
@@ -291,7 +311,7 @@ class ResidualFlow(ImageFlow):
             parts.append(Multiscale(levels, entry_shape))
         else:
             parts += levels
-        super().__init__(Compose(parts), event_shape)
+        super().__init__(parts, event_shape)
 
 
 def checked_scales(event_shape: Sequence[int], scales: int, squeeze_first: bool) -> torch.Size:

@@ -97,7 +97,7 @@ class FixedPointIteration:
     """The state that every solver advances: the current point and its residual, sample by sample.
 
     A sample is done when its residual is within the tolerance, or when it has come down to a few
-    units of rounding and a further step does not bring it lower.
+    units of rounding and further steps do not bring it lower: then its best point counts.
 
     Args:
         net: the contraction g.
@@ -117,9 +117,10 @@ class FixedPointIteration:
         self.max_iterations = max_iterations
         self.evaluations = 0
         self.rounding = 16 * torch.finfo(y.dtype).eps
-        self.x = self.y
-        self.residual = self.evaluate(self.x)
+        self.x = self.best_x = self.y
+        self.residual = self.best_residual = self.evaluate(self.x)
         self.settled = self.error(self.residual) <= tolerance
+        self.stalled = torch.zeros_like(self.scale)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The residual y - x - g(x), shape ``(N, D)``."""
@@ -136,16 +137,24 @@ class FixedPointIteration:
         """Move the samples that have not settled to x; returns whose residual fell, ``(N,)``."""
         frozen = self.settled[:, None]
         x = torch.where(frozen, self.x, x)
-        residual = self.evaluate(x)
+        residual = torch.where(frozen, self.residual, self.evaluate(x))
         last, error = self.error(self.residual), self.error(residual)
-        at_rounding = (error >= last) & (last <= self.rounding)
-        keep = frozen | at_rounding[:, None]
-        self.x, self.residual = (
-            torch.where(keep, self.x, x),
-            torch.where(keep, self.residual, residual),
-        )
+        lower = error < self.error(self.best_residual)
+        self.best_x = torch.where(lower[:, None], x, self.best_x)
+        self.best_residual = torch.where(lower[:, None], residual, self.best_residual)
+        self.stalled = torch.where(lower, 0, self.stalled + 1)
+        at_rounding = (self.stalled >= 3) & self._rounded(self.best_x, self.best_residual)
         self.settled = self.settled | at_rounding | (error <= self.tolerance)
+        self.x = torch.where(at_rounding[:, None], self.best_x, x)
+        self.residual = torch.where(at_rounding[:, None], self.best_residual, residual)
         return error < last
+
+    def _rounded(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Whether the residual is no more than the rounding of y, x and g(x), shape ``(N,)``."""
+        if not residual.numel():
+            return torch.ones_like(self.settled)
+        largest = torch.maximum(self.scale, x.abs().amax(1))
+        return residual.abs().amax(1) <= self.rounding * largest
 
     @property
     def done(self) -> bool:
@@ -376,7 +385,10 @@ class _ImplicitSolve(torch.autograd.Function):
 def _solve_transposed(
     net: Linearizable, x: Tensor, right: Tensor, tolerance: float, max_steps: int
 ) -> Tensor:
-    """u with (I + J_g(x))^T u = ``right``, restarted until the true residual is small enough."""
+    """u with (I + J_g(x))^T u = ``right``, restarted until the true residual is small enough.
+
+    That is: within tolerance of ``right``, down to the rounding of u, or falling no more.
+    """
     linearization = net.linearize(x)
 
     def product(v: Tensor) -> Tensor:
@@ -386,10 +398,14 @@ def _solve_transposed(
     size = torch.linalg.vector_norm(target, dim=1).clamp_min(torch.finfo(target.dtype).tiny)
     solution = torch.zeros_like(target)
     residual = target
-    for _ in range(max(1, max_steps // 30)):
+    last = torch.full_like(size, torch.inf)
+    rounding = 4 * torch.finfo(target.dtype).eps
+    for _ in range(max_steps):
         left = torch.linalg.vector_norm(residual, dim=1) / size
-        if not target.is_meta and not bool((left > tolerance).any()):
+        enough = (rounding * torch.linalg.vector_norm(solution, dim=1) / size).clamp_min(tolerance)
+        if not target.is_meta and not bool(((left > enough) & (left < last)).any()):
             break
+        last = left
         goal = (tolerance / left.clamp_min(torch.finfo(left.dtype).tiny)).clamp(max=0.5)
         solution = solution + solve_shifted(product, residual, goal, 30)
         residual = target - solution - product(solution)

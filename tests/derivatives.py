@@ -18,11 +18,10 @@ def reference_jvp(function: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Ten
 
 def jacobian(function: Function, x: Tensor) -> Tensor:
     """The Jacobian of each sample as a matrix: x of (N, *event) gives (N, D, D)."""
-
-    def one(sample: Tensor) -> Tensor:
-        return function(sample.unsqueeze(0)).flatten()
-
-    return torch.func.vmap(torch.func.jacrev(one))(x).flatten(2)
+    x = x.detach().requires_grad_()
+    entries = function(x).flatten(1).sum(0)  # no sample depends on another
+    rows = [torch.autograd.grad(entry, x, retain_graph=True)[0].flatten(1) for entry in entries]
+    return torch.stack(rows, dim=1)
 
 
 def weighted_gradients(
@@ -30,7 +29,8 @@ def weighted_gradients(
 ) -> list[Tensor]:
     """Gradients of the sum of outputs times weights; zeros where an input has no part in it."""
     total = sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True))
-    return list(torch.autograd.grad(total, list(inputs), allow_unused=True, materialize_grads=True))
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    return list(torch.autograd.grad(total, list(inputs), **options))
 
 
 @torch.no_grad()

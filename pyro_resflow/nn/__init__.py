@@ -22,7 +22,7 @@ from .networks import (
     Shift,
     check_contraction,
 )
-from .norms import InducedNorm, SpectralNorm
+from .norms import InducedNorm, OperatorNorm, SpectralNorm
 
 __all__ = [
     "ELU",
@@ -41,6 +41,7 @@ __all__ = [
     "LipschitzLayer",
     "LipschitzLinear",
     "LipschitzMLP",
+    "OperatorNorm",
     "Pila",
     "Shift",
     "Softplus",

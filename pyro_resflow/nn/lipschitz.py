@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..linearization import Linearization
-from .norms import SpectralNorm
+from .norms import OperatorNorm, SpectralNorm
 from .operators import ConvolutionOperator, LinearOperator, MatrixOperator
 
 _UPDATE_LOCK = threading.RLock()
@@ -41,7 +41,7 @@ class LipschitzLayer(nn.Module):
         weight_shape: tuple[int, ...],
         domain_size: int,
         codomain_size: int,
-        norm: SpectralNorm,
+        norm: OperatorNorm,
         bias: bool,
     ) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class LipschitzLinear(LipschitzLayer):
         self,
         in_features: int,
         out_features: int,
-        norm: SpectralNorm | None = None,
+        norm: OperatorNorm | None = None,
         *,
         bias: bool = True,
     ) -> None:
@@ -255,7 +255,7 @@ class LipschitzConv2d(LipschitzLayer):
         out_channels: int,
         kernel_size: int,
         input_size: tuple[int, int],
-        norm: SpectralNorm | None = None,
+        norm: OperatorNorm | None = None,
         *,
         bias: bool = True,
     ) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..linearization import Linearization
 from .activations import Activation, CLipSwish, LipSwish
 from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
-from .norms import SpectralNorm
+from .norms import OperatorNorm, SpectralNorm
 
-Norms = SpectralNorm | Sequence[SpectralNorm] | None
+Norms = OperatorNorm | Sequence[OperatorNorm] | None
 
 
 class Layer(Protocol):
@@ -74,7 +74,7 @@ class Chain(nn.Sequential):
         bounds = [
             layer.lipschitz_bound()
             for layer in self
-            if isinstance(layer, LipschitzLayer | DenseConcatenation)
+            if isinstance(layer, LipschitzLayer | DenseConcatenation | Chain)
         ]
         return torch.stack(bounds).prod()
 
@@ -288,7 +288,8 @@ class LipschitzDenseNet(Chain):
             ``SpectralNorm(0.98)``.
 
     Raises:
-        ValueError: for a growth that the activation's expansion does not divide.
+        ValueError: for a growth that the activation's expansion does not divide, or an event
+            shape that is neither a vector's nor an image's.
 
     Reference:
         Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021.
@@ -305,11 +306,13 @@ class LipschitzDenseNet(Chain):
         norm: Norms = None,
     ) -> None:
         shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
-        is_image = len(shape) == 3
+        is_image = len(shape) != 1
+        if is_image:
+            checked_image_shape(shape)
         feature_dim = -3 if is_image else -1
         norms = norm_per_layer(norm, depth + 1)
 
-        def linear(inputs: int, outputs: int, size: int, layer_norm: SpectralNorm) -> nn.Module:
+        def linear(inputs: int, outputs: int, size: int, layer_norm: OperatorNorm) -> nn.Module:
             if is_image:
                 return LipschitzConv2d(inputs, outputs, size, (shape[1], shape[2]), layer_norm)
             return LipschitzLinear(inputs, outputs, layer_norm)
@@ -331,13 +334,13 @@ class LipschitzDenseNet(Chain):
         self.event_shape = torch.Size(shape)
 
 
-def norm_per_layer(norm: Norms, layers: int) -> list[SpectralNorm]:
+def norm_per_layer(norm: Norms, layers: int) -> list[OperatorNorm]:
     """One norm for each linear layer of a network.
 
     Raises:
         ValueError: if a sequence of norms has another length than the network.
     """
-    if norm is None or isinstance(norm, SpectralNorm):
+    if norm is None or isinstance(norm, OperatorNorm):
         return [norm if norm is not None else SpectralNorm()] * layers
     if len(norm) != layers:
         raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norm)}.")
@@ -377,8 +380,8 @@ def check_contraction(module: nn.Module) -> None:
                 f"to at most {bound:.4f} only. The layer that exceeds its coefficient "
                 f"{layer.norm.coefficient} most is {path!r}, with "
                 f"{float(layer.lipschitz_bound()):.4f}. If its weight was written through "
-                "`.data`, write it in place under `torch.no_grad()` instead; if its power iteration has "
-                "not converged, lower `tolerance` or raise `max_iterations` of its norm."
+                "`.data`, write it in place under `torch.no_grad()` instead; if its "
+                "iteration has not converged, lower its norm's `tolerance`."
             )
 
 

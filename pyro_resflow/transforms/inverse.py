@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from .base import OnePassTransform, call_and_ladj, clear_cache, inverse_and_ladj
+from .base import InverseMemory, OnePassTransform, call_and_ladj, clear_cache, inverse_and_ladj
 
 
-class Inverse(dist.TransformModule):
+class Inverse(InverseMemory, dist.TransformModule):
     """A transform run backwards; its parameters are the transform's.
 
     torch's own ``t.inv`` is no module: ``ComposeTransformModule([t.inv])`` registers nothing, and
@@ -40,7 +40,7 @@ class Inverse(dist.TransformModule):
             raise ValueError(f"transform: expected a bijection, got {transform}.")
         super().__init__()
         self.transform = transform
-        if isinstance(transform, OnePassTransform):
+        if isinstance(transform, InverseMemory):
             transform.remember_inverse(self)
 
     @constraints.dependent_property(is_discrete=False)
@@ -106,16 +106,14 @@ class Inverse(dist.TransformModule):
 
     def with_cache(self, cache_size: int = 1) -> Inverse:
         """This transform, sharing its parameters, with another cache size."""
-        # a transform of Pyro's keeps nothing in our hands, whatever its cache size
-        cached = self.transform.with_cache(cache_size) if self._ours else self.transform
+        if not self._ours:  # one of Pyro's keeps nothing in our hands, whatever its cache size
+            return self
+        cached = self.transform.with_cache(cache_size)
         if cached is self.transform:
             return self
         other = copy.copy(self)
-        other.__dict__["_modules"] = {**self._modules}
-        if isinstance(cached, nn.Module):
-            other._modules["transform"] = cached
-        else:
-            other.transform = cached
+        other._modules = {**self._modules, "transform": cached}
+        cached.remember_inverse(other)
         return other
 
     def clear_cache(self) -> None:

@@ -286,7 +286,9 @@ def test_copy_computes_bit_for_bit_the_same(name: str, copied: Copied, state: st
 
 
 @pytest.mark.parametrize("copied", COPIES)
-def test_copy_whose_weight_changes_before_its_first_use_is_held_to_its_norm(copied: Copied) -> None:
+def test_copy_whose_weight_changes_before_its_first_use_is_held_to_its_norm(
+    copied: Copied,
+) -> None:
     layer = LipschitzLinear(8, 8, converged_norm(0.9)).double()
     layer(torch.randn(3, 8, dtype=torch.float64))
     clone = copied(layer)

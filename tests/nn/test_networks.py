@@ -169,7 +169,7 @@ def test_every_parameter_takes_part(name: str) -> None:
 def test_lipschitz_constant_is_never_exceeded(name: str, lipschitz: float) -> None:
     net, event_shape = NETWORKS[name](lipschitz)
     net.double()
-    x, y = torch.randn(2, 200, *event_shape, dtype=torch.float64)
+    x, y = torch.randn(2, 100, *event_shape, dtype=torch.float64)
     with torch.no_grad():
         far = distance(net(x), net(y)) / distance(x, y)
         near = distance(net(x), net(x + 1e-4 * y)) / distance(x, x + 1e-4 * y)
@@ -200,8 +200,10 @@ def test_certified_bound_is_the_constant_that_the_layers_allow(
 def test_certified_bound_holds_with_every_activation(variant: str) -> None:
     net, event_shape = VARIANTS[variant]()
     settled(net)
-    x = 2 * torch.randn(100, *event_shape, dtype=torch.float64)
-    assert torch.linalg.matrix_norm(jacobian(net, x), 2).max() <= net.lipschitz_bound() < 1
+    x = 2 * torch.randn(50, *event_shape, dtype=torch.float64)
+    largest_slope = torch.linalg.matrix_norm(jacobian(net, x), 2).max()
+    assert largest_slope <= net.lipschitz_bound() * (1 + 1e-12)  # of a linear net, it is equal
+    assert net.lipschitz_bound() < 1
 
 
 def test_induced_norms_bound_the_network_in_the_first_norm() -> None:
@@ -233,8 +235,8 @@ def test_dense_concatenation_is_a_contraction_for_any_learned_weights() -> None:
             layer.raw_weights[0] = raw
         assert torch.linalg.vector_norm(layer.weights()).item() == pytest.approx(1)
         assert layer.lipschitz_bound() < 1
-        jacobians = torch.func.vmap(torch.func.jacrev(layer))(x)
-        assert torch.linalg.matrix_norm(jacobians, 2).max() <= layer.lipschitz_bound()
+        largest_slope = torch.linalg.matrix_norm(jacobian(layer, x), 2).max()
+        assert largest_slope <= layer.lipschitz_bound()
 
 
 # --- check_contraction --------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_resflow.linearization import AutogradNetwork
+from pyro_resflow.nn import (
+    Activation,
+    Chain,
+    CLipSwish,
+    ConditionalLipschitzMLP,
+    InducedNorm,
+    LipSwish,
+    Tanh,
+    check_contraction,
+)
+from pyro_resflow.solvers import Anderson
+from tests.derivatives import central_differences, jacobian, weighted_gradients
+from tests.networks import activate_constraints, converged_norm
+
+ACTIVATIONS: list[Callable[[], Activation]] = [LipSwish, Tanh, CLipSwish]
+
+
+def conditional_net(activation: Callable[[], Activation] = LipSwish) -> ConditionalLipschitzMLP:
+    norm = converged_norm(0.97 ** (1 / 3))
+    net = ConditionalLipschitzMLP(3, 5, [6, 4], activation=activation, norm=norm).double()
+    return activate_constraints(net, bias=0.5)
+
+
+def contexts(batch: int) -> Tensor:
+    return torch.randn(batch, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bound_network_is_a_chain_of_shifted_layers(activation) -> None:
+    net = conditional_net(activation)
+    context, x = contexts(7), torch.randn(7, 3, dtype=torch.float64)
+    shifts = net.shifts(context).split([6, 4, 3], dim=-1)
+    first, phi, second, psi, last = net.chain
+    expected = phi(first(x) + shifts[0])
+    expected = psi(second(expected) + shifts[1])
+    expected = last(expected) + shifts[2]
+    torch.testing.assert_close(net.bind(context)(x), expected)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bound_network_linearizes_as_autograd_does(activation) -> None:
+    net = conditional_net(activation)
+    context = contexts(7).requires_grad_()
+    x = torch.randn(7, 3, dtype=torch.float64).requires_grad_()
+    v = torch.randn(2, 7, 3, dtype=torch.float64)
+    bound = net.bind(context)
+    assert isinstance(bound, Chain)
+    value, vjp, jvp = bound.linearize(x)
+    expected = AutogradNetwork(bound).linearize(x)
+    torch.testing.assert_close(
+        (value, vjp(v), jvp(v)), (expected.value, expected.vjp(v), expected.jvp(v))
+    )
+    torch.testing.assert_close(bound.dual(x, v), (expected.value, expected.jvp(v)))
+    inputs = [x, context, *net.parameters()]
+    weights = [torch.randn_like(value), torch.randn_like(v)]
+    torch.testing.assert_close(
+        weighted_gradients(bound.dual(x, v), weights, inputs),
+        weighted_gradients((expected.value, expected.jvp(v)), weights, inputs),
+    )
+
+
+def test_context_and_all_parameters_receive_gradients() -> None:
+    net = conditional_net()
+    context = contexts(7).requires_grad_()
+    x = torch.randn(7, 3, dtype=torch.float64)
+    inputs = [context, *net.parameters()]
+    gradients = torch.autograd.grad(net.bind(context)(x).square().sum(), inputs)
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_shifts_are_among_the_tensors_that_want_gradients() -> None:
+    net = conditional_net()
+    tensors = set(net.bind(contexts(7)).tensors())
+    assert set(net.chain.parameters()) < tensors
+    assert sorted(tuple(t.shape) for t in tensors - set(net.chain.parameters())) == [
+        (7, 3),
+        (7, 4),
+        (7, 6),
+    ]
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e3])
+def test_contraction_in_x_whatever_the_context(size: float) -> None:
+    net = conditional_net()
+    x = torch.randn(50, 3, dtype=torch.float64)
+    bound = net.bind(size * contexts(50))
+    largest_slope = torch.linalg.matrix_norm(jacobian(bound, x), 2).max()
+    assert largest_slope <= bound.lipschitz_bound() < 0.98
+    check_contraction(bound)
+    check_contraction(net)
+
+
+def test_context_matters_without_bound() -> None:
+    net = conditional_net()
+    x = torch.randn(1, 3, dtype=torch.float64)
+    context = contexts(1)
+    near, far = net.bind(context)(x), net.bind(1e3 * context)(x)
+    assert (far - near).abs().max() > 10  # no contraction in the context
+
+
+@pytest.mark.parametrize("wanted", ["context", "hyper-network", "chain"])
+def test_gradients_through_the_inverse_are_those_of_finite_differences(wanted: str) -> None:
+    net = conditional_net()
+    context = contexts(4).requires_grad_()
+    y = torch.randn(4, 3, dtype=torch.float64)
+    direction = torch.randn_like(y)
+    tensor = {
+        "context": context,
+        "hyper-network": net.shifts[0].weight,
+        "chain": net.chain[2].weight,
+    }[wanted]
+
+    def value() -> Tensor:
+        return (Anderson(tolerance=1e-13)(net.bind(context), y) * direction).sum()
+
+    (gradient,) = torch.autograd.grad(value(), tensor)
+    indices, differences = central_differences(value, tensor)
+    # differences are good to step^2 and to the solver's error / step
+    torch.testing.assert_close(gradient.view(-1)[indices], differences, rtol=1e-6, atol=1e-7)
+
+
+def test_norms_and_widths_are_passed_on() -> None:
+    norms = InducedNorm.chain(2, order=3.0)
+    net = ConditionalLipschitzMLP(3, 2, [8], context_hidden_dims=[], norm=norms)
+    assert [layer.norm for layer in net.chain if hasattr(layer, "norm")] == norms
+    assert [tuple(p.shape) for p in net.shifts.parameters()] == [(11, 2), (11,)]
+    assert (net.input_dim, net.context_dim, net.event_dim) == (3, 2, 1)

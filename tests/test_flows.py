@@ -1,0 +1,221 @@
+"""Ready-made flows: structure, shapes, reproducibility, robustness."""
+
+import copy
+from collections.abc import Callable
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_resflow import residual_flow
+from pyro_resflow.distributions import Dequantized
+from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
+from pyro_resflow.logdet import Exact
+from pyro_resflow.nn import ELU, LipschitzConvNet, LipschitzLayer, check_contraction
+from pyro_resflow.transforms import ActNorm, Residual, UniformDequantization
+
+
+def small(event_shape: tuple[int, int, int] = (1, 8, 8), **options: object) -> ResidualFlow:
+    options = {"blocks": (2, 1), "network": ConvBlock(8), "end_blocks": 1, **options}
+    return ResidualFlow(event_shape, **options)
+
+
+def members(flow: ResidualFlow, kind: type) -> list[torch.nn.Module]:
+    return [module for module in flow.modules() if isinstance(module, kind)]
+
+
+def test_chain_is_the_published_one() -> None:
+    flow = small((1, 8, 8), blocks=(2, 2), end_blocks=4)
+    assert len(members(flow, Residual)) == 2 + 2 + 4
+    assert len(members(flow, ActNorm)) == 1 + 2 + 2 + 4
+    conv = members(flow, LipschitzConvNet)
+    sizes = [
+        [layer.weight.shape[-1] for layer in net if isinstance(layer, LipschitzLayer)]
+        for net in conv
+    ]
+    assert sizes == [[3, 1, 3]] * 4
+    # the very first block skips its activation, the others start with one
+    assert [len(net) for net in conv] == [5, 6, 6, 6]
+
+
+def test_parameter_count_of_the_published_mnist_model() -> None:
+    with torch.device("meta"):
+        flow = ResidualFlow((1, 28, 28), (16, 16, 16), alpha=1e-6)
+    count = sum(parameter.numel() for parameter in flow.parameters())
+    assert count == pytest.approx(16.6e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        small,
+        lambda: small((3, 8, 8), squeeze_first=True),
+        lambda: small((3, 8, 8), factor_out=True),
+        lambda: small((2, 4, 8), network=DenseNetBlock(2, 8), end_blocks=0),
+        lambda: small(network=ConvBlock(8, activation=ELU), end_network=MLPBlock((8, 8))),
+    ],
+)
+def test_scores_and_samples_images(make: Callable[[], ResidualFlow]) -> None:
+    flow = make()
+    x = torch.rand(5, *flow.event_shape)
+    d = flow.distribution()
+    assert d.batch_shape == ()
+    assert d.event_shape == flow.event_shape
+    assert d.log_prob(x).shape == (5,)
+    assert d.sample((2, 3)).shape == (2, 3, *flow.event_shape)
+    check_contraction(flow)
+
+
+def test_encoding_and_decoding_reconstructs() -> None:
+    flow = small()
+    x = torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        z = flow.inv(x)
+        assert z.shape == (5, 64)
+        assert (flow._call(z) - x).abs().max() < 1e-6
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    flow = small()
+    (-flow.distribution().log_prob(torch.rand(5, 1, 8, 8)).mean()).backward()
+    missing = [name for name, parameter in flow.named_parameters() if parameter.grad is None]
+    assert not missing
+
+
+def test_training_reproduces_bit_for_bit_from_pyros_seed() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def train() -> list[Tensor]:
+        pyro.set_rng_seed(3)
+        flow = small()
+        d = Dequantized(flow.distribution(), UniformDequantization(17), 17)
+        images = torch.randint(0, 17, (16, 1, 8, 8))
+        optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
+        for _ in range(4):
+            optimizer.zero_grad()
+            (-d.log_prob(images).mean()).backward()
+            optimizer.step()
+        return [parameter.detach() for parameter in flow.parameters()]
+
+    try:
+        first, second = train(), train()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_steps_keep_every_block_a_contraction() -> None:
+    flow = small()
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
+    x = torch.rand(16, 1, 8, 8)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-flow.distribution().log_prob(x).mean()).backward()
+        optimizer.step()
+    check_contraction(flow)
+    for layer in members(flow, LipschitzLayer):
+        weight = layer.effective_weight().detach().double()
+        v = torch.randn(layer.v.shape, dtype=torch.float64)
+        operator = layer.operator(weight)
+        for _ in range(500):
+            v = operator.adjoint(operator.apply(v))
+            v = v / v.norm()
+        # the measured norm is a lower bound: where singular values crowd at the top, the
+        # iteration ends a little below the largest
+        assert operator.apply(v).norm() < 1.02 * layer.norm.coefficient
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(4, 1, 8, 8),
+        torch.ones(4, 1, 8, 8),
+        torch.full((4, 1, 8, 8), 0.5),
+        (torch.rand(4, 1, 8, 8) > 0.5).float(),
+    ],
+)
+def test_extreme_and_constant_images_stay_finite(images: Tensor) -> None:
+    flow = small(alpha=1e-6)
+    log_prob = flow.distribution().log_prob(images)
+    assert torch.isfinite(log_prob).all()
+    log_prob.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in flow.parameters())
+
+
+def test_bfloat16_autocast_trains() -> None:
+    flow = small()
+    x = torch.rand(8, 1, 8, 8)
+    flow.distribution().log_prob(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = -flow.distribution().log_prob(x).mean()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in flow.parameters())
+
+
+def test_whole_flow_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        flow = small()
+        distribution = flow.distribution()
+        distribution._validate_args = False  # looking at a value needs one
+        loss = -distribution.log_prob(torch.rand(4, 1, 8, 8)).mean()
+        loss.backward()
+    assert all(parameter.grad.is_meta for parameter in flow.parameters())
+
+
+def test_default_dtype_float64() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        flow = small(logdet=Exact())
+        x = torch.rand(4, 1, 8, 8)
+        assert flow.distribution().log_prob(x).dtype == torch.float64
+        with torch.no_grad():
+            assert (flow._call(flow.inv(x)) - x).abs().max() < 1e-9
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_copy_after_log_prob_and_training_the_copy_leaves_the_original() -> None:
+    flow = small()
+    x = torch.rand(4, 1, 8, 8)
+    flow.distribution().log_prob(x)
+    before = [parameter.clone() for parameter in flow.parameters()]
+    other = copy.deepcopy(flow)
+    (-other.distribution().log_prob(x).mean()).backward()
+    torch.optim.SGD(other.parameters(), lr=0.1).step()
+    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.rand(4, 1, 8, 7), "images: expected shape"),
+        (torch.randint(0, 255, (4, 1, 8, 8)), "Integer images are scored through"),
+    ],
+)
+def test_bad_images_are_named(bad: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small().inv(bad)
+
+
+def test_nan_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"[Ee]xpected value argument|nan"):
+        small().distribution().log_prob(torch.full((4, 1, 8, 8), float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ResidualFlow((1, 7, 8), (1, 1)), "divisible by 2"),
+        (lambda: ResidualFlow((8, 8), (1,)), r"expected \(C, H, W\)"),
+        (lambda: ResidualFlow((1, 8, 8), ()), "at least one scale"),
+        (lambda: residual_flow(2, 0), "blocks: expected at least one"),
+        (lambda: small(alpha=0.6), "alpha"),
+        (lambda: small(network=ConvBlock(8, coefficient=1.0)), "coefficient"),
+    ],
+)
+def test_bad_arguments_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_resflow.linearization import (
+    AutogradNetwork,
+    Linearizable,
+    as_linearizable,
+    flatten_batch,
+    gradients_where_needed,
+    resolve_event_dim,
+)
+from pyro_resflow.nn import LipschitzMLP
+from tests.derivatives import reference_jvp, weighted_gradients
+from tests.networks import NETWORKS
+
+
+class _Cube(torch.autograd.Function):
+    """x^3 with a backward of its own and no forward-mode rule."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grad
+
+
+class Cube(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Cube.apply(x)
+
+
+class Constant(nn.Module):
+    """Does not depend on its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value.expand_as(x)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def conv_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ELU(), nn.Conv2d(4, 2, 1), nn.Softplus()
+    )
+
+
+def without_forward_mode() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), Cube(), nn.Linear(8, 3))
+
+
+MODULES = {
+    "mlp": (mlp, (3,)),
+    "conv_net": (conv_net, (2, 4, 5)),
+    "without forward mode": (without_forward_mode, (3,)),
+}
+
+
+def module_and_point(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    make, event_shape = MODULES[name]
+    x = torch.randn(4, *event_shape, dtype=torch.float64)
+    return make().double(), x, torch.randn(3, *x.shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_products_are_those_of_the_jacobian(name: str) -> None:
+    net, x, v = module_and_point(name)
+    expected = reference_jvp(net, x, v)
+    cotangents = torch.stack([torch.autograd.functional.vjp(net, x, row)[1] for row in v])
+    adapter = AutogradNetwork(net)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            value, vjp, jvp = adapter.linearize(x)
+            torch.testing.assert_close((value, jvp(v)), expected)
+            torch.testing.assert_close(vjp(v), cotangents)
+            torch.testing.assert_close(adapter.dual(x, v), expected)
+            torch.testing.assert_close(adapter(x), expected[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("route", ["linearize", "dual"])
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_reach_input_tangents_and_parameters(name: str, route: str) -> None:
+    net, x, v = module_and_point(name)
+    x.requires_grad_()
+    v.requires_grad_()
+    adapter = AutogradNetwork(net)
+    if route == "linearize":
+        value, _, jvp = adapter.linearize(x)
+        tangents = jvp(v)
+    else:
+        value, tangents = adapter.dual(x, v)
+    inputs = [x, v, *net.parameters()]
+    weights = [torch.randn_like(value), torch.randn_like(tangents)]
+    torch.testing.assert_close(
+        weighted_gradients((value, tangents), weights, inputs),
+        weighted_gradients(reference_jvp(net, x, v), weights, inputs),
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_parameters_receive_gradients_where_the_input_wants_none(name: str) -> None:
+    net, x, v = module_and_point(name)
+    inputs = list(net.parameters())
+    outputs = AutogradNetwork(net).dual(x, v)
+    weights = [torch.randn_like(output) for output in outputs]
+    torch.testing.assert_close(
+        weighted_gradients(outputs, weights, inputs),
+        weighted_gradients(reference_jvp(net, x, v), weights, inputs),
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_callers_tensor_is_left_alone(name: str) -> None:
+    net, x, v = module_and_point(name)
+    adapter = AutogradNetwork(net)
+    linearization = adapter.linearize(x)
+    linearization.vjp(v)
+    linearization.jvp(v)
+    adapter.dual(x, v)
+    assert not x.requires_grad
+    assert x.grad is None
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_network_that_ignores_its_input_has_no_tangents() -> None:
+    net = Constant()
+    x, v = torch.randn(4, 3), torch.randn(2, 4, 3)
+    value, tangents = AutogradNetwork(net).dual(x, v)
+    torch.testing.assert_close(value, net.value.expand(4, 3))
+    torch.testing.assert_close(tangents, torch.zeros(2, 4, 3), rtol=0, atol=0)
+
+
+def test_parameters_are_the_tensors() -> None:
+    net = mlp()
+    assert AutogradNetwork(net).tensors() == tuple(net.parameters())
+
+
+def test_only_networks_without_the_methods_are_wrapped() -> None:
+    chain, plain = LipschitzMLP(3), mlp()
+    assert as_linearizable(chain) is chain
+    wrapped = as_linearizable(plain)
+    assert isinstance(wrapped, AutogradNetwork)
+    assert wrapped.net is plain
+    assert as_linearizable(wrapped) is wrapped
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_linearizable(name: str) -> None:
+    net, _ = NETWORKS[name](0.9)
+    assert isinstance(as_linearizable(net), Linearizable)
+
+
+def test_gradients_are_taken_where_needed() -> None:
+    a, b, unused = (torch.randn(3, requires_grad=True) for _ in range(3))
+    weight = torch.randn(3)
+    outputs = [a * b, 2 * a]
+    found = gradients_where_needed(outputs, [weight, weight], [a, b, unused], [True, False, True])
+    torch.testing.assert_close(found[0], weight * (b + 2))
+    assert found[1:] == [None, None]
+    assert gradients_where_needed(outputs, [weight, weight], [a, b], [False, False]) == [None] * 2
+
+
+@pytest.mark.parametrize(
+    ("net", "event_dim", "expected"),
+    [
+        (nn.Tanh(), None, 1),
+        (nn.Tanh(), 3, 3),
+        (LipschitzMLP(3), None, 1),
+        (LipschitzMLP(3), 2, 2),
+        (NETWORKS["conv_net"](0.9)[0], None, 3),
+    ],
+)
+def test_event_dim_is_as_given_else_the_networks_else_one(net, event_dim, expected) -> None:
+    assert resolve_event_dim(net, event_dim) == expected
+
+
+@pytest.mark.parametrize("event_dim", [0, -1, 1.0, "1"])
+def test_event_dim_that_is_no_positive_integer_is_refused(event_dim) -> None:
+    with pytest.raises(ValueError, match="event_dim"):
+        resolve_event_dim(nn.Tanh(), event_dim)
+
+
+@pytest.mark.parametrize("batch_shape", [(), (3,), (3, 4), (0,), (2, 0)])
+@pytest.mark.parametrize("event_shape", [(5,), (2, 3, 3)])
+def test_batch_is_flattened_and_restored(batch_shape, event_shape) -> None:
+    x = torch.randn(*batch_shape, *event_shape)
+    flat, found = flatten_batch(x, len(event_shape))
+    assert found == batch_shape
+    assert flat.shape == (torch.Size(batch_shape).numel(), *event_shape)
+    torch.testing.assert_close(flat.reshape(x.shape), x, rtol=0, atol=0)
+
+
+def test_tensor_with_too_few_dimensions_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"x: .*event_dim=3.*\(2, 3\)"):
+        flatten_batch(torch.randn(2, 3), 3)

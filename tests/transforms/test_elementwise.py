@@ -1,0 +1,97 @@
+"""Logit and ActNorm: initialisation, ranges, extremes."""
+
+import pytest
+import torch
+
+from pyro_resflow.transforms import ActNorm, Logit
+
+
+@pytest.mark.parametrize("event_dim", [1, 3])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_first_batch_comes_out_normalised_in_either_direction(
+    event_dim: int, direction: str
+) -> None:
+    shape = (50, 3) if event_dim == 1 else (50, 3, 4, 4)
+    x = 2 + 5 * torch.randn(*shape)
+    norm = ActNorm(3, event_dim=event_dim)
+    out = norm(x) if direction == "forward" else norm.inv(x)
+    features = out.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(features.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.std(1), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_second_batch_leaves_the_scale_alone() -> None:
+    norm = ActNorm(3)
+    norm(torch.randn(50, 3))
+    scale = norm.log_scale.detach().clone()
+    norm(10 * torch.randn(50, 3))
+    assert torch.equal(scale, norm.log_scale)
+
+
+def test_flag_travels_in_the_state_dict() -> None:
+    norm = ActNorm(3)
+    norm(5 * torch.randn(50, 3))
+    other = ActNorm(3)
+    other.load_state_dict(norm.state_dict())
+    x = torch.randn(1, 3)
+    torch.testing.assert_close(other(x), norm(x))
+
+
+def test_loading_an_uninitialised_state_waits_for_a_batch_again() -> None:
+    norm = ActNorm(3)
+    fresh = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm(torch.randn(50, 3))
+    norm.load_state_dict(fresh)
+    with pytest.raises(ValueError, match="not initialised"):
+        norm(torch.randn(1, 3))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+def test_single_sample_cannot_initialise(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="initialised"):
+        ActNorm(3)(torch.randn(*shape))
+    with pytest.raises(ValueError, match="initialised"):
+        ActNorm(3).inv(torch.randn(*shape))
+
+
+def test_initialized_starts_as_the_identity() -> None:
+    x = torch.randn(3)
+    torch.testing.assert_close(ActNorm(3, initialized=True)(x), x)
+
+
+def test_constant_features_stay_finite() -> None:
+    norm = ActNorm(3)
+    y, ladj = norm.call_and_ladj(torch.ones(50, 3))
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(ladj).all()
+
+
+def test_act_norm_names_a_wrong_width() -> None:
+    with pytest.raises(ValueError, match=r"x: expected shape \(\*batch, 3\)"):
+        ActNorm(3)(torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 0.05])
+def test_logit_is_finite_at_the_ends_and_maps_back(alpha: float) -> None:
+    x = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    y, ladj = Logit(alpha).call_and_ladj(x)
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(ladj).all()
+    torch.testing.assert_close(Logit(alpha).inv(y), x)
+
+
+def test_logit_log_det_is_stable_far_out() -> None:
+    y = torch.tensor([-80.0, 80.0])
+    _, ladj = Logit(0.05).inverse_and_ladj(y)
+    torch.testing.assert_close(ladj, torch.full((2,), 80.0 + torch.log1p(torch.tensor(-0.1))))
+
+
+def test_logit_domain_is_what_it_can_map() -> None:
+    domain = Logit(0.05, event_dim=1).domain
+    assert domain.check(torch.tensor([0.0, 1.0]))
+    assert not domain.check(torch.tensor([0.0, 1.2]))
+
+
+def test_logit_names_a_bad_margin() -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        Logit(0.5)

@@ -1,0 +1,61 @@
+"""Squeeze, Split and Multiscale: layout and errors."""
+
+import pytest
+import torch
+
+from pyro_resflow.transforms import ActNorm, Compose, Multiscale, Split, Squeeze
+
+
+def test_squeeze_keeps_each_2x2_block_together() -> None:
+    x = torch.arange(16.0).reshape(1, 4, 4)
+    y = Squeeze()(x)
+    assert y.shape == (4, 2, 2)
+    assert y[:, 0, 0].tolist() == [0.0, 1.0, 4.0, 5.0]
+
+
+def test_squeeze_names_sizes_it_cannot_divide() -> None:
+    with pytest.raises(ValueError, match="divisible by 2"):
+        Squeeze()(torch.randn(2, 1, 5, 4))
+    with pytest.raises(ValueError, match="C divisible by 4"):
+        Squeeze().inv(torch.randn(2, 3, 4, 4))
+
+
+def test_split_puts_the_factored_out_half_first() -> None:
+    x = torch.randn(5, 4, 2, 2)
+    y = Split(ActNorm(2, event_dim=3, initialized=True), (4, 2, 2))(x)
+    assert torch.equal(y[:, :8], x[:, 2:].flatten(1))
+    assert torch.equal(y[:, 8:], x[:, :2].flatten(1))
+
+
+def test_split_leaves_the_factored_out_half_untouched_by_the_inner_transform() -> None:
+    inner = ActNorm(2, event_dim=3)
+    split = Split(inner, (4, 2, 2))
+    x = torch.randn(50, 4, 2, 2)
+    split(x)
+    y, ladj = split.call_and_ladj(x)
+    torch.testing.assert_close(ladj, inner.call_and_ladj(x[:, :2])[1])
+    assert torch.equal(y[:, :8], x[:, 2:].flatten(1))
+
+
+def test_split_needs_two_channels() -> None:
+    with pytest.raises(ValueError, match="two channels"):
+        Split(ActNorm(1, event_dim=3), (1, 4, 4))
+
+
+def test_multiscale_orders_latents_from_the_first_level_on() -> None:
+    levels = [Squeeze(), Squeeze(), ActNorm(4, event_dim=3, initialized=True)]
+    flow = Multiscale(levels, (1, 8, 8))
+    x = torch.randn(3, 1, 8, 8)
+    z = flow(x)
+    first = Squeeze()(x)
+    second = Squeeze()(first[:, :2])
+    assert z.shape == (3, 64)
+    assert torch.equal(z[:, :32], first[:, 2:].flatten(1))
+    assert torch.equal(z[:, 32:48], second[:, 4:].flatten(1))
+    assert torch.equal(z[:, 48:], second[:, :4].flatten(1))
+    assert torch.equal(flow.inv(z.clone()), x)
+
+
+def test_compose_needs_a_part() -> None:
+    with pytest.raises(ValueError, match="at least one transform"):
+        Compose([])

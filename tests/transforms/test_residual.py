@@ -1,0 +1,144 @@
+"""Residual transforms: options, errors, caching of the one pass."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions.transforms import iterated
+from torch import Tensor, nn
+
+from pyro_resflow import conditional_residual, residual, residual_flow
+from pyro_resflow.logdet import Exact, Frozen, Krylov
+from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.solvers import ConvergenceError, FixedPoint
+from pyro_resflow.transforms import Inverse, Residual
+
+
+class CountingLogDet:
+    """An estimator that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, net: nn.Module, x: Tensor, event_dim: int) -> tuple[Tensor, Tensor]:
+        self.calls += 1
+        return Exact()(net, x, event_dim)
+
+
+def test_value_and_log_det_come_from_one_pass() -> None:
+    logdet = CountingLogDet()
+    transform = Residual(LipschitzMLP(3, [8]), logdet=logdet)
+    x = torch.randn(5, 3)
+    y = transform(x)
+    transform.log_abs_det_jacobian(x, y)
+    transform.inv.log_abs_det_jacobian(y, x)
+    assert logdet.calls == 1
+
+
+def test_sampling_without_gradients_skips_the_log_det() -> None:
+    logdet = CountingLogDet()
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    flow = dist.TransformedDistribution(base, [residual_flow(3, 2, [8], logdet=logdet)])
+    flow.sample((5,))
+    assert logdet.calls == 0
+
+
+def test_scoring_takes_one_pass_a_block() -> None:
+    logdet = CountingLogDet()
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    blocks = residual_flow(3, 2, [8], fast="density", logdet=logdet)
+    flow = dist.TransformedDistribution(base, [blocks])
+    flow.log_prob(torch.randn(5, 3))
+    assert logdet.calls == 2
+
+
+@pytest.mark.parametrize("fast", ["sampling", "density"])
+def test_fast_direction_does_not_iterate(fast: str) -> None:
+    calls = []
+
+    class Spy(FixedPoint):
+        def __call__(self, *args: object) -> Tensor:
+            calls.append(args)
+            return super().__call__(*args)
+
+    transform = residual(3, [8], fast=fast, solver=Spy())
+    x = torch.randn(5, 3)
+    transform(x) if fast == "sampling" else transform.inv(x)
+    assert not calls
+    transform.inv(x.clone()) if fast == "sampling" else transform(x.clone())
+    assert calls
+
+
+def test_cached_log_det_is_not_used_for_another_input() -> None:
+    transform = residual(3, [8], logdet=Exact())
+    x = torch.randn(5, 3)
+    y = transform(x)
+    other = torch.randn(5, 3)
+    found = transform.log_abs_det_jacobian(other, transform._call(other))
+    assert not torch.equal(found, transform.log_abs_det_jacobian(x, y))
+
+
+def test_training_draws_reach_the_parameters_through_the_inverse() -> None:
+    flow = residual_flow(2, 2, [16], fast="density", logdet=Exact())
+    with torch.no_grad():
+        flow.inv(torch.randn(50, 2))
+    base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    sample = dist.TransformedDistribution(base, [flow]).rsample((7,))
+    sample.square().sum().backward()
+    weights = [p for name, p in flow.named_parameters() if name.endswith("weight")]
+    assert all(w.grad is not None and w.grad.abs().sum() > 0 for w in weights)
+
+
+def test_iterated_takes_the_factory() -> None:
+    stack = iterated(3, residual, 2, [8])
+    x = torch.randn(4, 2)
+    y = stack(x)
+    assert stack.log_abs_det_jacobian(x, y).shape == (4,)
+    assert len(list(Inverse(stack).parameters())) == len(list(stack.parameters()))
+
+
+def test_frozen_probes_make_log_prob_a_function() -> None:
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    flow = dist.TransformedDistribution(base, [residual(3, [8], logdet=Krylov(probe=Frozen()))])
+    x = torch.randn(5, 3)
+    assert torch.equal(flow.log_prob(x.clone()), flow.log_prob(x.clone()))
+
+
+def test_wrong_event_shape_is_named() -> None:
+    with pytest.raises(ValueError, match=r"x: expected shape \(\*batch, 3\), got \(5, 4\)"):
+        residual(3)(torch.randn(5, 4))
+    with pytest.raises(ValueError, match=r"y: expected shape"):
+        residual(3).inv(torch.randn(5, 4))
+
+
+def test_integers_are_refused() -> None:
+    with pytest.raises(ValueError, match="floating-point"):
+        residual(3)(torch.ones(5, 3, dtype=torch.long))
+
+
+def test_wrong_context_width_is_named() -> None:
+    with pytest.raises(ValueError, match=r"context: expected shape \(\*batch, 4\), got \(5, 3\)"):
+        conditional_residual(2, 4).condition(torch.randn(5, 3))
+
+
+@pytest.mark.parametrize("factory", [residual, residual_flow])
+def test_unknown_direction_is_named(factory) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="fast: expected 'sampling' or 'density'"):
+        factory(2, fast="both")
+
+
+def test_non_contractive_coefficient_is_named() -> None:
+    from pyro_resflow.nn import SpectralNorm
+
+    with pytest.raises(ValueError, match="coefficient"):
+        residual(2, norm=SpectralNorm(1.0))
+
+
+def test_network_that_is_no_contraction_fails_to_invert_with_figures() -> None:
+    class Expands(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x) - x
+
+    with pytest.raises(ConvergenceError, match="contraction factor") as error:
+        Residual(Expands()).inv(torch.full((2, 3), 3.0))
+    assert error.value.iterations == 1000
+    assert error.value.residual > 0.5
