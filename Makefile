@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-IMAGES := $(BIN)/python -m examples.images
+# The demo's layers are too small to share: more threads would wait longer than they compute.
+IMAGES := OMP_NUM_THREADS=1 $(BIN)/python -m examples.images
 DIGITS := fit_and_test --config examples/images/configs/digits.yaml
 
 .DEFAULT_GOAL := help

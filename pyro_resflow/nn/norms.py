@@ -52,7 +52,7 @@ class OperatorNorm(nn.Module):
         """The norm at the vectors u and v, a scalar, differentiable in the weight."""
         raise NotImplementedError
 
-    def upper_bound(self, operator: LinearOperator, steps: int = 6) -> Tensor:
+    def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         """A certified upper bound of the norm, a scalar."""
         raise NotImplementedError
 
@@ -99,26 +99,39 @@ class SpectralNorm(OperatorNorm):
     def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         sigma = v.new_zeros(())
         spent = 0
+        # after a change of the weight its largest singular vector can be orthogonal to v
+        v = _unit(v, 2.0) + 1e-3 * _generic_direction(v)
         while spent < self.max_iterations:
             inputs, outputs = [_unit(v, 2.0)], list[Tensor]()
             for _ in range(min(self.cycle, self.max_iterations - spent)):
                 outputs.append(operator.apply(inputs[-1]))
                 spent += 1
                 last, (sigma, combination) = sigma, _largest_ritz_pair(outputs)
-                if v.is_meta or (spent >= self.least and self._settled(sigma, last)):
+                if v.is_meta or (len(outputs) >= self.least and self._settled(sigma, last)):
                     break
                 inputs.append(_next_basis_vector(inputs, operator.adjoint(outputs[-1]), sigma))
             v = combination @ torch.stack(inputs[: len(outputs)])
             u = combination @ torch.stack(outputs)
             if v.is_meta or self._settled(sigma, last):
                 break
-        return _unit(u, 2.0), _unit(v, 2.0)
+        return _nonzero(_unit(u, 2.0)), _nonzero(_unit(v, 2.0))
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         return torch.dot(u, operator.apply(v))
 
-    def upper_bound(self, operator: LinearOperator, steps: int = 6) -> Tensor:
+    def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         return operator.spectral_bound(steps)
+
+
+def _generic_direction(v: Tensor) -> Tensor:
+    """A fixed unit vector of the shape of v that has a share of every direction in practice."""
+    count = torch.arange(1, len(v) + 1, dtype=torch.float32, device=v.device)
+    return _unit(torch.cos(2.4 * count), 2.0).to(v.dtype)
+
+
+def _nonzero(v: Tensor) -> Tensor:
+    """v, or a generic direction where it vanished: from zero no iteration comes back."""
+    return torch.where(v.any(), v, _generic_direction(v))
 
 
 def _largest_ritz_pair(outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -211,6 +224,7 @@ class InducedNorm(OperatorNorm):
     @torch.no_grad()
     def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         sigma = u.new_zeros(())
+        u = _unit(u, 2.0) + 1e-3 * _generic_direction(u)  # for the reason given above
         for _ in range(self.max_iterations):
             v = self.dual_input(operator.adjoint(u))
             y = operator.apply(v)
@@ -218,7 +232,7 @@ class InducedNorm(OperatorNorm):
             last, sigma = sigma, torch.dot(u, y)
             if y.is_meta or self._settled(sigma, last):
                 break
-        return u, v
+        return _nonzero(u), _nonzero(v)
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         """The norm at the vector v, differentiable in the weight and in both orders."""

@@ -99,9 +99,7 @@ def test_published_setting_is_unbiased_where_its_variance_is_finite() -> None:
         assert z_scores(draws, exact).abs().max() < 4
 
 
-def test_krylov_truncation_is_below_a_hundredth_of_the_probes_variance_where_roulettes_is_not() -> (
-    None
-):
+def test_krylovs_truncation_is_negligible_beside_the_probe_and_roulettes_is_not() -> None:
     norm = converged_norm(0.97 ** (1 / 3))
     net = activate_constraints(LipschitzMLP(16, [32, 32], norm=norm), bias=1.0).double()
     x = torch.randn(SAMPLES, 16, dtype=torch.float64)

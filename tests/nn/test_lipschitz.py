@@ -18,6 +18,7 @@ from pyro_resflow.nn import (
     LipschitzLayer,
     LipschitzLinear,
     LipschitzMLP,
+    OperatorNorm,
     SpectralNorm,
 )
 from tests.derivatives import central_differences
@@ -148,6 +149,16 @@ def test_change_under_inference_mode_is_noticed() -> None:
         layer(torch.randn(3, 6))
     layer(torch.randn(3, 6)).sum().backward()
     assert operator_norm(layer).item() == pytest.approx(0.9, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", [SpectralNorm(0.9), InducedNorm(coefficient=0.9)])
+def test_layer_that_starts_at_zero_is_held_to_its_norm_later(norm: OperatorNorm) -> None:
+    layer = LipschitzLinear(8, 8, norm, bias=False)
+    nn.init.zeros_(layer.weight)
+    train(layer, torch.randn(3, 8))  # moves nothing: the loss is least there
+    assert not layer(torch.randn(3, 8)).any()
+    redraw(layer)
+    assert operator_norm(layer).item() == pytest.approx(0.9, rel=1e-3)
 
 
 # --- the effective weight -----------------------------------------------------------------------

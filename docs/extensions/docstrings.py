@@ -1,0 +1,31 @@
+"""Docstrings are written for Sphinx, as Pyro's are; this makes Markdown of their markup."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+DISPLAY = re.compile(r"^( *)\.\. math:: (.*(?:\n\1 +\S.*)*)", re.MULTILINE)
+INLINE = re.compile(r":math:`([^`]*)`")
+LINK = re.compile(r":\w+:`(pyro_resflow(?:\.\w+)*\.([A-Z]\w*))`")
+NAME = re.compile(r":(?:class|func|meth|mod|attr):`~?([^`]*)`")
+
+
+def to_markdown(text: str) -> str:
+    """The text with formulas for MathJax, links, and the section that holds examples."""
+    text = DISPLAY.sub(r"\1\\[ \2 \\]", text)
+    text = INLINE.sub(r"\\(\1\\)", text)
+    text = LINK.sub(r"[`\2`][\1]", text)
+    text = NAME.sub(r"`\1`", text)
+    return re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
+
+
+class Docstrings(griffe.Extension):
+    """Apply `to_markdown` to every docstring of the package."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Rewrite the docstring of an object that has just been loaded."""
+        if obj.docstring is not None:
+            obj.docstring.value = to_markdown(obj.docstring.value)
