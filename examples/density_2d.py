@@ -47,8 +47,8 @@ def two_moons(n: int) -> Tensor:
 
 
 def rings(n: int) -> Tensor:
-    """Four concentric circles of radius 1 to 4, equally likely, with normal noise."""
-    radius = 1 + torch.randint(4, (n,)) + 0.1 * torch.randn(n)
+    """Two circles around the origin, of radius 1.5 and 3.5, equally likely, with normal noise."""
+    radius = 1.5 + 2 * torch.randint(2, (n,)) + 0.2 * torch.randn(n)
     angle = 2 * math.pi * torch.rand(n)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
 

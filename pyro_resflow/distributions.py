@@ -16,6 +16,8 @@ from .transforms.base import call_and_ladj
 class Dequantizer(Protocol):
     """A conditional transform from noise to v = (x + u)/bins, and the noise it starts from."""
 
+    bins: int
+
     def noise(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of the noise for images x of shape ``(*batch, C, H, W)``."""
 
@@ -76,6 +78,10 @@ class Dequantized(dist.TorchDistribution):
             )
         if bins < 2:
             raise ValueError(f"bins: expected at least two grey levels, got {bins}.")
+        if dequantizer.bins != bins:
+            raise ValueError(
+                f"bins: the dequantizer was built for {dequantizer.bins} grey levels, got {bins}."
+            )
         self.flow_dist = flow_dist
         self.dequantizer = dequantizer
         self.bins = bins

@@ -281,6 +281,11 @@ class ResidualFlow(ImageFlow):
         solver: Solve | None = None,
     ) -> None:
         shape = checked_scales(event_shape, len(blocks), squeeze_first)
+        if min(blocks) < 0 or end_blocks < 0:
+            raise ValueError(
+                f"blocks, end_blocks: expected no negative number, got {tuple(blocks)} and "
+                f"{end_blocks}."
+            )
         network = network if network is not None else ConvBlock()
         end_network = end_network if end_network is not None else MLPBlock()
         parts: list[Transform] = [Logit(alpha, event_dim=3)]

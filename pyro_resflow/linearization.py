@@ -11,11 +11,13 @@ Shapes: ``x`` is ``(N, *event)``; tangents and cotangents carry one leading prob
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.func import functional_call
 
 
 class Linearization(NamedTuple):
@@ -69,12 +71,17 @@ class AutogradNetwork:
 
     def linearize(self, x: Tensor) -> Linearization:
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            point = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            point = differentiable_point(x, keep_graph=differentiable)
             value = self.net(point)
 
         def vjp(w: Tensor) -> Tensor:
-            rows = [torch.autograd.grad(value, point, row, retain_graph=True)[0] for row in w]
+            if not value.requires_grad:
+                return torch.zeros_like(w)
+            rows = [
+                torch.autograd.grad(value, point, r, retain_graph=True, materialize_grads=True)[0]
+                for r in w
+            ]
             return torch.stack(rows)
 
         def jvp(v: Tensor) -> Tensor:
@@ -92,7 +99,7 @@ class AutogradNetwork:
                 value, tangent = forward_ad.unpack_dual(self.net(forward_ad.make_dual(x, v)))
         except NotImplementedError:  # some operation has no forward-mode rule
             with torch.enable_grad():
-                point = x if x.requires_grad else x.detach().requires_grad_()
+                point = differentiable_point(x)
                 value = self.net(point)
             return value, _double_vjp(value, point, v)
         return value, torch.zeros_like(value) if tangent is None else tangent
@@ -101,12 +108,67 @@ class AutogradNetwork:
         return tuple(self.net.parameters())
 
 
+def differentiable_point(x: Tensor, *, keep_graph: bool = True) -> Tensor:
+    """x itself where it wants gradients and keeps its graph, else a leaf that does."""
+    if x.is_inference():
+        return x.clone().requires_grad_()
+    return x if keep_graph and x.requires_grad else x.detach().requires_grad_()
+
+
 def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
     """J v as the derivative of J^T w, which is linear in w, with respect to w."""
     with torch.enable_grad():
         w = torch.zeros_like(value, requires_grad=True)
-        (cotangent,) = torch.autograd.grad(value, point, w, create_graph=True)
+        (cotangent,) = torch.autograd.grad(
+            value, point, w, create_graph=True, materialize_grads=True
+        )
+        if not cotangent.requires_grad:
+            return torch.zeros_like(v)
         return torch.autograd.grad(cotangent, w, v, create_graph=True)[0]
+
+
+Result = TypeVar("Result")
+
+
+class _Call(nn.Module):
+    """A method of a network as a module, for ``functional_call``."""
+
+    def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.method = method
+
+    def forward(self, *args: Tensor) -> Any:
+        return self.method(*args)
+
+
+def call_with_tensors(
+    net: Linearizable,
+    tensors: Sequence[Tensor],
+    method: Callable[..., Result],
+    *args: Tensor,
+) -> Result:
+    """A method of the network, with the tensors that it had in the forward pass.
+
+    They differ from those it has now if ``torch.func.functional_call`` put them there.
+    """
+    if all(a is b for a, b in zip(net.tensors(), tensors, strict=True)):
+        return method(*args)
+    module = net.net if isinstance(net, AutogradNetwork) else net
+    if not isinstance(module, nn.Module):
+        raise RuntimeError("The network's tensors have been replaced since the forward pass.")
+    names = [f"module.{name}" for name, _ in module.named_parameters()]
+    replaced = dict(zip(names, tensors, strict=False))  # the shifts that follow are in place
+    result: Result = functional_call(_Call(module, method), replaced, args)
+    return result
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context in which operations keep the precision of what they are given."""
+    kind = tensor.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def gradients_where_needed(

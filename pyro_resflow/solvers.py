@@ -17,10 +17,12 @@ from .arnoldi import ArnoldiBasis, solve_first
 from .linearization import (
     Linearizable,
     as_linearizable,
+    call_with_tensors,
     first_derivative_only,
     flatten_batch,
     gradients_where_needed,
     resolve_event_dim,
+    without_autocast,
 )
 
 
@@ -138,7 +140,8 @@ class FixedPointIteration:
         frozen = self.settled[:, None]
         x = torch.where(frozen, self.x, x)
         residual = torch.where(frozen, self.residual, self.evaluate(x))
-        last, error = self.error(self.residual), self.error(residual)
+        last = self.error(self.residual)
+        error = self.error(residual).masked_fill(self._swamped(x), torch.inf)
         lower = error < self.error(self.best_residual)
         self.best_x = torch.where(lower[:, None], x, self.best_x)
         self.best_residual = torch.where(lower[:, None], residual, self.best_residual)
@@ -149,11 +152,18 @@ class FixedPointIteration:
         self.residual = torch.where(at_rounding[:, None], self.best_residual, residual)
         return error < last
 
+    def _swamped(self, x: Tensor) -> Tensor:
+        """Whether x is so large that y is lost in its rounding, and the residual says nothing."""
+        if not x.numel():
+            return torch.zeros_like(self.settled)
+        return torch.finfo(x.dtype).eps * x.abs().amax(1) > 1e-3 * self.scale
+
     def _rounded(self, x: Tensor, residual: Tensor) -> Tensor:
         """Whether the residual is no more than the rounding of y, x and g(x), shape ``(N,)``."""
         if not residual.numel():
             return torch.ones_like(self.settled)
-        largest = torch.maximum(self.scale, x.abs().amax(1))
+        # no larger than a contraction's x can be: where there is no solution, x grows forever
+        largest = torch.maximum(self.scale, x.abs().amax(1).minimum(100 * self.scale))
         return residual.abs().amax(1) <= self.rounding * largest
 
     @property
@@ -168,8 +178,9 @@ class FixedPointIteration:
 
     def failure(self) -> ConvergenceError:
         """The error to raise, with the contraction factor measured by power iteration."""
-        finite = bool(self.x.isfinite().all() & self.residual.isfinite().all())
-        point, v = (self.x, self.residual) if finite else (self.y, torch.ones_like(self.y))
+        lost = ~self.residual.isfinite().all(1) | self._swamped(self.x)
+        point = torch.where(lost[:, None], self.best_x, self.x)
+        v = torch.where(lost[:, None], self.best_residual, self.residual)
         jvp = self.net.linearize(point.unflatten(1, self.event_shape)).jvp
         factor = torch.zeros_like(self.scale)
         for _ in range(10):
@@ -177,7 +188,7 @@ class FixedPointIteration:
             v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(1)
             v = jvp(v.unflatten(1, self.event_shape)[None])[0].flatten(1)
             factor = torch.linalg.vector_norm(v, dim=1)
-        left = float(self.error(self.residual).max())
+        left = float(self.error(self.best_residual).max())
         return ConvergenceError(self.evaluations, left, float(factor.max()))
 
 
@@ -362,8 +373,11 @@ class _ImplicitSolve(torch.autograd.Function):
         ctx: Any, solver: Solver, net: Linearizable, y: Tensor, *tensors: Tensor
     ) -> Tensor:
         tolerance = solver.tolerance_for(y.dtype)
-        iteration = FixedPointIteration(net, y, tolerance, solver.max_iterations)
-        x = solver.solve(iteration).unflatten(1, y.shape[1:])
+        if not y.is_meta and not bool(y.isfinite().all()):
+            raise ValueError("y: expected finite values, got nan or infinity.")
+        with without_autocast(y):  # half precision cannot reach the tolerance
+            iteration = FixedPointIteration(net, y, tolerance, solver.max_iterations)
+            x = solver.solve(iteration).unflatten(1, y.shape[1:])
         ctx.net, ctx.tolerance, ctx.max_steps = net, tolerance, solver.max_iterations
         ctx.save_for_backward(x, *tensors)
         return x
@@ -373,9 +387,17 @@ class _ImplicitSolve(torch.autograd.Function):
         x, *tensors = ctx.saved_tensors
         x = x.detach()  # as saved it leads back to this very function
         with torch.no_grad():
-            adjoint = _solve_transposed(ctx.net, x, grad_x, ctx.tolerance, ctx.max_steps)
+            adjoint = call_with_tensors(
+                ctx.net,
+                tensors,
+                lambda x, grad_x: _solve_transposed(
+                    ctx.net, x, grad_x, ctx.tolerance, ctx.max_steps
+                ),
+                x,
+                grad_x,
+            )
             with torch.enable_grad():
-                value = ctx.net(x)
+                value = call_with_tensors(ctx.net, tensors, ctx.net.__call__, x)
             needed = ctx.needs_input_grad[3:]
             gradients = gradients_where_needed([value], [-adjoint], tensors, needed)
         remedy = "the inverse is differentiable once; score data in the direction that is fast."

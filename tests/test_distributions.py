@@ -161,6 +161,11 @@ def test_flow_over_vectors_is_refused() -> None:
         Dequantized(dist.Normal(torch.zeros(3), 1).to_event(1), UniformDequantization(4), 4)
 
 
+def test_dequantizer_of_other_bins_is_refused(flow: ResidualFlow) -> None:
+    with pytest.raises(ValueError, match="built for 256 grey levels, got 16"):
+        Dequantized(flow.distribution(), UniformDequantization(256), 16)
+
+
 def test_single_bin_is_refused(flow: ResidualFlow) -> None:
     with pytest.raises(ValueError, match="bins"):
         Dequantized(flow.distribution(), UniformDequantization(4), 1)

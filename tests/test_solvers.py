@@ -118,8 +118,9 @@ def test_rotation_by_the_constant_is_inverted(solver: type[Solver], dtype: torch
     x = solver()(net, y)
     weight = net[0].effective_weight().double()
     truth = torch.linalg.solve(torch.eye(64, dtype=torch.float64) + weight, y.double().T).T
-    rounding = 2e-11 if dtype == torch.float64 else 2e-7 * truth.abs().max()
-    assert (x - truth).abs().max() < 34 * 64**0.5 * rounding
+    # a residual within tolerance, or the 16 units to which x and g(x) are rounded in float32
+    residual = 2e-11 if dtype == torch.float64 else 16 * 1.2e-7 * truth.abs().max()
+    assert (x - truth).abs().max() < 34 * 64**0.5 * residual
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -149,12 +150,17 @@ def test_tolerance_is_kept(solver: type[Solver]) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
 def test_anderson_needs_no_more_evaluations_than_banach(name: str) -> None:
     net, event_shape = network(name)
-    y = torch.randn(64, *event_shape, dtype=torch.float64)
+    x = torch.randn(64, *event_shape, dtype=torch.float64)
+    y = x + net(x)
     banach = evaluations(net, lambda: FixedPoint()(net, y, len(event_shape)))
     anderson = evaluations(net, lambda: Anderson()(net, y, len(event_shape)))
-    assert 2 * anderson < banach  # on constraints that are active it takes a third and less
+    assert anderson <= banach
+    if name in ("mlp", "plain_module"):  # where the Jacobian comes nearest to the constant
+        assert banach > 90
+        assert 5 * anderson < banach
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -333,7 +339,7 @@ def test_second_derivatives_are_refused_rather_than_wrong() -> None:
     net, _ = network("mlp")
     y = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(Anderson()(net, y).square().sum(), y, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="differentiable once"):
         gradient.sum().backward()
 
 
@@ -374,14 +380,13 @@ def test_error_where_a_contraction_was_given_too_few_iterations() -> None:
     assert 0.3 < caught.value.contraction < LIPSCHITZ
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_error_where_y_is_not_finite(solver: type[Solver], value: float) -> None:
+def test_y_that_is_not_finite_is_refused(value: float) -> None:
     net, _ = network("mlp")
     y = torch.randn(3, 4, dtype=torch.float64)
     y[1, 2] = value
-    with pytest.raises(ConvergenceError):
-        solver(max_iterations=10)(net, y)
+    with pytest.raises(ValueError, match=r"^y"):
+        Anderson()(net, y)
 
 
 # --- bad arguments ------------------------------------------------------------------------------

@@ -18,8 +18,10 @@ from torch import Tensor
 from ..linearization import (
     Linearizable,
     Linearization,
+    call_with_tensors,
     first_derivative_only,
     gradients_where_needed,
+    without_autocast,
 )
 
 Vjp = Callable[[Tensor], Tensor]
@@ -78,8 +80,14 @@ class _ValueAndLogDet(torch.autograd.Function):
         with torch.set_grad_enabled(keep):
             point = x.detach().requires_grad_(keep)
             linearization = net.linearize(point)
-        with torch.no_grad():
-            value, adjoint = estimation(linearization.vjp, probes)
+        ambient = ctx.autocast
+
+        def vjp(w: Tensor) -> Tensor:
+            with ambient:
+                return linearization.vjp(w)
+
+        with torch.no_grad(), without_autocast(x):
+            value, adjoint = estimation(vjp, probes)
         ctx.graph = _DualGraph.of(linearization, point, probes) if keep else None
         ctx.save_for_backward(x, probes, adjoint, *tensors)
         return linearization.value.detach(), value.mean(0)
@@ -98,7 +106,7 @@ class _ValueAndLogDet(torch.autograd.Function):
     ) -> list[Tensor | None]:
         x, probes, adjoint, *tensors = ctx.saved_tensors
         if graph is None:
-            graph = _DualGraph.computed(ctx.net, x, probes, ctx.autocast)
+            graph = _DualGraph.computed(ctx.net, tensors, x, probes, ctx.autocast)
         weight = grad_logdet / len(probes)
         weighted = adjoint * weight.reshape(1, -1, *[1] * (x.dim() - 1))
         return gradients_where_needed(
@@ -125,13 +133,14 @@ class _DualGraph(NamedTuple):
     def computed(
         cls,
         net: Linearizable,
+        tensors: list[Tensor],
         x: Tensor,
         probes: Tensor,
         autocast: AbstractContextManager[None],
     ) -> _DualGraph:
         with torch.enable_grad(), autocast:
             point = x.detach().requires_grad_()
-            return cls(point, *net.dual(point, probes))
+            return cls(point, *call_with_tensors(net, tensors, net.dual, point, probes))
 
 
 def _autocast_state(x: Tensor) -> AbstractContextManager[None]:

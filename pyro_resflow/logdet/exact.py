@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ..linearization import AutogradNetwork, Linearizable, flatten_batch, resolve_event_dim
+from ..linearization import (
+    Linearizable,
+    differentiable_point,
+    flatten_batch,
+    resolve_event_dim,
+)
 
 
 class Exact:
@@ -16,8 +20,9 @@ class Exact:
     small events, contract tests, Hamiltonian Monte Carlo and importance-weighted bounds.
 
     Args:
-        dtype: evaluate the network and the determinant in this type, whatever the type of x and
-            of the parameters; default: theirs.
+        dtype: type in which the determinant is computed from the Jacobian; default: the
+            network's. To evaluate the network in another type too, convert the flow:
+            ``flow.double()``.
         chunk_size: rows of the Jacobian computed at once; default: all of them.
 
     Raises:
@@ -47,25 +52,15 @@ class Exact:
         """g(x), same shape as x, and log|det(I + J_g(x))|, shape ``x.shape[:-event_dim]``."""
         flat, batch_shape = flatten_batch(x, resolve_event_dim(net, event_dim))
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            point = flat if flat.requires_grad else flat.detach().requires_grad_()
-            g = self._evaluate(net, point)
+        with torch.inference_mode(False), torch.enable_grad():
+            point = differentiable_point(flat)
+            g = net(point)
             jacobian = self._jacobian(g, point, create_graph=differentiable)
             identity = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=x.device)
             logdet = torch.linalg.slogdet(identity + jacobian)[1]
         if not differentiable:
             g, logdet = g.detach(), logdet.detach()
         return g.to(x.dtype).reshape(x.shape), logdet.to(x.dtype).reshape(batch_shape)
-
-    def _evaluate(self, net: nn.Module | Linearizable, x: Tensor) -> Tensor:
-        module = net.net if isinstance(net, AutogradNetwork) else net
-        if self.dtype is None or not isinstance(module, nn.Module):
-            return net(x)
-        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        with torch.no_grad():
-            module(x[:1].detach())  # layers that keep a state of their weights bring it up to date
-        cast = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in state.items()}
-        return functional_call(module, cast, (x.to(self.dtype),))
 
     def _jacobian(self, g: Tensor, x: Tensor, create_graph: bool) -> Tensor:
         """The Jacobian of each sample, shape ``(N, D, D)``."""
@@ -74,7 +69,13 @@ class Exact:
         basis = units.reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
         rows = [
             torch.autograd.grad(
-                g, x, chunk, is_grads_batched=True, create_graph=create_graph, retain_graph=True
+                g,
+                x,
+                chunk,
+                is_grads_batched=True,
+                create_graph=create_graph,
+                retain_graph=True,
+                materialize_grads=True,
             )[0]
             for chunk in basis.split(self.chunk_size or size)
         ]

@@ -12,7 +12,7 @@ from .activations import (
     Tanh,
 )
 from .conditional import ConditionalLipschitzMLP
-from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, NonFiniteWeightError
 from .networks import (
     Chain,
     DenseConcatenation,
@@ -41,6 +41,7 @@ __all__ = [
     "LipschitzLayer",
     "LipschitzLinear",
     "LipschitzMLP",
+    "NonFiniteWeightError",
     "OperatorNorm",
     "Pila",
     "Shift",

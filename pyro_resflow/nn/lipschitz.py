@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..linearization import Linearization
+from ..linearization import Linearization, without_autocast
 from .norms import OperatorNorm, SpectralNorm
 from .operators import ConvolutionOperator, LinearOperator, MatrixOperator
 
 _UPDATE_LOCK = threading.RLock()
+
+
+class NonFiniteWeightError(ValueError):
+    """A weight holds nan or infinite values."""
 
 
 class LipschitzLayer(nn.Module):
@@ -71,13 +75,7 @@ class LipschitzLayer(nn.Module):
 
     @property
     def is_current(self) -> bool:
-        """Whether the power iteration has seen the weight as it is now.
-
-        A weight that is no parameter was put in place of ours for one call (as
-        ``torch.func.functional_call`` does): it is measured with the vectors at hand.
-        """
-        if not isinstance(self.weight, nn.Parameter):
-            return self._updated_at is not None
+        """Whether the iteration has seen the weight as it is now."""
         if self._updated_at != self._weight_version():
             return False
         return self._orders_at is None or self._orders_at == self._orders_version()
@@ -90,29 +88,52 @@ class LipschitzLayer(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Run the power iteration if the weight has changed since it last ran."""
+        """Run the norm's iteration if the weight has changed since it last ran.
+
+        Raises:
+            NonFiniteWeightError: if the weight holds nan or infinite values.
+        """
         with _UPDATE_LOCK:
             if not self.is_current:
-                with _full_precision(self.weight):
-                    u, v = self.norm.iterate(self.operator(self.weight), self.u, self.v)
+                u, v = self._iterated()
                 self.u.copy_(u)
                 self.v.copy_(v)
                 self._scale = None
-            if isinstance(self.weight, nn.Parameter):
-                self._updated_at = self._weight_version()
-                self._orders_at = self._orders_version()
+            self._updated_at = self._weight_version()
+            self._orders_at = self._orders_version()
+
+    @torch.no_grad()
+    def _iterated(self) -> tuple[Tensor, Tensor]:
+        """The vectors of the iteration for the weight as it is now."""
+        u, v = self.u.to(self.weight.dtype), self.v.to(self.weight.dtype)
+        try:
+            with without_autocast(self.weight):
+                return self.norm.iterate(self.operator(self.weight), u, v)
+        except RuntimeError as error:  # of the small eigenvalue problem
+            if bool(self.weight.isfinite().all()):
+                raise
+            raise NonFiniteWeightError(
+                f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: no norm "
+                "can be measured, it holds nan or infinite values. Go back to an earlier state."
+            ) from error
 
     def sigma(self) -> Tensor:
-        """The norm of the raw weight by power iteration, a scalar, with gradient."""
-        self.update()
-        with _full_precision(self.weight):
-            return self.norm.sigma(self.operator(self.weight), self.u.clone(), self.v.clone())
+        """The measured norm of the raw weight, a scalar, with gradient."""
+        if isinstance(self.weight, nn.Parameter):
+            self.update()
+            u, v = self.u.clone(), self.v.clone()
+        else:
+            # put in our weight's place for one call, as functional_call does: the vectors that
+            # belong to our own weight stay as they are
+            u, v = self._iterated()
+        with without_autocast(self.weight):
+            return self.norm.sigma(self.operator(self.weight), u, v)
 
     def effective_weight(self) -> Tensor:
         """The weight divided by max(1, sigma/c), same shape as the weight."""
-        self.update()
         if torch.is_grad_enabled() or not isinstance(self.weight, nn.Parameter):
             return self.weight * self._contraction(self.sigma())
+        self.update()
         if self._scale is None:
             self._scale = self._contraction(self.sigma())
         return self.weight * self._scale
@@ -152,21 +173,14 @@ class LipschitzLayer(nn.Module):
         return self
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        self.update()
+        with suppress(NonFiniteWeightError):  # a model that has diverged can be saved all the same
+            self.update()
         super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         complete = all(prefix + name in state_dict for name in ("weight", "u", "v"))
         self._arrived(complete)
-
-
-def _full_precision(weight: Tensor) -> AbstractContextManager[object]:
-    """Norms are measured in the weight's own precision, autocast or not."""
-    kind = weight.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
 
 
 class LipschitzLinear(LipschitzLayer):

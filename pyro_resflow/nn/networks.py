@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..linearization import Linearization
 from .activations import Activation, CLipSwish, LipSwish
 from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
-from .norms import OperatorNorm, SpectralNorm
+from .norms import InducedNorm, OperatorNorm, SpectralNorm
 
 Norms = OperatorNorm | Sequence[OperatorNorm] | None
 
@@ -145,7 +145,7 @@ class LipschitzMLP(Chain):
         preactivation: bool = False,
     ) -> None:
         widths = [input_dim, *hidden_dims, input_dim]
-        norms = norm_per_layer(norm, len(widths) - 1)
+        norms = norm_per_layer(norm, len(widths) - 1, concatenates=activation().expansion > 1)
         layers: list[nn.Module] = []
         expansion = 1
         for i, layer_norm in enumerate(norms):
@@ -199,7 +199,7 @@ class LipschitzConvNet(Chain):
                 f"{len(hidden_channels) + 1} convolutions, got {len(kernel_sizes)} sizes."
             )
         widths = [channels, *hidden_channels, channels]
-        norms = norm_per_layer(norm, len(kernel_sizes))
+        norms = norm_per_layer(norm, len(kernel_sizes), concatenates=activation().expansion > 1)
         layers: list[nn.Module] = []
         expansion = 1
         for i, (kernel_size, layer_norm) in enumerate(zip(kernel_sizes, norms, strict=True)):
@@ -310,7 +310,7 @@ class LipschitzDenseNet(Chain):
         if is_image:
             checked_image_shape(shape)
         feature_dim = -3 if is_image else -1
-        norms = norm_per_layer(norm, depth + 1)
+        norms = norm_per_layer(norm, depth + 1, concatenates=True)
 
         def linear(inputs: int, outputs: int, size: int, layer_norm: OperatorNorm) -> nn.Module:
             if is_image:
@@ -334,17 +334,42 @@ class LipschitzDenseNet(Chain):
         self.event_shape = torch.Size(shape)
 
 
-def norm_per_layer(norm: Norms, layers: int) -> list[OperatorNorm]:
+def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> list[OperatorNorm]:
     """One norm for each linear layer of a network.
 
+    Args:
+        norm: one norm for all layers, one for each, or ``None`` for ``SpectralNorm()``.
+        layers: number of linear layers.
+        concatenates: whether features are concatenated in between.
+
     Raises:
-        ValueError: if a sequence of norms has another length than the network.
+        ValueError: if a sequence of norms has another length than the network, or if induced
+            norms do not chain to a bound of the whole network.
     """
     if norm is None or isinstance(norm, OperatorNorm):
-        return [norm if norm is not None else SpectralNorm()] * layers
-    if len(norm) != layers:
-        raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norm)}.")
-    return list(norm)
+        norms = [norm if norm is not None else SpectralNorm()] * layers
+    else:
+        norms = list(norm)
+    if len(norms) != layers:
+        raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norms)}.")
+    if not any(isinstance(each, InducedNorm) for each in norms):
+        return norms
+    if concatenates:
+        raise ValueError(
+            "norm: the bound of a concatenation holds for the Euclidean norm alone; use "
+            "SpectralNorm here, or an activation that does not concatenate."
+        )
+    for first, second in zip(norms, [*norms[1:], norms[0]], strict=True):
+        if not (
+            isinstance(first, InducedNorm)
+            and isinstance(second, InducedNorm)
+            and first.codomain_logit is second.domain_logit
+        ):
+            raise ValueError(
+                "norm: the orders of induced norms have to be shared from layer to layer, the "
+                f"last one's with the first; make them with InducedNorm.chain({layers})."
+            )
+    return norms
 
 
 def checked_image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -368,9 +393,16 @@ def check_contraction(module: nn.Module) -> None:
         module: any module that contains :class:`Chain` s, a flow for instance.
 
     Raises:
-        ValueError: naming the layer that exceeds its coefficient most, with its certified bound.
+        ValueError: naming the layer that exceeds its coefficient most, with its certified bound;
+            or if there is no chain to certify.
     """
-    for name, chain in _outermost_chains(module):
+    chains = list(_outermost_chains(module))
+    if not chains:
+        raise ValueError(
+            "module: there is no pyro_resflow.nn network in it; of other networks nothing can be "
+            "certified."
+        )
+    for name, chain in chains:
         bound = float(chain.lipschitz_bound())
         if not bound < 1:
             layer_name, layer = max(_lipschitz_layers(chain), key=lambda item: _excess(item[1]))

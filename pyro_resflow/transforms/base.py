@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
 
 
 class InverseMemory:
@@ -41,10 +42,12 @@ class OnePassTransform(InverseMemory, dist.TransformModule):
     can be had for less.
 
     The last pass is cached (``cache_size=1``): its input and output by identity, and its
-    log-determinant. It is not used again once a parameter has changed, the gradient mode is
-    another, or a backward pass has gone through it. A call with gradients enabled computes the
-    log-determinant along with the value, for whoever trains will ask for it; a call without,
-    which is how distributions draw samples, does not. An inversion always does.
+    log-determinant, which is handed out once: to ask again is to ask for another estimate. A pass
+    is not used again once a parameter, a buffer, the input or the output has changed or wants
+    gradients where it did not, the gradient mode is another, or a backward pass has gone through
+    it. A call with gradients enabled computes the log-determinant along with the value, for
+    whoever trains will ask for it; a call without, which is how distributions draw samples, does
+    not. An inversion always does.
 
     Args:
         cache_size: 0 or 1.
@@ -73,30 +76,36 @@ class OnePassTransform(InverseMemory, dist.TransformModule):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The transform x => y."""
-        found = self._current_pass()
-        if found is not None and found.x is x:
-            return found.y
+        known = self._known_pair()
+        if known is not None and known[0] is x:
+            return known[1]
         if self._cache_size == 0:
             return self._call(x)
         if torch.is_grad_enabled():
             y, ladj = self.call_and_ladj(x)
-            return self._remember(x, y, ladj).y
-        return self._remember(x, self._call(x), None).y
+            self._remember(x, y, ladj)
+        else:
+            y = self._call(x)
+            self._remember(x, y, None)
+        return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        found = self._current_pass()
-        if found is not None and found.y is y:
-            return found.x
+        known = self._known_pair()
+        if known is not None and known[1] is y:
+            return known[0]
         if self._cache_size == 0:
             return self._inverse(y)
         x, ladj = self.inverse_and_ladj(y)
-        return self._remember(x, y, ladj).x
+        self._remember(x, y, ladj)
+        return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log|dy/dx| at x, shape ``x.shape[:-domain.event_dim]``."""
-        found = self._current_pass()
-        if found is not None and found.x is x and found.y is y and found.ladj is not None:
-            return found.ladj
+        known = self._known_pair()
+        if known is not None and self._pass is not None and known[0] is x and known[1] is y:
+            ladj = self._pass.take_ladj()
+            if ladj is not None:
+                return ladj
         return self.call_and_ladj(x)[1]
 
     @property
@@ -123,36 +132,85 @@ class OnePassTransform(InverseMemory, dist.TransformModule):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_pass": None, "_inv": None}
 
-    def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> _Pass:
-        self._pass = _Pass(x, y, ladj, self._pass_key())
-        return self._pass
+    def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> None:
+        if self._pass is not None:
+            self._pass.release()
+        self._pass = _Pass(x, y, ladj, self._dependencies())
 
-    def _current_pass(self) -> _Pass | None:
-        found = self._pass
-        if found is None or found.spent or found.key != self._pass_key():
-            return None
-        return found
+    def _known_pair(self) -> tuple[Tensor, Tensor] | None:
+        """Input and output of the last pass, if it still holds."""
+        return self._pass.pair_given(self._dependencies()) if self._pass is not None else None
 
-    def _pass_key(self) -> tuple[object, ...]:
-        return (torch.is_grad_enabled(), *(p._version for p in self.parameters()))
+    def _dependencies(self) -> list[Tensor]:
+        """Every tensor, beside the input, that a pass depends on."""
+        return [*self.parameters(), *self.buffers()]
 
 
 class _Pass:
-    """One evaluation of a transform; spent once a backward pass has freed its graph."""
+    """One evaluation of a transform, for as long as nothing that it depends on has changed."""
 
-    def __init__(self, x: Tensor, y: Tensor, ladj: Tensor | None, key: tuple[object, ...]) -> None:
-        self.x, self.y, self.ladj, self.key = x, y, ladj, key
-        self.spent = False
+    def __init__(
+        self, x: Tensor, y: Tensor, ladj: Tensor | None, dependencies: list[Tensor]
+    ) -> None:
+        self.pair: tuple[Tensor, Tensor] | None = (x, y)
+        self.ladj = ladj
+        self.dependencies = dependencies
+        self.state = _state([x, y, *dependencies])
         this = weakref.ref(self)  # a strong reference would tie the graph into a cycle
 
         def spend(grad: Tensor) -> None:
             evaluation = this()
             if evaluation is not None:
-                evaluation.spent = True
+                evaluation.release()
 
-        for tensor in (x, y, ladj):
-            if tensor is not None and tensor.grad_fn is not None:
-                tensor.register_hook(spend)
+        self.hooks = [
+            tensor.register_hook(spend)
+            for tensor in (x, y, ladj)
+            if tensor is not None and tensor.grad_fn is not None
+        ]
+
+    def pair_given(self, dependencies: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Input and output, if the pass would come out the same were it made now."""
+        pair = self.pair
+        if pair is None or len(dependencies) != len(self.dependencies):
+            return None
+        same = all(a is b for a, b in zip(dependencies, self.dependencies, strict=True))
+        return pair if same and self.state == _state([*pair, *dependencies]) else None
+
+    def take_ladj(self) -> Tensor | None:
+        """The log-determinant, once."""
+        ladj, self.ladj = self.ladj, None
+        return ladj
+
+    def release(self) -> None:
+        """Let go of the tensors, whose graph a backward pass has freed, and of their hooks."""
+        self.pair = self.ladj = None
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _state(tensors: list[Tensor]) -> tuple[object, ...]:
+    """What changes when a tensor is written to or wants gradients, and the gradient mode."""
+    versions = (-1 if t.is_inference() else t._version for t in tensors)
+    return (torch.is_grad_enabled(), *versions, *(t.requires_grad for t in tensors))
+
+
+def value(transform: Transform, x: Tensor) -> Tensor:
+    """transform(x) alone, which leaves nothing in a cache."""
+    if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
+        return transform._call(x)
+    y = transform(x)
+    clear_cache(transform)
+    return y
+
+
+def inverse_value(transform: Transform, y: Tensor) -> Tensor:
+    """transform.inv(y) alone, which leaves nothing in a cache."""
+    if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
+        return transform._inverse(y)
+    x = transform.inv(y)
+    clear_cache(transform)
+    return x
 
 
 def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,10 +239,23 @@ def clear_cache(transform: Transform) -> None:
     Pyro's own transforms find their last result again by identity alone: after an optimizer step
     it is stale, and it keeps them from being copied. So none of them keeps one in our hands.
     """
-    for part in transform.modules() if isinstance(transform, nn.Module) else [transform]:
+    for part in _transforms_inside(transform):
         for name in vars(part):
-            if name == "_pass" or name.startswith("_cached_"):
+            if name == "_pass":
+                part._pass = None
+            elif name.startswith("_cache") and name != "_cache_size":
                 setattr(part, name, (None, None) if name == "_cached_x_y" else None)
+
+
+def _transforms_inside(transform: Transform) -> Iterator[Any]:
+    yield transform
+    if isinstance(transform, nn.Module):
+        yield from (m for m in transform.modules() if isinstance(m, Transform))
+    inside = [*getattr(transform, "parts", [])]
+    if isinstance(transform, _InverseTransform):
+        inside.append(transform.inv)
+    for part in inside:
+        yield from _transforms_inside(part)
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import _sum_rightmost
 
-from .base import OnePassTransform, call_and_ladj, inverse_and_ladj
+from .base import OnePassTransform, call_and_ladj, inverse_and_ladj, inverse_value, value
 from .inverse import Inverse
 
 
@@ -24,7 +25,7 @@ class Compose(OnePassTransform):
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: without parts.
+        ValueError: without parts, or for a part that is no bijective transform.
 
     Example:
         >>> import torch
@@ -36,7 +37,7 @@ class Compose(OnePassTransform):
 
     def __init__(self, parts: Iterable[Transform], *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
-        self.parts = list(parts)
+        self.parts = list(_flattened(parts))
         if not self.parts:
             raise ValueError("parts: expected at least one transform, got none.")
         for i, part in enumerate(self.parts):
@@ -71,12 +72,12 @@ class Compose(OnePassTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         for part in self.parts:
-            x = part._call(x) if _ours(part) else part(x)
+            x = value(part, x)
         return x
 
     def _inverse(self, y: Tensor) -> Tensor:
         for part in reversed(self.parts):
-            y = part._inverse(y) if _ours(part) else part.inv(y)
+            y = inverse_value(part, y)
         return y
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -90,6 +91,22 @@ class Compose(OnePassTransform):
         return shape
 
 
-def _ours(part: Transform) -> bool:
-    """Whether the part's bare value can be had without filling its cache."""
-    return isinstance(part, OnePassTransform | Inverse)
+def _flattened(parts: Iterable[Transform]) -> Iterator[Transform]:
+    """The parts one by one, each a module if there are parameters in it.
+
+    torch's own compositions and inverses are no modules: what is inside would not be registered.
+    """
+    for part in parts:
+        if not isinstance(part, Transform):
+            raise ValueError(
+                f"parts: expected transforms, got {type(part).__name__}. A conditional transform "
+                "has to be conditioned first."
+            )
+        if type(part) is ComposeTransform:
+            yield from _flattened(part.parts)
+        elif isinstance(part, _InverseTransform) and isinstance(part.inv, nn.Module):
+            yield Inverse(part.inv)
+        elif not part.bijective:
+            raise ValueError(f"parts: expected bijections, got {part}.")
+        else:
+            yield part

@@ -45,6 +45,7 @@ class UniformDequantization(ConditionalTransformModule):
     def noise(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of u for images of shape ``(*batch, C, H, W)``."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        dtype = torch.promote_types(dtype, torch.float32)  # half precision cannot tell bins apart
         zeros = torch.zeros(x.shape, dtype=dtype, device=x.device)
         return dist.Uniform(zeros, zeros + 1, validate_args=False).to_event(3)
 
@@ -73,6 +74,7 @@ class ConditionedUniformDequantization(OnePassTransform):
         self.bins = bins
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         largest = 1 - 2 * self.bins * torch.finfo(x.dtype).eps
         y = (self.images.to(x.dtype) + x.clamp(max=largest)) / self.bins
         return y, self._ladj(y)

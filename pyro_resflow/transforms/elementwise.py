@@ -156,12 +156,21 @@ class ActNorm(OnePassTransform):
     @torch.no_grad()
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = x.movedim(x.dim() - self._event_dim, 0).flatten(1).to(self.shift.dtype)
+        if not bool(features.isfinite().all()):
+            raise ValueError(
+                "the batch that is to initialise this ActNorm holds nan or infinite values; pass "
+                "finite ones."
+            )
         return features.mean(1), features.std(1).clamp_min(self.minimum_std)
 
     @torch.no_grad()
     def _set(self, log_scale: Tensor, shift: Tensor) -> None:
         self.log_scale.copy_(log_scale)
         self.shift.copy_(shift)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # each process has seen a batch of its own; from here on they have to agree
+            torch.distributed.broadcast(self.log_scale, src=0)
+            torch.distributed.broadcast(self.shift, src=0)
         self.initialized.fill_(True)
         self._seen_initialized = True
 

@@ -8,7 +8,15 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from .base import InverseMemory, OnePassTransform, call_and_ladj, clear_cache, inverse_and_ladj
+from .base import (
+    InverseMemory,
+    OnePassTransform,
+    call_and_ladj,
+    clear_cache,
+    inverse_and_ladj,
+    inverse_value,
+    value,
+)
 
 
 class Inverse(InverseMemory, dist.TransformModule):
@@ -34,6 +42,8 @@ class Inverse(InverseMemory, dist.TransformModule):
     """
 
     bijective = True
+    remembers_nothing = True
+    """What it has evaluated is remembered by the transform inside, if at all."""
 
     def __init__(self, transform: Transform) -> None:
         if not transform.bijective:
@@ -64,18 +74,10 @@ class Inverse(InverseMemory, dist.TransformModule):
         return self.transform(y) if self._ours else self._inverse(y)
 
     def _call(self, x: Tensor) -> Tensor:
-        if self._ours:
-            return self.transform._inverse(x)
-        y = self.transform.inv(x)
-        clear_cache(self.transform)
-        return y
+        return inverse_value(self.transform, x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        if self._ours:
-            return self.transform._call(y)
-        x = self.transform(y)
-        clear_cache(self.transform)
-        return x
+        return value(self.transform, y)
 
     @property
     def _ours(self) -> bool:

@@ -158,6 +158,8 @@ class Multiscale(Compose):
     def __init__(
         self, levels: Sequence[Transform], event_shape: Sequence[int], *, cache_size: int = 1
     ) -> None:
+        if not levels:
+            raise ValueError("levels: expected at least one transform, got none.")
         first, *rest = levels
         if not rest:
             super().__init__([first, *_flattened(first, event_shape)], cache_size=cache_size)

@@ -67,7 +67,7 @@ class Residual(OnePassTransform):
         super().__init__(cache_size=cache_size)
         self.net = net
         self._event_dim = resolve_event_dim(net, event_dim)
-        self._event_shape = known_event_shape(net)
+        self._event_shape = known_event_shape(net, self._event_dim)
         self.logdet = logdet if logdet is not None else Krylov()
         self.solver = solver if solver is not None else Anderson()
 
@@ -214,7 +214,7 @@ class ConditionedResidual(OnePassTransform):
         super().__init__(cache_size=cache_size)
         self.conditional = conditional
         self.context = context
-        self._event_shape = known_event_shape(conditional.net)
+        self._event_shape = known_event_shape(conditional.net, self.domain.event_dim)
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
@@ -262,8 +262,8 @@ class ConditionedResidual(OnePassTransform):
         context = self.context.expand(*batch_shape, width).reshape(-1, width)
         return x.expand(shape), self.conditional.net.bind(context)
 
-    def _pass_key(self) -> tuple[object, ...]:
-        return (*super()._pass_key(), self.context._version)
+    def _dependencies(self) -> list[Tensor]:
+        return [*super()._dependencies(), self.context]
 
 
 def residual(
@@ -341,10 +341,10 @@ def checked_fast(fast: str) -> str:
     return fast
 
 
-def known_event_shape(net: object) -> torch.Size | None:
-    """The event shape that a network says it takes, if it does."""
-    if hasattr(net, "event_shape"):
+def known_event_shape(net: object, event_dim: int) -> torch.Size | None:
+    """The event shape that a network says it takes, if it says one of ``event_dim`` dimensions."""
+    if hasattr(net, "event_shape") and len(net.event_shape) == event_dim:
         return torch.Size(net.event_shape)
-    if hasattr(net, "input_dim"):
+    if hasattr(net, "input_dim") and event_dim == 1:
         return torch.Size((net.input_dim,))
     return None

@@ -42,9 +42,9 @@ def test_checkerboard_fills_half_of_the_squares_evenly() -> None:
 
 def test_rings_lie_near_their_radii() -> None:
     radius = rings(20000).norm(dim=-1)
-    nearest = radius.round()
-    assert (radius - nearest).abs().mean() < 0.1
-    assert torch.equal(nearest.unique(), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    distance = torch.minimum((radius - 1.5).abs(), (radius - 3.5).abs())
+    assert distance.max() < 1
+    assert abs((radius > 2.5).float().mean() - 0.5) < 0.02
 
 
 def test_moons_lie_near_two_half_circles() -> None:

@@ -367,7 +367,10 @@ def test_coefficient_that_is_no_contraction_is_refused(coefficient: float) -> No
         ("kernel_sizes", lambda: LipschitzConvNet(IMAGE, [4, 4, 4])),
         ("norm", lambda: LipschitzMLP(2, [4, 4], norm=[SpectralNorm()] * 2)),
         ("norm", lambda: LipschitzConvNet(IMAGE, norm=[SpectralNorm()] * 4)),
-        ("norm", lambda: LipschitzDenseNet(2, depth=2, norm=InducedNorm.chain(2))),
+        ("norm", lambda: LipschitzDenseNet(2, depth=2, norm=[SpectralNorm()] * 2)),
+        # concatenations are bounded in the Euclidean norm alone
+        ("norm", lambda: LipschitzDenseNet(2, depth=2, norm=InducedNorm.chain(3))),
+        ("norm", lambda: LipschitzMLP(2, [4], activation=CPila, norm=InducedNorm.chain(2))),
         ("growth", lambda: LipschitzDenseNet(2, growth=5)),
         (
             "growth",

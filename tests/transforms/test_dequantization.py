@@ -27,6 +27,14 @@ def test_noise_is_uniform_in_the_shape_of_the_images() -> None:
     assert z.abs() < 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_in_half_precision_keep_their_levels(dtype: torch.dtype) -> None:
+    x = torch.arange(256).reshape(1, 16, 16).to(dtype)
+    dequantization = UniformDequantization(256)
+    v = dequantization.condition(x)(dequantization.noise(x).sample())
+    assert torch.equal((v * 256).floor(), x.float())
+
+
 def test_two_bins_at_least() -> None:
     with pytest.raises(ValueError, match="bins"):
         UniformDequantization(1)

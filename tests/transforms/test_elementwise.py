@@ -66,6 +66,13 @@ def test_constant_features_stay_finite() -> None:
     assert torch.isfinite(ladj).all()
 
 
+def test_nan_does_not_initialise() -> None:
+    norm = ActNorm(2)
+    with pytest.raises(ValueError, match="nan or infinite"):
+        norm(torch.tensor([[0.0, 1.0], [float("nan"), 2.0]]))
+    assert not norm.initialized
+
+
 def test_act_norm_names_a_wrong_width() -> None:
     with pytest.raises(ValueError, match=r"x: expected shape \(\*batch, 3\)"):
         ActNorm(3)(torch.randn(5, 4))

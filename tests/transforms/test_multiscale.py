@@ -1,8 +1,12 @@
 """Squeeze, Split and Multiscale: layout and errors."""
 
+import copy
+
+import pyro.distributions.transforms as pyro_transforms
 import pytest
 import torch
 
+from pyro_resflow import conditional_residual
 from pyro_resflow.transforms import ActNorm, Compose, Multiscale, Split, Squeeze
 
 
@@ -59,3 +63,33 @@ def test_multiscale_orders_latents_from_the_first_level_on() -> None:
 def test_compose_needs_a_part() -> None:
     with pytest.raises(ValueError, match="at least one transform"):
         Compose([])
+    with pytest.raises(ValueError, match="levels"):
+        Multiscale([], (1, 4, 4))
+
+
+def test_compose_takes_bijections_only() -> None:
+    with pytest.raises(ValueError, match="bijections"):
+        Compose([torch.distributions.AbsTransform()])
+    with pytest.raises(ValueError, match="conditioned first"):
+        Compose([conditional_residual(2, 3)])
+
+
+def test_compose_registers_what_torchs_inverses_and_compositions_hide() -> None:
+    coupling = pyro_transforms.affine_coupling(2)
+    hidden = torch.distributions.ComposeTransform([coupling.inv])
+    assert list(Compose([hidden]).parameters()) == list(coupling.parameters())
+
+
+def test_compose_forgets_what_pyros_transforms_remember() -> None:
+    flow = Compose([pyro_transforms.spline(2), pyro_transforms.affine_coupling(2)])
+    x = torch.randn(4, 2)
+    with torch.no_grad():
+        flow(x)
+    assert flow(x).requires_grad
+    flow.call_and_ladj(x)
+    copy.deepcopy(flow)
+    with torch.no_grad():
+        before = flow(x)
+        for parameter in flow.parameters():
+            parameter.add_(0.5)
+        assert not torch.equal(flow(x), before)

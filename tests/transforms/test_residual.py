@@ -5,6 +5,7 @@ import pytest
 import torch
 from pyro.distributions.transforms import iterated
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.logdet import Exact, Frozen, Krylov
@@ -30,8 +31,95 @@ def test_value_and_log_det_come_from_one_pass() -> None:
     x = torch.randn(5, 3)
     y = transform(x)
     transform.log_abs_det_jacobian(x, y)
-    transform.inv.log_abs_det_jacobian(y, x)
     assert logdet.calls == 1
+
+
+def test_asking_again_is_another_estimate() -> None:
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    net = LipschitzMLP(3, [8])
+    flow = dist.TransformedDistribution(base, [Inverse(Residual(net, logdet=Krylov(1)))])
+    x = torch.randn(5, 3)
+    assert not torch.equal(flow.log_prob(x), flow.log_prob(x))
+
+
+def test_input_written_in_place_is_scored_anew() -> None:
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    flow = dist.TransformedDistribution(base, [residual(3, [8], fast="density", logdet=Exact())])
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        flow.log_prob(x)
+        x.mul_(3)
+        torch.testing.assert_close(flow.log_prob(x), flow.log_prob(x.clone()))
+
+
+def test_gradient_asked_for_after_a_first_score_is_there() -> None:
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    transform = residual(3, [8], fast="density", logdet=Exact())
+    transform.requires_grad_(False)
+    flow = dist.TransformedDistribution(base, [transform])
+    x = torch.randn(5, 3)
+    flow.log_prob(x)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(flow.log_prob(x).sum(), x)
+    assert gradient.abs().sum() > 0
+    transform.requires_grad_(True)
+    assert flow.log_prob(x.detach()).requires_grad
+
+
+class Scored(nn.Module):
+    """log|det| and inverse of a transform as a module, for functional_call."""
+
+    def __init__(self, transform: Residual) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, ladj = self.transform.call_and_ladj(x)
+        return y.sum() + ladj.sum() + self.transform._inverse(x).square().sum()
+
+
+@pytest.mark.parametrize("net", [LipschitzMLP(2, [8]), nn.Sequential(nn.Linear(2, 2), nn.Tanh())])
+def test_functional_call_gets_every_gradient(net: nn.Module) -> None:
+    nn.init.normal_(next(net.parameters()), std=0.2)
+    transform = Residual(net.double(), logdet=Krylov(2, probe=Frozen()))
+    module = Scored(transform)
+    x = torch.randn(4, 2, dtype=torch.float64)
+    module(x).backward()
+    expected = {name: p.grad for name, p in module.named_parameters()}
+    copies = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters()}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(0.5)
+    functional_call(module, copies, (x,)).backward()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(copies[name].grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_sampling_under_autocast() -> None:
+    transform = residual(3, [8], fast="density")
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        x = transform(torch.randn(5, 3))
+    assert x.dtype == torch.float32
+    assert torch.isfinite(x).all()
+
+
+def test_inference_mode() -> None:
+    plain = Residual(nn.Sequential(nn.Linear(3, 3), Small()))
+    conditional = conditional_residual(3, 2)
+    with torch.inference_mode():
+        x = torch.randn(5, 3)
+        assert plain.call_and_ladj(x)[1].shape == (5,)
+        assert conditional.condition(torch.randn(5, 2))(x).shape == (5, 3)
+
+
+class Small(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.3 * torch.tanh(x)
+
+
+def test_nan_is_named_and_not_blamed_on_the_network() -> None:
+    with pytest.raises(ValueError, match="y: expected finite values"):
+        residual(2).inv(torch.full((3, 2), float("nan")))
 
 
 def test_sampling_without_gradients_skips_the_log_det() -> None:
