@@ -117,6 +117,8 @@ def differentiable_point(x: Tensor, *, keep_graph: bool = True) -> Tensor:
 
 def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
     """J v as the derivative of J^T w, which is linear in w, with respect to w."""
+    if not value.requires_grad:
+        return torch.zeros_like(v)
     with torch.enable_grad():
         w = torch.zeros_like(value, requires_grad=True)
         (cotangent,) = torch.autograd.grad(
@@ -124,7 +126,7 @@ def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
         )
         if not cotangent.requires_grad:
             return torch.zeros_like(v)
-        return torch.autograd.grad(cotangent, w, v, create_graph=True)[0]
+        return torch.autograd.grad(cotangent, w, v, create_graph=True, materialize_grads=True)[0]
 
 
 Result = TypeVar("Result")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from pyro_resflow.linearization import (
     AutogradNetwork,
     Linearizable,
     as_linearizable,
+    call_with_tensors,
     flatten_batch,
     gradients_where_needed,
     resolve_event_dim,
@@ -134,12 +137,41 @@ def test_callers_tensor_is_left_alone(name: str) -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_network_that_ignores_its_input_has_no_tangents() -> None:
-    net = Constant()
+@pytest.mark.parametrize("learned", [False, True])
+def test_network_that_ignores_its_input_has_no_tangents(learned: bool) -> None:
+    net = Constant().requires_grad_(learned)
     x, v = torch.randn(4, 3), torch.randn(2, 4, 3)
-    value, tangents = AutogradNetwork(net).dual(x, v)
+    adapter = AutogradNetwork(net)
+    value, tangents = adapter.dual(x, v)
+    _, vjp, jvp = adapter.linearize(x)
     torch.testing.assert_close(value, net.value.expand(4, 3))
-    torch.testing.assert_close(tangents, torch.zeros(2, 4, 3), rtol=0, atol=0)
+    for product in (tangents, vjp(v), jvp(v)):
+        torch.testing.assert_close(product, torch.zeros(2, 4, 3), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_products_are_right_under_inference_mode(name: str) -> None:
+    net, x, v = module_and_point(name)
+    expected = AutogradNetwork(net).linearize(x)
+    with torch.inference_mode():
+        value, vjp, jvp = AutogradNetwork(net).linearize(1 * x)
+        torch.testing.assert_close(value, expected.value)
+        torch.testing.assert_close(vjp(v), expected.vjp(v))
+        torch.testing.assert_close(jvp(v), expected.jvp(v))
+
+
+@pytest.mark.parametrize("make", [mlp, lambda: LipschitzMLP(3)])
+def test_methods_can_be_called_with_other_tensors(make: Callable[[], nn.Module]) -> None:
+    net, other = make(), make()
+    x = torch.randn(4, 3)
+    adapter = as_linearizable(net)
+    tensors = tuple(other.parameters())
+    found = call_with_tensors(adapter, tensors, adapter.__call__, x)
+    # the norms of given weights are measured afresh, to a tolerance of 1e-5
+    torch.testing.assert_close(found, other(x), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        call_with_tensors(adapter, adapter.tensors(), adapter.__call__, x), net(x), rtol=0, atol=0
+    )
 
 
 def test_parameters_are_the_tensors() -> None:

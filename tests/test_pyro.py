@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_resflow import conditional_residual, residual_flow
 from pyro_resflow.logdet import Exact
+from pyro_resflow.nn import LipschitzLayer
 from pyro_resflow.transforms import Compose
 
 
@@ -66,6 +67,28 @@ def true_log_evidence() -> float:
     covariance = 8.0 + torch.eye(3) * 0.25
     observed = torch.tensor([1.0, 1.2, 0.8])
     return dist.MultivariateNormal(torch.zeros(3), covariance).log_prob(observed).item()
+
+
+@pytest.mark.parametrize("name", ["Adam", "ClippedAdam", "AdagradRMSProp"])
+def test_pyros_optimizers_leave_every_layer_a_contraction(name: str) -> None:
+    flow = residual_flow(2, 1, [16], fast="density")
+    data = banana(64)
+    with torch.no_grad():
+        flow.inv(data)
+
+    def model(batch: Tensor) -> None:
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(batch)):
+            pyro.sample("x", dist.TransformedDistribution(standard(2), [flow]), obs=batch)
+
+    options = {"eta": 1.0} if name == "AdagradRMSProp" else {"lr": 0.3}
+    svi = SVI(model, lambda batch: None, getattr(pyro.optim, name)(options), Trace_ELBO())
+    for _ in range(5):
+        svi.step(data)
+    for layer in flow.modules():
+        if isinstance(layer, LipschitzLayer):
+            norm = torch.linalg.matrix_norm(layer.effective_weight().detach(), 2)
+            assert norm < 1.001 * layer.norm.coefficient
 
 
 def test_autoguide_reaches_the_evidence() -> None:

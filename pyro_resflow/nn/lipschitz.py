@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from contextlib import suppress
 
 import torch
@@ -57,6 +58,8 @@ class LipschitzLayer(nn.Module):
         self._updated_at: tuple[int, int] | None = None
         self._orders_at: tuple[int, ...] | None = None
         self._scale: Tensor | None = None
+        self._watched: int | None = None
+        self._gradient_arrived = False
         self.reset_parameters()
 
     @torch.no_grad()
@@ -75,8 +78,12 @@ class LipschitzLayer(nn.Module):
 
     @property
     def is_current(self) -> bool:
-        """Whether the iteration has seen the weight as it is now."""
-        if self._updated_at != self._weight_version():
+        """Whether the iteration has seen the weight as it is now.
+
+        After a backward pass that reached the weight it counts as changed: some optimizers,
+        Pyro's ClippedAdam among them, write through ``.data``, which leaves no other trace.
+        """
+        if self._gradient_arrived or self._updated_at != self._weight_version():
             return False
         return self._orders_at is None or self._orders_at == self._orders_version()
 
@@ -94,6 +101,7 @@ class LipschitzLayer(nn.Module):
             NonFiniteWeightError: if the weight holds nan or infinite values.
         """
         with _UPDATE_LOCK:
+            self._watch_gradient()
             if not self.is_current:
                 u, v = self._iterated()
                 self.u.copy_(u)
@@ -101,6 +109,20 @@ class LipschitzLayer(nn.Module):
                 self._scale = None
             self._updated_at = self._weight_version()
             self._orders_at = self._orders_version()
+            self._gradient_arrived = False
+
+    def _watch_gradient(self) -> None:
+        if self._watched == id(self.weight) or not self.weight.requires_grad:
+            return
+        this = weakref.ref(self)
+
+        def arrived(weight: Tensor) -> None:
+            layer = this()
+            if layer is not None:
+                layer._gradient_arrived = True
+
+        self.weight.register_post_accumulate_grad_hook(arrived)
+        self._watched = id(self.weight)
 
     @torch.no_grad()
     def _iterated(self) -> tuple[Tensor, Tensor]:
@@ -153,11 +175,13 @@ class LipschitzLayer(nn.Module):
 
     def _arrived(self, current: bool) -> None:
         self._updated_at = self._weight_version() if current else None
+        self._gradient_arrived = False
         self._orders_at = self._scale = None
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        state.update(_updated_at=None, _orders_at=None, _scale=None, _current=self.is_current)
+        state.update(_updated_at=None, _orders_at=None, _scale=None, _watched=None)
+        state["_current"] = self.is_current
         return state
 
     def __setstate__(self, state: dict[str, object]) -> None:

@@ -18,6 +18,7 @@ from pyro_resflow.nn import (
     LipschitzLayer,
     LipschitzLinear,
     LipschitzMLP,
+    NonFiniteWeightError,
     OperatorNorm,
     SpectralNorm,
 )
@@ -88,7 +89,7 @@ def test_power_iteration_runs_once_as_long_as_the_weight_stays() -> None:
     layer = LipschitzLinear(4, 5, norm)
     x = torch.randn(3, 4)
     for _ in range(2):
-        layer(x).sum().backward()
+        layer(x).sum()
         layer.linearize(x)
         layer.dual_stack(torch.randn(2, 3, 4))
         layer.sigma()
@@ -100,6 +101,21 @@ def test_power_iteration_runs_once_as_long_as_the_weight_stays() -> None:
             layer(x)
         layer.eval()
     assert norm.updates == 1
+
+
+def test_power_iteration_runs_after_a_backward_pass_for_optimizers_that_write_through_data() -> (
+    None
+):
+    norm = CountingNorm()
+    layer = LipschitzLinear(4, 5, norm)
+    for step in range(1, 4):
+        layer(torch.randn(3, 4)).sum().backward()
+        assert norm.updates == step
+        layer.weight.data.add_(1.0)
+    copied = copy.deepcopy(layer)
+    copied(torch.randn(3, 4))
+    assert norm.updates == 3
+    assert copied.norm.updates == 4
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
@@ -218,6 +234,31 @@ def test_weights_are_seen_alike_with_and_without_gradients() -> None:
     with torch.no_grad():
         cached = layer.effective_weight()
     torch.testing.assert_close(layer.effective_weight(), cached, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_autocast_leaves_the_norm_in_full_precision(name: str) -> None:
+    layer = layer_above_its_coefficient(name)
+    expected = layer.effective_weight()
+    redraw(clone := copy.deepcopy(layer))
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            clone.weight.copy_(layer.weight)
+        assert clone(batch(name)).dtype == torch.bfloat16
+        found = clone.effective_weight()
+    assert found.dtype == torch.float32
+    # both stop within the norm's tolerance of 1e-5; bfloat16 would be off by 4e-3
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weight_that_is_not_finite_is_refused(value: float) -> None:
+    layer = LipschitzLinear(4, 5)
+    with torch.no_grad():
+        layer.weight[2, 3] = value
+    with pytest.raises(NonFiniteWeightError, match=r"weight of LipschitzLinear .*\(5, 4\)"):
+        layer(torch.randn(3, 4))
+    assert set(layer.state_dict()) == {"weight", "bias", "u", "v"}  # it can be saved all the same
 
 
 # --- copies, files, moves -----------------------------------------------------------------------
@@ -344,10 +385,13 @@ def test_functional_call_uses_the_tensors_given(name: str) -> None:
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
 
 
-def test_functional_call_composes_with_vmap_and_grad() -> None:
-    layer = layer_above_its_coefficient("linear").double()
+@pytest.mark.parametrize("fresh", [False, True])
+def test_functional_call_composes_with_vmap_and_grad(fresh: bool) -> None:
+    layer = LipschitzLinear(4, 5, converged_norm(0.9)).double()
+    redraw(layer)
     x = batch("linear", torch.float64)
-    layer(x)
+    if not fresh:
+        layer(x)
     parameters = {key: value.detach() for key, value in layer.named_parameters()}
 
     def loss(values: dict[str, Tensor], sample: Tensor) -> Tensor:

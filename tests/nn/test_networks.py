@@ -264,6 +264,11 @@ def test_fresh_networks_are_certified(make: Callable[[], Chain], raise_weights: 
     check_contraction(nn.ModuleList([net, nn.Linear(2, 2)]))
 
 
+def test_nothing_is_certified_of_a_module_without_our_networks() -> None:
+    with pytest.raises(ValueError, match="module"):
+        check_contraction(nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+
+
 def test_orthogonal_weights_are_certified() -> None:
     net = LipschitzMLP(64, [64, 64])  # all singular values at the coefficient: the worst case
     for layer in net:
@@ -368,6 +373,9 @@ def test_coefficient_that_is_no_contraction_is_refused(coefficient: float) -> No
         ("norm", lambda: LipschitzMLP(2, [4, 4], norm=[SpectralNorm()] * 2)),
         ("norm", lambda: LipschitzConvNet(IMAGE, norm=[SpectralNorm()] * 4)),
         ("norm", lambda: LipschitzDenseNet(2, depth=2, norm=[SpectralNorm()] * 2)),
+        ("norm", lambda: LipschitzMLP(2, [4], norm=InducedNorm(2.0, 3.0))),
+        ("norm", lambda: LipschitzMLP(2, [4], norm=[InducedNorm(), SpectralNorm()])),
+        ("norm", lambda: LipschitzConvNet(IMAGE, [4, 4], norm=InducedNorm.chain(6)[:3])),
         # concatenations are bounded in the Euclidean norm alone
         ("norm", lambda: LipschitzDenseNet(2, depth=2, norm=InducedNorm.chain(3))),
         ("norm", lambda: LipschitzMLP(2, [4], activation=CPila, norm=InducedNorm.chain(2))),
