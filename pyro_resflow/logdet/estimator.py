@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
 from .autograd import Estimate, Memory, Vjp, value_and_logdet
 from .probes import Probe, Rademacher
+from .tails import Geometric, Tail
 
 
 class StochasticEstimator:
@@ -63,6 +64,34 @@ class StochasticEstimator:
             probes: shape ``(S, N, *event)``.
         """
         raise NotImplementedError
+
+
+class RouletteEstimator(StochasticEstimator):
+    """An estimator of a fixed number of terms, and a random number of further ones.
+
+    Args:
+        terms: products with the Jacobian always taken.
+        tail: distribution of the number of further ones; default ``Geometric(0.5)``.
+        probe: see :class:`StochasticEstimator`.
+        num_probes: see :class:`StochasticEstimator`.
+        memory: see :class:`StochasticEstimator`.
+
+    Raises:
+        ValueError: for fewer than one term.
+    """
+
+    def __init__(
+        self,
+        terms: int = 2,
+        *,
+        tail: Tail | None = None,
+        probe: Probe | None = None,
+        num_probes: int = 1,
+        memory: Memory = "recompute",
+    ) -> None:
+        super().__init__(probe=probe, num_probes=num_probes, memory=memory)
+        self.terms = at_least("terms", terms, 1)
+        self.tail = tail if tail is not None else Geometric(0.5)
 
 
 def at_least(name: str, value: int, least: int) -> int:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..arnoldi import ArnoldiBasis, log1p_corner, solve_first
 from .autograd import Estimate, Memory, Vjp
-from .estimator import StochasticEstimator, at_least
+from .estimator import RouletteEstimator
 from .probes import Probe
 from .tails import Geometric, Tail
 
 
-class Krylov(StochasticEstimator):
+class Krylov(RouletteEstimator):
     r"""Unbiased log-determinant by Arnoldi's method and Russian roulette.
 
     n products give an orthonormal basis V of span(e, J^T e, ..., (J^T)^{n-1} e) and the Hessenberg
@@ -50,19 +50,6 @@ class Krylov(StochasticEstimator):
         >>> logdet.shape
         torch.Size([7])
     """
-
-    def __init__(
-        self,
-        terms: int = 2,
-        *,
-        tail: Tail | None = None,
-        probe: Probe | None = None,
-        num_probes: int = 1,
-        memory: Memory = "recompute",
-    ) -> None:
-        super().__init__(probe=probe, num_probes=num_probes, memory=memory)
-        self.terms = at_least("terms", terms, 1)
-        self.tail = tail if tail is not None else Geometric(0.5)
 
     def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
         steps = _KrylovSteps(vjp, probes)

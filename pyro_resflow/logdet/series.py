@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from .autograd import Estimate, Memory, Vjp
-from .estimator import StochasticEstimator, at_least
+from .estimator import RouletteEstimator
 from .probes import Probe
-from .tails import Geometric, NoTail, Tail
+from .tails import NoTail
 
 
-class RussianRoulette(StochasticEstimator):
+class RussianRoulette(RouletteEstimator):
     r"""Unbiased power series: fixed terms, then a random number of reweighted ones.
 
     .. math:: q = \sum_{k=1}^{m+N} \frac{(-1)^{k+1}}{k}\,\frac{e^T J^k e}{p_k}, \qquad
@@ -38,19 +38,6 @@ class RussianRoulette(StochasticEstimator):
         >>> logdet.shape
         torch.Size([7])
     """
-
-    def __init__(
-        self,
-        terms: int = 2,
-        *,
-        tail: Tail | None = None,
-        probe: Probe | None = None,
-        num_probes: int = 1,
-        memory: Memory = "recompute",
-    ) -> None:
-        super().__init__(probe=probe, num_probes=num_probes, memory=memory)
-        self.terms = at_least("terms", terms, 1)
-        self.tail = tail if tail is not None else Geometric(0.5)
 
     def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
         extra = self.tail.draw(self.probe.host_generator())

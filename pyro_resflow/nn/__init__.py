@@ -12,6 +12,7 @@ from .activations import (
     Tanh,
 )
 from .conditional import ConditionalLipschitzMLP
+from .contraction import check_contraction
 from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, NonFiniteWeightError
 from .networks import (
     Chain,
@@ -20,7 +21,6 @@ from .networks import (
     LipschitzDenseNet,
     LipschitzMLP,
     Shift,
-    check_contraction,
 )
 from .norms import InducedNorm, OperatorNorm, SpectralNorm
 

@@ -1,8 +1,8 @@
 r"""Linear and convolution layers held to a Lipschitz constant.
 
 A layer's effective weight is :math:`W / \max(1, \sigma(W)/c)`: weights of norm below c pass
-unchanged. The power iteration runs by itself, once, when the weight has changed; until it changes
-again every pass sees the same effective weight.
+unchanged. The iteration that measures the norm runs by itself, once, when the weight has changed;
+until it changes again every pass sees the same effective weight.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class LipschitzLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weight, the bias and the vectors of the power iteration anew."""
+        """Draw the weight, the bias and the vectors of the iteration anew."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())

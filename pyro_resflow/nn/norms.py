@@ -1,4 +1,4 @@
-r"""Operator norms by power iteration, and certified upper bounds of them.
+r"""Operator norms by iteration, and certified upper bounds of them.
 
 A norm object is a strategy: it says which norm a layer is held to, how it is measured and what
 the coefficient is. It keeps no state of its own but the orders it learns; the vectors of the

@@ -1,0 +1,138 @@
+"""What every solver shares: the call, and the gradient by the implicit function theorem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..linearization import (
+    Linearizable,
+    as_linearizable,
+    call_with_tensors,
+    first_derivative_only,
+    flatten_batch,
+    gradients_where_needed,
+    resolve_event_dim,
+    without_autocast,
+)
+from .iteration import FixedPointIteration
+from .krylov import solve_shifted
+
+
+class Solver:
+    r"""Solve x + g(x) = y for a contraction g.
+
+    Calling it as ``solver(net, y, event_dim=None)`` returns x of the shape of y. With respect to y
+    and the parameters of g, :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`; the
+    backward pass solves with :math:`(I+J)^T` in a Krylov space and keeps none of the iterations.
+
+    Args:
+        tolerance: largest residual of an entry, relative to the largest entry of y or 1; default
+            2e-7 in float32 (and below) and 2e-11 in float64. The error of x is up to 1/(1 - L)
+            times as large.
+        max_iterations: largest number of network evaluations.
+
+    Raises:
+        ValueError: for a tolerance or a number of iterations that is not positive.
+        ConvergenceError: when called, if the tolerance is not reached.
+    """
+
+    def __init__(self, *, tolerance: float | None = None, max_iterations: int = 1000) -> None:
+        if tolerance is not None and not tolerance > 0:
+            raise ValueError(f"tolerance: expected a positive number, got {tolerance}.")
+        if max_iterations < 1:
+            raise ValueError(
+                f"max_iterations: expected an integer of at least 1, got {max_iterations}."
+            )
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+
+    def __call__(
+        self, net: nn.Module | Linearizable, y: Tensor, event_dim: int | None = None
+    ) -> Tensor:
+        flat, _ = flatten_batch(y, resolve_event_dim(net, event_dim))
+        network = as_linearizable(net)
+        return _ImplicitSolve.apply(self, network, flat, *network.tensors()).reshape(y.shape)
+
+    def tolerance_for(self, dtype: torch.dtype) -> float:
+        """The tolerance in force for a floating-point type."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 2e-11 if dtype == torch.float64 else 2e-7
+
+    def solve(self, iteration: FixedPointIteration) -> Tensor:
+        """Run the iteration to its end; x of shape ``(N, D)``."""
+        raise NotImplementedError
+
+
+class _ImplicitSolve(torch.autograd.Function):
+    """x with x + g(x) = y; the gradient solves one linear system with the transpose of I + J."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, solver: Solver, net: Linearizable, y: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        tolerance = solver.tolerance_for(y.dtype)
+        if not y.is_meta and not bool(y.isfinite().all()):
+            raise ValueError("y: expected finite values, got nan or infinity.")
+        with without_autocast(y):  # half precision cannot reach the tolerance
+            iteration = FixedPointIteration(net, y, tolerance, solver.max_iterations)
+            x = solver.solve(iteration).unflatten(1, y.shape[1:])
+        ctx.net, ctx.tolerance, ctx.max_steps = net, tolerance, solver.max_iterations
+        ctx.save_for_backward(x, *tensors)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        x = x.detach()  # as saved it leads back to this very function
+        with torch.no_grad():
+            adjoint = call_with_tensors(
+                ctx.net,
+                tensors,
+                lambda x, grad_x: _solve_transposed(
+                    ctx.net, x, grad_x, ctx.tolerance, ctx.max_steps
+                ),
+                x,
+                grad_x,
+            )
+            with torch.enable_grad():
+                value = call_with_tensors(ctx.net, tensors, ctx.net.__call__, x)
+            needed = ctx.needs_input_grad[3:]
+            gradients = gradients_where_needed([value], [-adjoint], tensors, needed)
+        remedy = "the inverse is differentiable once; score data in the direction that is fast."
+        return (None, None, *first_derivative_only([adjoint, *gradients], remedy))
+
+
+def _solve_transposed(
+    net: Linearizable, x: Tensor, right: Tensor, tolerance: float, max_steps: int
+) -> Tensor:
+    """u with (I + J_g(x))^T u = ``right``, restarted until the true residual is small enough.
+
+    That is: within tolerance of ``right``, down to the rounding of u, or falling no more.
+    """
+    linearization = net.linearize(x)
+
+    def product(v: Tensor) -> Tensor:
+        return linearization.vjp(v.unflatten(1, x.shape[1:])[None])[0].flatten(1)
+
+    target = right.flatten(1)
+    size = torch.linalg.vector_norm(target, dim=1).clamp_min(torch.finfo(target.dtype).tiny)
+    solution = torch.zeros_like(target)
+    residual = target
+    last = torch.full_like(size, torch.inf)
+    rounding = 4 * torch.finfo(target.dtype).eps
+    for _ in range(max_steps):
+        left = torch.linalg.vector_norm(residual, dim=1) / size
+        enough = (rounding * torch.linalg.vector_norm(solution, dim=1) / size).clamp_min(tolerance)
+        if not target.is_meta and not bool(((left > enough) & (left < last)).any()):
+            break
+        last = left
+        goal = (tolerance / left.clamp_min(torch.finfo(left.dtype).tiny)).clamp(max=0.5)
+        solution = solution + solve_shifted(product, residual, goal, 30)
+        residual = target - solution - product(solution)
+        if target.is_meta:
+            break
+    return solution.unflatten(1, x.shape[1:])

@@ -1,0 +1,23 @@
+"""Banach's iteration."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import Solver
+from .iteration import FixedPointIteration
+
+
+class FixedPoint(Solver):
+    r"""Banach's iteration :math:`x \leftarrow y - g(x)`.
+
+    The error falls by the Lipschitz constant L at each step: about
+    :math:`\log(\mathrm{tolerance})/\log L` evaluations.
+    """
+
+    def solve(self, iteration: FixedPointIteration) -> Tensor:
+        while not iteration.done:
+            if iteration.exhausted:
+                raise iteration.failure()
+            iteration.move(iteration.x + iteration.residual)
+        return iteration.x

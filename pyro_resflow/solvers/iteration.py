@@ -1,0 +1,128 @@
+"""The state that every solver advances, and the error when it does not converge."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..linearization import Linearizable
+
+
+class ConvergenceError(ValueError):
+    """A solver did not reach its tolerance.
+
+    Attributes:
+        iterations: network evaluations spent.
+        residual: largest relative residual left.
+        contraction: measured contraction factor of g at the last point, the largest over the
+            samples; 1 or more means that g is no contraction.
+    """
+
+    def __init__(self, iterations: int, residual: float, contraction: float) -> None:
+        self.iterations = iterations
+        self.residual = residual
+        self.contraction = contraction
+        super().__init__(
+            f"net: no solution of x + g(x) = y after {iterations} evaluations; the largest "
+            f"relative residual is {residual:.2e} and the measured contraction factor of g is "
+            f"{contraction:.3f}. A factor of 1 or more means that g is not a contraction: build "
+            "it from pyro_resflow.nn layers, or lower its coefficient. Below 1, raise "
+            "max_iterations or the tolerance."
+        )
+
+
+class FixedPointIteration:
+    """The state that every solver advances: the current point and its residual, sample by sample.
+
+    A sample is done when its residual is within the tolerance, or when it has come down to a few
+    units of rounding and further steps do not bring it lower: then its best point counts.
+
+    Args:
+        net: the contraction g.
+        y: shape ``(N, *event)``.
+        tolerance: relative tolerance of the residual.
+        max_iterations: evaluations after which to give up.
+    """
+
+    def __init__(
+        self, net: Linearizable, y: Tensor, tolerance: float, max_iterations: int
+    ) -> None:
+        self.net = net
+        self.event_shape = y.shape[1:]
+        self.y = y.flatten(1)
+        self.scale = self.y.abs().amax(1).clamp_min(1) if y.numel() else self.y.new_zeros(len(y))
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+        self.evaluations = 0
+        self.rounding = 16 * torch.finfo(y.dtype).eps
+        self.x = self.best_x = self.y
+        self.residual = self.best_residual = self.evaluate(self.x)
+        self.settled = self.error(self.residual) <= tolerance
+        self.stalled = torch.zeros_like(self.scale)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """The residual y - x - g(x), shape ``(N, D)``."""
+        self.evaluations += 1
+        return self.y - x - self.net(x.unflatten(1, self.event_shape)).flatten(1)
+
+    def error(self, residual: Tensor) -> Tensor:
+        """The relative size of the residual, shape ``(N,)``."""
+        if not residual.numel():
+            return residual.new_zeros(len(residual))
+        return residual.abs().amax(1) / self.scale
+
+    def move(self, x: Tensor) -> Tensor:
+        """Move the samples that have not settled to x; returns whose residual fell, ``(N,)``."""
+        frozen = self.settled[:, None]
+        x = torch.where(frozen, self.x, x)
+        residual = torch.where(frozen, self.residual, self.evaluate(x))
+        last = self.error(self.residual)
+        error = self.error(residual).masked_fill(self._swamped(x), torch.inf)
+        lower = error < self.error(self.best_residual)
+        self.best_x = torch.where(lower[:, None], x, self.best_x)
+        self.best_residual = torch.where(lower[:, None], residual, self.best_residual)
+        self.stalled = torch.where(lower, 0, self.stalled + 1)
+        at_rounding = (self.stalled >= 3) & self._rounded(self.best_x, self.best_residual)
+        self.settled = self.settled | at_rounding | (error <= self.tolerance)
+        self.x = torch.where(at_rounding[:, None], self.best_x, x)
+        self.residual = torch.where(at_rounding[:, None], self.best_residual, residual)
+        return error < last
+
+    def _swamped(self, x: Tensor) -> Tensor:
+        """Whether x is so large that y is lost in its rounding, and the residual says nothing."""
+        if not x.numel():
+            return torch.zeros_like(self.settled)
+        return torch.finfo(x.dtype).eps * x.abs().amax(1) > 1e-3 * self.scale
+
+    def _rounded(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Whether the residual is no more than the rounding of y, x and g(x), shape ``(N,)``."""
+        if not residual.numel():
+            return torch.ones_like(self.settled)
+        # no larger than a contraction's x can be: where there is no solution, x grows forever
+        largest = torch.maximum(self.scale, x.abs().amax(1).minimum(100 * self.scale))
+        return residual.abs().amax(1) <= self.rounding * largest
+
+    @property
+    def done(self) -> bool:
+        """Whether all samples have settled; meta tensors are done at once."""
+        return self.y.is_meta or bool(self.settled.all())
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the evaluations are spent."""
+        return self.evaluations >= self.max_iterations
+
+    def failure(self) -> ConvergenceError:
+        """The error to raise, with the contraction factor measured by power iteration."""
+        lost = ~self.residual.isfinite().all(1) | self._swamped(self.x)
+        point = torch.where(lost[:, None], self.best_x, self.x)
+        v = torch.where(lost[:, None], self.best_residual, self.residual)
+        jvp = self.net.linearize(point.unflatten(1, self.event_shape)).jvp
+        factor = torch.zeros_like(self.scale)
+        for _ in range(10):
+            v = v / v.abs().amax(1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+            v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(1)
+            v = jvp(v.unflatten(1, self.event_shape)[None])[0].flatten(1)
+            factor = torch.linalg.vector_norm(v, dim=1)
+        left = float(self.error(self.best_residual).max())
+        return ConvergenceError(self.evaluations, left, float(factor.max()))

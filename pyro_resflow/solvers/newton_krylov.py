@@ -1,0 +1,70 @@
+"""Newton's iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .base import Solver
+from .iteration import FixedPointIteration
+from .krylov import solve_shifted
+
+
+class NewtonKrylov(Solver):
+    r"""Newton's iteration :math:`x \leftarrow x + (I+J)^{-1} r`, its linear systems by Arnoldi.
+
+    Few iterations, each of up to ``krylov_steps`` products with J: the choice when g is strongly
+    nonlinear or a linearization is cheap beside an evaluation. A sample whose residual a Newton
+    step does not bring down takes a Banach step instead.
+
+    Args:
+        krylov_steps: the largest Krylov space of one linear system.
+        tolerance: see :class:`Solver`.
+        max_iterations: see :class:`Solver`; linearizations and evaluations are counted.
+
+    Reference:
+        Knoll and Keyes, Jacobian-free Newton-Krylov methods, 2004.
+    """
+
+    def __init__(
+        self,
+        krylov_steps: int = 20,
+        *,
+        tolerance: float | None = None,
+        max_iterations: int = 1000,
+    ) -> None:
+        super().__init__(tolerance=tolerance, max_iterations=max_iterations)
+        if krylov_steps < 1:
+            raise ValueError(
+                f"krylov_steps: expected an integer of at least 1, got {krylov_steps}."
+            )
+        self.krylov_steps = krylov_steps
+
+    def solve(self, iteration: FixedPointIteration) -> Tensor:
+        while not iteration.done:
+            if iteration.exhausted:
+                raise iteration.failure()
+            banach = iteration.x + iteration.residual
+            improved = iteration.move(iteration.x + self._newton_step(iteration))
+            if not bool((improved | iteration.settled).all()):
+                iteration.move(torch.where(improved[:, None], iteration.x, banach))
+        return iteration.x
+
+    def _newton_step(self, iteration: FixedPointIteration) -> Tensor:
+        point = iteration.x.unflatten(1, iteration.event_shape)
+        jvp = self._jvp(iteration, point)
+        iteration.evaluations += 1
+        # a quadratic method needs only a residual that matches its own error
+        target = 0.1 * iteration.tolerance / iteration.error(iteration.residual).clamp_min(1e-30)
+        goal = torch.maximum(target, torch.full_like(target, 1e-3)).clamp(max=0.1)
+        return solve_shifted(jvp, iteration.residual, goal, self.krylov_steps)
+
+    def _jvp(self, iteration: FixedPointIteration, point: Tensor) -> Callable[[Tensor], Tensor]:
+        linearization = iteration.net.linearize(point)
+
+        def product(v: Tensor) -> Tensor:
+            return linearization.jvp(v.unflatten(1, iteration.event_shape)[None])[0].flatten(1)
+
+        return product
