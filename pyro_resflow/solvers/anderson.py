@@ -14,11 +14,12 @@ class Anderson(Solver):
 
     The next point is the affine combination of the last ``depth`` + 1 steps whose combined
     residual is least. Where that has not brought a sample's residual down for ``patience`` steps,
-    its history is dropped and it takes a Banach step, which always brings it closer.
+    it goes back to its best point and on from there by Banach's steps, which converge for every
+    contraction: ``patience`` of them, and twice as many each further time.
 
     Args:
         depth: number of past differences combined.
-        patience: steps without progress before a sample's history is dropped.
+        patience: steps without progress before a sample goes back.
         tolerance: see :class:`Solver`.
         max_iterations: see :class:`Solver`.
 
@@ -30,7 +31,7 @@ class Anderson(Solver):
         self,
         depth: int = 5,
         *,
-        patience: int = 3,
+        patience: int = 5,
         tolerance: float | None = None,
         max_iterations: int = 1000,
     ) -> None:
@@ -45,24 +46,27 @@ class Anderson(Solver):
     def solve(self, iteration: FixedPointIteration) -> Tensor:
         steps: list[Tensor] = []
         changes: list[Tensor] = []
-        best = iteration.error(iteration.residual)
-        stalled = torch.zeros_like(best)
+        stalled = torch.zeros_like(iteration.scale)
+        plain = torch.zeros_like(iteration.scale)  # Banach steps that a sample has yet to take
+        relapse = torch.full_like(iteration.scale, self.patience)
         while not iteration.done:
             if iteration.exhausted:
                 raise iteration.failure()
             last_x, last_residual = iteration.x, iteration.residual
+            best = iteration.error(iteration.best_residual)
             iteration.move(_anderson_point(iteration, steps, changes))
             steps = [*steps, iteration.x - last_x][-self.depth :]
             changes = [*changes, iteration.residual - last_residual][-self.depth :]
-            error = iteration.error(iteration.residual)
-            improved = error < best
-            best = torch.where(improved, error, best)
-            stalled = torch.where(improved, 0, stalled + 1)
-            reset = (stalled >= self.patience)[:, None]
-            steps = [torch.where(reset, 0, s) for s in steps]
-            changes = [torch.where(reset, 0, c) for c in changes]
-            stalled = torch.where(reset[:, 0], 0, stalled)
-            best = torch.where(reset[:, 0], error, best)
+            plain = (plain - 1).clamp_min(0)
+            improved = iteration.error(iteration.best_residual) < best
+            stalled = torch.where(improved | (plain > 0), 0, stalled + 1)
+            reset = stalled >= self.patience
+            iteration.return_to_best(reset)
+            plain, relapse = torch.where(reset, relapse, plain), relapse * (1 + reset.to(plain))
+            stalled = torch.where(reset, 0, stalled)
+            forgotten = (plain > 0)[:, None]
+            steps = [torch.where(forgotten, 0, s) for s in steps]
+            changes = [torch.where(forgotten, 0, c) for c in changes]
         return iteration.x
 
 

@@ -88,6 +88,12 @@ class FixedPointIteration:
         self.residual = torch.where(at_rounding[:, None], self.best_residual, residual)
         return error < last
 
+    def return_to_best(self, samples: Tensor) -> None:
+        """Move some samples, a mask of shape ``(N,)``, back to where their residual was least."""
+        samples = samples[:, None]
+        self.x = torch.where(samples, self.best_x, self.x)
+        self.residual = torch.where(samples, self.best_residual, self.residual)
+
     def _swamped(self, x: Tensor) -> Tensor:
         """Whether x is so large that y is lost in its rounding, and the residual says nothing."""
         if not x.numel():

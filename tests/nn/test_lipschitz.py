@@ -142,6 +142,18 @@ def test_power_iteration_runs_when_a_parameter_takes_the_place_of_the_weight() -
     assert norm.updates == 2
 
 
+def test_earlier_pass_can_be_differentiated_after_a_later_one() -> None:
+    layer = layer_above_its_coefficient("linear")
+    first = layer.weight
+    x = batch("linear")
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), first)
+    out = layer(x).square().sum()
+    layer.weight = nn.Parameter(torch.randn(5, 4))
+    layer(x)
+    (gradient,) = torch.autograd.grad(out, first)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=0)
+
+
 def test_change_of_the_orders_alone_is_noticed() -> None:
     norm = InducedNorm(3.0, 1.5)
     layer = LipschitzLinear(4, 5, norm)
