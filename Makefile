@@ -26,7 +26,7 @@ test: $(VENV)/.test ## run the test suite
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(VENV)/.test ## run the slow tests
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ] # 5: none is marked so
 
 lint: $(VENV)/.dev ## check style and formatting
 	@$(BIN)/ruff check .
