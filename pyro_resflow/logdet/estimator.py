@@ -40,11 +40,6 @@ class StochasticEstimator:
         """Whether two calls at the same point give the same value."""
         return self.probe.is_frozen
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether the value is the log-determinant itself."""
-        return False
-
     def __call__(
         self, net: nn.Module | Linearizable, x: Tensor, event_dim: int | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,6 @@ class Exact:
     """
 
     is_deterministic = True
-    is_exact = True
 
     def __init__(self, *, dtype: torch.dtype | None = None, chunk_size: int | None = None) -> None:
         if chunk_size is not None and chunk_size < 1:
