@@ -1,7 +1,7 @@
 """Networks that can be linearized: one forward pass, then cheap products with the Jacobian.
 
-The log-determinant estimators and the solvers ask a network g for three things: ``forward(x)``,
-``linearize(x)`` and ``dual(x, v)``. The networks of :mod:`pyro_resflow.nn` provide them by hand;
+The log-determinant estimators and the solvers ask a network g for its coefficients, its value and
+its :class:`Linearization`. The networks of :mod:`pyro_resflow.nn` provide them by hand;
 :class:`AutogradNetwork` provides them for any other :class:`torch.nn.Module`.
 
 Shapes: ``x`` is ``(N, *event)``; tangents and cotangents carry one leading probe dimension,
@@ -10,9 +10,11 @@ Shapes: ``x`` is ``(N, *event)``; tangents and cotangents carry one leading prob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +22,40 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 
-class Linearization(NamedTuple):
-    r"""A network at a point: its value and its Jacobian's two products.
+class Linearization(Protocol):
+    r"""A network at a point: its value, its Jacobian's two products, and their derivatives."""
 
-    Attributes:
-        value: :math:`g(x)`, shape ``(N, *event)``; differentiable if made with gradients enabled.
-        vjp: :math:`w \mapsto J_g(x)^T w`, on ``(S, N, *event)``; never differentiable.
-        jvp: :math:`v \mapsto J_g(x) v`, on ``(S, N, *event)``; differentiable in x and the
-            parameters if made and called with gradients enabled.
-    """
+    @property
+    def value(self) -> Tensor:
+        """g(x), shape ``(N, *event)``; differentiable if made with gradients enabled."""
 
-    value: Tensor
-    vjp: Callable[[Tensor], Tensor]
-    jvp: Callable[[Tensor], Tensor]
+    def vjp(self, w: Tensor) -> Tensor:
+        r""":math:`w \mapsto J_g(x)^T w`, on ``(S, N, *event)``."""
+
+    def jvp(self, v: Tensor) -> Tensor:
+        r""":math:`v \mapsto J_g(x) v`, on ``(S, N, *event)``.
+
+        Differentiable in x and the coefficients if made and called with gradients enabled.
+        """
+
+    def dual_vjp(
+        self,
+        v: Tensor,
+        value_cotangent: Tensor,
+        tangent_cotangents: Tensor,
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        r"""Gradients of :math:`\langle\bar y, g(x)\rangle + \langle\bar v, J_g(x) v\rangle`.
+
+        Args:
+            v: tangents, shape ``(S, N, *event)``.
+            value_cotangent: :math:`\bar y`, shape ``(N, *event)``.
+            tangent_cotangents: :math:`\bar v`, shape ``(S, N, *event)``.
+            needed: for x and for each coefficient, whether its gradient is wanted.
+
+        Returns:
+            The gradients by x and the coefficients at fixed v, ``None`` where not wanted.
+        """
 
 
 @runtime_checkable
@@ -40,16 +63,45 @@ class Linearizable(Protocol):
     """What the estimators and the solvers need of a network."""
 
     def __call__(self, x: Tensor) -> Tensor:
+        """g(x), shape ``(N, *event)``; differentiable."""
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """Every tensor but x that g depends on and that may want a gradient."""
+
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        """g(x) with given coefficients, shape ``(N, *event)``; differentiable."""
+
+    def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
+        """g at x, with given coefficients or those that it has now."""
+
+
+@dataclass(frozen=True)
+class WithCoefficients:
+    """A network whose coefficients have been computed once, for a solver's many evaluations.
+
+    Args:
+        net: the network.
+        coefficients: what :meth:`Linearizable.coefficients` gave.
+    """
+
+    net: Linearizable
+    coefficients: Sequence[Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
         """g(x), shape ``(N, *event)``."""
+        return self.net.evaluate(x, self.coefficients)
 
     def linearize(self, x: Tensor) -> Linearization:
-        """g at x, with products with its Jacobian."""
+        """g at x."""
+        return self.net.linearize(x, self.coefficients)
 
-    def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """g(x) and J_g(x) v in one pass, both differentiable."""
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor but x that g depends on and that may want a gradient."""
+    def without_history(self) -> WithCoefficients:
+        """The same, with coefficients that gradients stop at."""
+        leaves = [
+            c if c.is_leaf else c.detach().requires_grad_(c.requires_grad)
+            for c in self.coefficients
+        ]
+        return WithCoefficients(self.net, leaves)
 
 
 class AutogradNetwork:
@@ -69,43 +121,110 @@ class AutogradNetwork:
     def __call__(self, x: Tensor) -> Tensor:
         return self.net(x)
 
-    def linearize(self, x: Tensor) -> Linearization:
-        differentiable = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad():
-            point = differentiable_point(x, keep_graph=differentiable)
-            value = self.net(point)
+    def coefficients(self) -> tuple[Tensor, ...]:
+        return tuple(self.net.parameters())
 
-        def vjp(w: Tensor) -> Tensor:
-            if not value.requires_grad:
-                return torch.zeros_like(w)
-            rows = [
-                torch.autograd.grad(value, point, r, retain_graph=True, materialize_grads=True)[0]
-                for r in w
-            ]
-            return torch.stack(rows)
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        names = (name for name, _ in self.net.named_parameters())
+        own = self.net.parameters()
+        replaced = {
+            name: tensor
+            for name, tensor, mine in zip(names, coefficients, own, strict=True)
+            if tensor is not mine
+        }
+        return functional_call(self.net, replaced, (x,)) if replaced else self.net(x)
 
-        def jvp(v: Tensor) -> Tensor:
-            return torch.stack([_double_vjp(value, point, tangent) for tangent in v])
-
-        return Linearization(value if differentiable else value.detach(), vjp, jvp)
+    def linearize(
+        self, x: Tensor, coefficients: Sequence[Tensor] | None = None
+    ) -> AutogradLinearization:
+        given = self.coefficients() if coefficients is None else coefficients
+        return AutogradLinearization(self, x, given)
 
     def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = [self._dual(x, tangent) for tangent in v]
+        """g(x) and J_g(x) v, differentiable: x of ``(N, *event)``, v of ``(S, N, *event)``."""
+        return self.dual_with(x, v, self.coefficients())
+
+    def dual_with(
+        self, x: Tensor, v: Tensor, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`dual` with given coefficients."""
+        pairs = [self._dual(x, tangent, coefficients) for tangent in v]
         return pairs[0][0], torch.stack([tangent for _, tangent in pairs])
 
-    def _dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _dual(self, x: Tensor, v: Tensor, coefficients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         try:
             with forward_ad.dual_level():
-                value, tangent = forward_ad.unpack_dual(self.net(forward_ad.make_dual(x, v)))
+                image = self.evaluate(forward_ad.make_dual(x, v), coefficients)
+                value, tangent = forward_ad.unpack_dual(image)
         except NotImplementedError:  # some operation has no forward-mode rule
             with torch.enable_grad():
                 point = differentiable_point(x)
-                value = self.net(point)
+                value = self.evaluate(point, coefficients)
             return value, _double_vjp(value, point, v)
         return value, torch.zeros_like(value) if tangent is None else tangent
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(self.net.parameters())
+
+class AutogradLinearization:
+    """A module at a point; its graph is made when it is first needed.
+
+    Args:
+        net: the module.
+        x: the point, shape ``(N, *event)``.
+        coefficients: its parameters.
+    """
+
+    def __init__(self, net: AutogradNetwork, x: Tensor, coefficients: Sequence[Tensor]) -> None:
+        self.net = net
+        self.x = x
+        self.coefficients = coefficients
+        self.differentiable = torch.is_grad_enabled()
+
+    @cached_property
+    def _graph(self) -> tuple[Tensor, Tensor]:
+        """The point and the value at it."""
+        with torch.inference_mode(False), torch.enable_grad():
+            point = differentiable_point(self.x, keep_graph=self.differentiable)
+            return point, self.net.evaluate(point, self.coefficients)
+
+    @property
+    def value(self) -> Tensor:
+        value = self._graph[1]
+        return value if self.differentiable else value.detach()
+
+    def vjp(self, w: Tensor) -> Tensor:
+        point, value = self._graph
+        if not value.requires_grad:
+            return torch.zeros_like(w)
+        rows = [
+            torch.autograd.grad(value, point, r, retain_graph=True, materialize_grads=True)[0]
+            for r in w
+        ]
+        return torch.stack(rows)
+
+    def jvp(self, v: Tensor) -> Tensor:
+        point, value = self._graph
+        return torch.stack([_double_vjp(value, point, tangent) for tangent in v])
+
+    def dual_vjp(
+        self,
+        v: Tensor,
+        value_cotangent: Tensor,
+        tangent_cotangents: Tensor,
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        with torch.enable_grad():
+            if "_graph" in vars(self):
+                point, value = self._graph
+                tangents = self.jvp(v)
+            else:
+                point = self.x.detach().requires_grad_()
+                value, tangents = self.net.dual_with(point, v, self.coefficients)
+        return gradients_where_needed(
+            [value, tangents],
+            [value_cotangent.to(value.dtype), tangent_cotangents.to(tangents.dtype)],
+            [point, *self.coefficients],
+            needed,
+        )
 
 
 def differentiable_point(x: Tensor, *, keep_graph: bool = True) -> Tensor:
@@ -129,42 +248,6 @@ def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
         return torch.autograd.grad(cotangent, w, v, create_graph=True, materialize_grads=True)[0]
 
 
-Result = TypeVar("Result")
-
-
-class _Call(nn.Module):
-    """A method of a network as a module, for ``functional_call``."""
-
-    def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module = module
-        self.method = method
-
-    def forward(self, *args: Tensor) -> Any:
-        return self.method(*args)
-
-
-def call_with_tensors(
-    net: Linearizable,
-    tensors: Sequence[Tensor],
-    method: Callable[..., Result],
-    *args: Tensor,
-) -> Result:
-    """A method of the network, with the tensors that it had in the forward pass.
-
-    They differ from those it has now if ``torch.func.functional_call`` put them there.
-    """
-    if all(a is b for a, b in zip(net.tensors(), tensors, strict=True)):
-        return method(*args)
-    module = net.net if isinstance(net, AutogradNetwork) else net
-    if not isinstance(module, nn.Module):
-        raise RuntimeError("The network's tensors have been replaced since the forward pass.")
-    names = [f"module.{name}" for name, _ in module.named_parameters()]
-    replaced = dict(zip(names, tensors, strict=False))  # the shifts that follow are in place
-    result: Result = functional_call(_Call(module, method), replaced, args)
-    return result
-
-
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which operations keep the precision of what they are given."""
     kind = tensor.device.type
@@ -178,12 +261,17 @@ def gradients_where_needed(
     cotangents: Sequence[Tensor],
     inputs: Sequence[Tensor],
     needed: Sequence[bool],
+    *,
+    create_graph: bool = False,
 ) -> list[Tensor | None]:
     """Gradients of ``outputs`` with respect to those ``inputs`` that need one, else ``None``."""
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
     if not wanted:
         return [None] * len(needed)
-    found = iter(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+    gradients = torch.autograd.grad(
+        outputs, wanted, cotangents, allow_unused=True, create_graph=create_graph
+    )
+    found = iter(gradients)
     return [next(found) if need else None for need in needed]
 
 

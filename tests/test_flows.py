@@ -117,8 +117,8 @@ def test_steps_keep_every_block_a_contraction() -> None:
     check_contraction(flow)
     for layer in members(flow, LipschitzLayer):
         weight = layer.effective_weight().detach().double()
-        v = torch.randn(layer.v.shape, dtype=torch.float64)
         operator = layer.operator(weight)
+        v = torch.randn(operator.domain, dtype=torch.float64)
         for _ in range(500):
             v = operator.adjoint(operator.apply(v))
             v = v / v.norm()

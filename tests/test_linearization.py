@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from pyro_resflow.linearization import (
     AutogradNetwork,
     Linearizable,
+    WithCoefficients,
     as_linearizable,
-    call_with_tensors,
     flatten_batch,
     gradients_where_needed,
     resolve_event_dim,
@@ -85,11 +85,13 @@ def test_products_are_those_of_the_jacobian(name: str) -> None:
     adapter = AutogradNetwork(net)
     for enabled in (True, False):
         with torch.set_grad_enabled(enabled):
-            value, vjp, jvp = adapter.linearize(x)
-            torch.testing.assert_close((value, jvp(v)), expected)
-            torch.testing.assert_close(vjp(v), cotangents)
+            linearization = adapter.linearize(x)
+            found = (linearization.value, linearization.jvp(v))
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(linearization.vjp(v), cotangents)
             torch.testing.assert_close(adapter.dual(x, v), expected)
-            torch.testing.assert_close(adapter(x), expected[0], rtol=0, atol=0)
+            value = adapter.evaluate(x, adapter.coefficients())
+            torch.testing.assert_close(value, expected[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("route", ["linearize", "dual"])
@@ -100,8 +102,8 @@ def test_gradients_reach_input_tangents_and_parameters(name: str, route: str) ->
     v.requires_grad_()
     adapter = AutogradNetwork(net)
     if route == "linearize":
-        value, _, jvp = adapter.linearize(x)
-        tangents = jvp(v)
+        linearization = adapter.linearize(x)
+        value, tangents = linearization.value, linearization.jvp(v)
     else:
         value, tangents = adapter.dual(x, v)
     inputs = [x, v, *net.parameters()]
@@ -143,9 +145,9 @@ def test_network_that_ignores_its_input_has_no_tangents(learned: bool) -> None:
     x, v = torch.randn(4, 3), torch.randn(2, 4, 3)
     adapter = AutogradNetwork(net)
     value, tangents = adapter.dual(x, v)
-    _, vjp, jvp = adapter.linearize(x)
+    linearization = adapter.linearize(x)
     torch.testing.assert_close(value, net.value.expand(4, 3))
-    for product in (tangents, vjp(v), jvp(v)):
+    for product in (tangents, linearization.vjp(v), linearization.jvp(v)):
         torch.testing.assert_close(product, torch.zeros(2, 4, 3), rtol=0, atol=0)
 
 
@@ -154,29 +156,46 @@ def test_products_are_right_under_inference_mode(name: str) -> None:
     net, x, v = module_and_point(name)
     expected = AutogradNetwork(net).linearize(x)
     with torch.inference_mode():
-        value, vjp, jvp = AutogradNetwork(net).linearize(1 * x)
-        torch.testing.assert_close(value, expected.value)
-        torch.testing.assert_close(vjp(v), expected.vjp(v))
-        torch.testing.assert_close(jvp(v), expected.jvp(v))
+        found = AutogradNetwork(net).linearize(1 * x)
+        torch.testing.assert_close(found.value, expected.value)
+        torch.testing.assert_close(found.vjp(v), expected.vjp(v))
+        torch.testing.assert_close(found.jvp(v), expected.jvp(v))
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["forward mode", "double backward"])
+@pytest.mark.parametrize("name", MODULES)
+def test_derivatives_of_value_and_tangents(name: str, graph: bool) -> None:
+    net, x, v = module_and_point(name)
+    x.requires_grad_()
+    inputs = [x, *net.parameters()]
+    weights = [torch.randn_like(x), torch.randn_like(v)]
+    expected = weighted_gradients(reference_jvp(net, x, v), weights, inputs)
+    with torch.no_grad():
+        linearization = AutogradNetwork(net).linearize(x)
+        if graph:
+            linearization.vjp(v)
+        needed = [True] * len(inputs)
+        torch.testing.assert_close(linearization.dual_vjp(v, *weights, needed), expected)
+        needed[0] = needed[-1] = False
+        found = AutogradNetwork(net).linearize(x).dual_vjp(v, *weights, needed)
+    torch.testing.assert_close(found[1:-1], expected[1:-1])
+    assert found[0] is found[-1] is None
 
 
 @pytest.mark.parametrize("make", [mlp, lambda: LipschitzMLP(3)])
-def test_methods_can_be_called_with_other_tensors(make: Callable[[], nn.Module]) -> None:
-    net, other = make(), make()
-    x = torch.randn(4, 3)
-    adapter = as_linearizable(net)
-    tensors = tuple(other.parameters())
-    found = call_with_tensors(adapter, tensors, adapter.__call__, x)
-    # the norms of given weights are measured afresh, to a tolerance of 1e-5
-    torch.testing.assert_close(found, other(x), rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(
-        call_with_tensors(adapter, adapter.tensors(), adapter.__call__, x), net(x), rtol=0, atol=0
-    )
+def test_coefficients_decide_the_value(make: Callable[[], nn.Module]) -> None:
+    net, other = as_linearizable(make()), as_linearizable(make())
+    x, v = torch.randn(4, 3), torch.randn(2, 4, 3)
+    bound = WithCoefficients(net, other.coefficients())
+    expected = WithCoefficients(other, other.coefficients())
+    torch.testing.assert_close(bound(x), expected(x), rtol=0, atol=0)
+    torch.testing.assert_close(bound.linearize(x).jvp(v), expected.linearize(x).jvp(v))
+    assert (bound(x) - WithCoefficients(net, net.coefficients())(x)).abs().max() > 1e-3
 
 
-def test_parameters_are_the_tensors() -> None:
+def test_coefficients_of_a_module_are_its_parameters() -> None:
     net = mlp()
-    assert AutogradNetwork(net).tensors() == tuple(net.parameters())
+    assert AutogradNetwork(net).coefficients() == tuple(net.parameters())
 
 
 def test_only_networks_without_the_methods_are_wrapped() -> None:

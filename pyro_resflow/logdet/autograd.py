@@ -15,14 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..linearization import (
-    Linearizable,
-    Linearization,
-    call_with_tensors,
-    first_derivative_only,
-    gradients_where_needed,
-    without_autocast,
-)
+from ..linearization import Linearizable, first_derivative_only, without_autocast
 
 Vjp = Callable[[Tensor], Tensor]
 Memory = Literal["recompute", "keep"]
@@ -60,7 +53,7 @@ def value_and_logdet(
     Returns:
         g(x) of shape ``(N, *event)`` and the log-determinant, averaged over probes, of ``(N,)``.
     """
-    return _ValueAndLogDet.apply(net, estimation, probes, memory, x, *net.tensors())
+    return _ValueAndLogDet.apply(net, estimation, probes, memory, x, *net.coefficients())
 
 
 class _ValueAndLogDet(torch.autograd.Function):
@@ -72,75 +65,44 @@ class _ValueAndLogDet(torch.autograd.Function):
         probes: Tensor,
         memory: Memory,
         x: Tensor,
-        *tensors: Tensor,
+        *coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.net = net
-        ctx.autocast = _autocast_state(x)
-        keep = memory == "keep" and any(ctx.needs_input_grad)
-        with torch.set_grad_enabled(keep):
-            point = x.detach().requires_grad_(keep)
-            linearization = net.linearize(point)
-        ambient = ctx.autocast
+        ambient = _autocast_state(x)
+        linearization = net.linearize(x.detach(), coefficients)
 
         def vjp(w: Tensor) -> Tensor:
             with ambient:
                 return linearization.vjp(w)
 
-        with torch.no_grad(), without_autocast(x):
-            value, adjoint = estimation(vjp, probes)
-        ctx.graph = _DualGraph.of(linearization, point, probes) if keep else None
-        ctx.save_for_backward(x, probes, adjoint, *tensors)
-        return linearization.value.detach(), value.mean(0)
+        value = linearization.value
+        with without_autocast(x):
+            estimate = estimation(vjp, probes)
+        ctx.net, ctx.autocast = net, ambient
+        ctx.linearization = linearization if memory == "keep" else None
+        ctx.save_for_backward(x, probes, estimate.adjoint, *coefficients)
+        return value, estimate.value.mean(0)
 
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        graph, ctx.graph = ctx.graph, None
         with torch.no_grad():
-            gradients = _ValueAndLogDet._gradients(ctx, graph, grad_g, grad_logdet)
+            gradients = _ValueAndLogDet._gradients(ctx, grad_g, grad_logdet)
         remedy = "a stochastic log-determinant is differentiable once; use logdet=Exact()."
         return (None, None, None, None, *first_derivative_only(gradients, remedy))
 
     @staticmethod
-    def _gradients(
-        ctx: Any, graph: _DualGraph | None, grad_g: Tensor, grad_logdet: Tensor
-    ) -> list[Tensor | None]:
-        x, probes, adjoint, *tensors = ctx.saved_tensors
-        if graph is None:
-            graph = _DualGraph.computed(ctx.net, tensors, x, probes, ctx.autocast)
+    def _gradients(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> list[Tensor | None]:
+        x, probes, adjoint, *coefficients = ctx.saved_tensors
+        linearization, ctx.linearization = ctx.linearization, None
         weight = grad_logdet / len(probes)
         weighted = adjoint * weight.reshape(1, -1, *[1] * (x.dim() - 1))
-        return gradients_where_needed(
-            [graph.value, graph.tangent],
-            [grad_g.to(graph.value.dtype), weighted.to(graph.tangent.dtype)],
-            [graph.point, *tensors],
-            ctx.needs_input_grad[4:],
-        )
-
-
-class _DualGraph(NamedTuple):
-    """g(x) and J_g(x) e with a graph that leads back to x and the parameters."""
-
-    point: Tensor
-    value: Tensor
-    tangent: Tensor
-
-    @classmethod
-    def of(cls, linearization: Linearization, point: Tensor, probes: Tensor) -> _DualGraph:
-        with torch.enable_grad():
-            return cls(point, linearization.value, linearization.jvp(probes))
-
-    @classmethod
-    def computed(
-        cls,
-        net: Linearizable,
-        tensors: list[Tensor],
-        x: Tensor,
-        probes: Tensor,
-        autocast: AbstractContextManager[None],
-    ) -> _DualGraph:
-        with torch.enable_grad(), autocast:
-            point = x.detach().requires_grad_()
-            return cls(point, *call_with_tensors(net, tensors, net.dual, point, probes))
+        with ctx.autocast:
+            if linearization is None:
+                linearization = ctx.net.linearize(x.detach(), coefficients)
+            found = linearization.dual_vjp(probes, grad_g, weighted, ctx.needs_input_grad[4:])
+        return [
+            None if gradient is None else gradient.to(tensor.dtype)
+            for gradient, tensor in zip(found, (x, *coefficients), strict=True)
+        ]
 
 
 def _autocast_state(x: Tensor) -> AbstractContextManager[None]:

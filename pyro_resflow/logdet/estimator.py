@@ -66,7 +66,7 @@ class RouletteEstimator(StochasticEstimator):
 
     Args:
         terms: products with the Jacobian always taken.
-        tail: distribution of the number of further ones; default ``Geometric(0.5)``.
+        tail: distribution of the number of further ones; default ``Geometric(default_ratio)``.
         probe: see :class:`StochasticEstimator`.
         num_probes: see :class:`StochasticEstimator`.
         memory: see :class:`StochasticEstimator`.
@@ -74,6 +74,8 @@ class RouletteEstimator(StochasticEstimator):
     Raises:
         ValueError: for fewer than one term.
     """
+
+    default_ratio = 0.5
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class RouletteEstimator(StochasticEstimator):
     ) -> None:
         super().__init__(probe=probe, num_probes=num_probes, memory=memory)
         self.terms = at_least("terms", terms, 1)
-        self.tail = tail if tail is not None else Geometric(0.5)
+        self.tail = tail if tail is not None else Geometric(self.default_ratio)
 
 
 def at_least(name: str, value: int, least: int) -> int:

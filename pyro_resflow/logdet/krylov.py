@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..arnoldi import ArnoldiBasis, log1p_corner, solve_first
+from ..arnoldi import ArnoldiBasis, LogarithmAndInverse
 from .autograd import Estimate, Memory, Vjp
 from .estimator import RouletteEstimator
 from .probes import Probe
@@ -32,7 +32,7 @@ class Krylov(RouletteEstimator):
 
     Args:
         terms: m, products always taken.
-        tail: distribution of N; default ``Geometric(0.5)``, one more product on average. Use
+        tail: distribution of N; default ``Geometric(1/3)``, half a product more on average. Use
             ``NoTail()`` for a plain truncation.
         probe: see :class:`StochasticEstimator`.
         num_probes: see :class:`StochasticEstimator`.
@@ -51,14 +51,15 @@ class Krylov(RouletteEstimator):
         torch.Size([7])
     """
 
+    default_ratio = 1 / 3
+
     def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
         steps = _KrylovSteps(vjp, probes)
         extra = self.tail.draw(self.probe.host_generator())
         for _ in range(self.terms + extra):
             steps.extend()
-        iterates = [steps.iterate(self.terms + j) for j in range(extra + 1)]
-        weights = iterates[0].value.new_tensor(telescoped_weights(self.tail, extra))
-        return steps.weighted(iterates, weights)
+        beyond = [1 / self.tail.survival(j) for j in range(1, extra + 1)]
+        return steps.weighted([1.0] * self.terms + beyond)
 
 
 class AdaptiveKrylov(Krylov):
@@ -101,83 +102,60 @@ class AdaptiveKrylov(Krylov):
 
     def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
         steps = _KrylovSteps(vjp, probes)
-        iterates, settled_at = self._until_settled(steps)
+        settled_at = self._until_settled(steps)
         extra = self.tail.draw(self.probe.host_generator())
         for _ in range(extra):
             steps.extend()
-            iterates.append(steps.iterate(len(steps.basis)))
-        return steps.weighted(iterates, self._weights(settled_at, extra, iterates))
+        return steps.weighted(self._weights(settled_at, extra, len(steps.increments)))
 
-    def _until_settled(self, steps: _KrylovSteps) -> tuple[list[_Iterate], Tensor]:
-        """The iterates up to the last sample to settle, and where each did, shape ``(B,)``."""
+    def _until_settled(self, steps: _KrylovSteps) -> Tensor:
+        """Take steps up to the last sample to settle; the step at which each did, ``(B,)``."""
         steps.extend()
-        iterates = [steps.iterate(1)]
-        settled_at = torch.full_like(iterates[0].value, self.terms, dtype=torch.long)
+        settled_at = torch.full_like(steps.increments[0], self.terms, dtype=torch.long)
         for k in range(2, self.terms + 1):
             steps.extend()
-            iterates.append(steps.iterate(k))
-            change = (iterates[-1].value - iterates[-2].value).abs()
-            settled_at = torch.where(change <= self.tolerance, settled_at.clamp(max=k), settled_at)
-            if steps.basis.last.is_meta or bool((settled_at <= k).all()):
+            settled = steps.increments[-1].abs() <= self.tolerance
+            settled_at = torch.where(settled, settled_at.clamp(max=k), settled_at)
+            if settled.is_meta or bool((settled_at <= k).all()):
                 break
-        return iterates, settled_at
+        return settled_at
 
-    def _weights(self, settled_at: Tensor, extra: int, iterates: list[_Iterate]) -> Tensor:
-        """Each sample's weight of each iterate, shape ``(B, number)``: its own roulette."""
-        table = iterates[0].value.new_tensor(telescoped_weights(self.tail, extra))
-        steps = torch.arange(1, len(iterates) + 1, device=settled_at.device)
-        beyond = steps - settled_at[:, None]
-        inside = (beyond >= 0) & (beyond <= extra)
-        return torch.where(inside, table[beyond.clamp(0, extra)], 0)
-
-
-class _Iterate(NamedTuple):
-    """q_k, shape ``(B,)``, and the coefficients of w_k in the basis, shape ``(B, k)``."""
-
-    value: Tensor
-    coefficients: Tensor
+    def _weights(self, settled_at: Tensor, extra: int, steps: int) -> list[Tensor]:
+        """Each sample's weight of each increment, shape ``(B,)``: its own roulette."""
+        survival = [self.tail.survival(j) for j in range(extra + 1)]
+        inverse = torch.tensor([1 / p for p in survival], device=settled_at.device)
+        weights = []
+        for k in range(1, steps + 1):
+            beyond = k - settled_at
+            weight = inverse[beyond.clamp(0, extra)]
+            weights.append(torch.where(beyond <= extra, weight, 0))
+        return weights
 
 
 class _KrylovSteps:
-    """The Krylov space of J^T and the probes, and the estimate after each of its steps."""
+    """The Krylov space of J^T and the probes, and what each step adds to the estimate.
+
+    Attributes:
+        increments: q_k - q_{k-1} for each step, shape ``(B,)``.
+    """
 
     def __init__(self, vjp: Vjp, probes: Tensor) -> None:
         self.vjp = vjp
         self.shape = probes.shape
         self.basis = ArnoldiBasis(probes.flatten(2).flatten(0, 1))
+        self.functions = LogarithmAndInverse(self.basis.norm)
+        self.increments: list[Tensor] = []
 
     def extend(self) -> None:
         """One more product."""
-        self.basis.extend(self.vjp(self.basis.last.reshape(self.shape)).flatten(2).flatten(0, 1))
+        product = self.vjp(self.basis.last.reshape(self.shape)).flatten(2).flatten(0, 1)
+        increment = self.functions.extend(self.basis.extend(product))
+        self.increments.append(increment * self.basis.norm.square())
 
-    def iterate(self, k: int) -> _Iterate:
-        """Value and coefficients from the first k products."""
-        hessenberg = self.basis.hessenberg(k)
-        value = self.basis.norm.square() * log1p_corner(hessenberg)
-        return _Iterate(value, solve_first(hessenberg))
-
-    def weighted(self, iterates: list[_Iterate], weights: Tensor) -> Estimate:
-        """The weighted sum of iterates, weights of shape ``(number,)`` or ``(B, number)``."""
-        values = torch.stack([iterate.value for iterate in iterates], dim=1)
-        coefficients = torch.stack([self._padded(i.coefficients) for i in iterates], dim=1)
-        adjoint = self.basis.combine((weights[..., None] * coefficients).sum(1))
-        value = (weights * values).sum(1)
-        return Estimate(value.reshape(self.shape[:2]), adjoint.reshape(self.shape))
-
-    def _padded(self, coefficients: Tensor) -> Tensor:
-        missing = len(self.basis) - coefficients.shape[-1]
-        return torch.nn.functional.pad(coefficients, (0, missing))
-
-
-def telescoped_weights(tail: Tail, extra: int) -> list[float]:
-    r"""Weights of the iterates :math:`q_m, \dots, q_{m+N}` in the roulette's sum.
-
-    :math:`q_m + \sum_{k=1}^N (q_{m+k} - q_{m+k-1})/P(N \ge k)`, collected by iterate; they sum
-    to 1.
-
-    Args:
-        tail: distribution of N.
-        extra: the N that was drawn.
-    """
-    steps = [1.0, *(1 / tail.survival(k) for k in range(1, extra + 1)), 0.0]
-    return [steps[j] - steps[j + 1] for j in range(extra + 1)]
+    def weighted(self, weights: Sequence[Tensor | float]) -> Estimate:
+        """The sum of the increments, each times its weight: a number or shape ``(B,)``."""
+        value = sum(w * q for w, q in zip(weights, self.increments, strict=True))
+        adjoint = self.basis.combine(self.functions.inverse(weights))
+        return Estimate(
+            torch.as_tensor(value).reshape(self.shape[:2]), adjoint.reshape(self.shape)
+        )

@@ -13,7 +13,13 @@ from .activations import (
 )
 from .conditional import ConditionalLipschitzMLP
 from .contraction import check_contraction
-from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, NonFiniteWeightError
+from .lipschitz import (
+    LipschitzConv2d,
+    LipschitzLayer,
+    LipschitzLinear,
+    NonFiniteWeightError,
+    update_norms,
+)
 from .networks import (
     Chain,
     DenseConcatenation,
@@ -49,4 +55,5 @@ __all__ = [
     "SpectralNorm",
     "Tanh",
     "check_contraction",
+    "update_norms",
 ]

@@ -8,52 +8,11 @@ constant at most 1.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..linearization import Linearization
-
-
-class _Tangent(torch.autograd.Function):
-    """psi'(h) * v with the analytic second derivative, keeping only h and v."""
-
-    @staticmethod
-    def forward(ctx: Any, activation: Activation, h: Tensor, v: Tensor) -> Tensor:
-        ctx.activation = activation
-        ctx.save_for_backward(h, v)
-        return activation.core_slope(h) * v
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        h, v = ctx.saved_tensors
-        grad_h = (grad * v).sum(0) * ctx.activation.core_curvature(h)
-        return None, grad_h, grad * ctx.activation.core_slope(h)
-
-
-class _Dual(torch.autograd.Function):
-    """[psi(h), psi'(h) v_1, ..., psi'(h) v_S] from the stack [h, v_1, ..., v_S], all it keeps."""
-
-    @staticmethod
-    def forward(ctx: Any, activation: Activation, z: Tensor) -> Tensor:
-        ctx.activation = activation
-        ctx.save_for_backward(z)
-        out = torch.empty_like(z)
-        out[0] = activation.core(z[0])
-        torch.mul(z[1:], activation.core_slope(z[0]), out=out[1:])
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        (z,) = ctx.saved_tensors
-        grad_z = grad * ctx.activation.core_slope(z[0])
-        grad_z[0] += (grad[1:] * z[1:]).sum(0) * ctx.activation.core_curvature(z[0])
-        return None, grad_z
+from .stages import BothSigns, Core, Scale, Stage, scaled
 
 
 class Activation(nn.Module):
@@ -88,38 +47,39 @@ class Activation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """phi(x), same shape."""
-        return _scale(self.core(_scale(x, self.input_gain())), self.output_gain())
+        return scaled(self.core(scaled(x, self.input_gain())), self.output_gain())
 
     def slope(self, x: Tensor) -> Tensor:
         """phi'(x), same shape."""
         beta = self.input_gain()
-        return _scale(self.core_slope(_scale(x, beta)), beta * self.output_gain())
+        return scaled(self.core_slope(scaled(x, beta)), beta * self.output_gain())
 
     def curvature(self, x: Tensor) -> Tensor:
         """phi''(x), same shape."""
         beta = self.input_gain()
-        return _scale(self.core_curvature(_scale(x, beta)), beta * beta * self.output_gain())
+        return scaled(self.core_curvature(scaled(x, beta)), beta * beta * self.output_gain())
 
-    def linearize(self, x: Tensor) -> Linearization:
-        """phi at x, with products with its (diagonal) Jacobian."""
-        beta, kappa = self.input_gain(), self.output_gain()
-        gain = beta * kappa
-        h = _scale(x, beta)
-        with torch.no_grad():
-            slope = _scale(self.core_slope(h), gain)
-        value = _scale(self.core(h), kappa)
-        if not value.requires_grad:
-            return Linearization(value, slope.mul, slope.mul)
-        return Linearization(value, slope.mul, lambda v: _scale(_Tangent.apply(self, h, v), gain))
+    # The products that a network takes: overridden where a fused formula is known.
 
-    def dual_stack(self, z: Tensor) -> Tensor:
-        """Value and tangents of phi for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
-        beta, kappa = self.input_gain(), self.output_gain()
-        return _scale(_Dual.apply(self, _scale(z, beta)), kappa)
+    def for_slope(self, h: Tensor) -> Tensor:
+        """What the products with psi'(h) need."""
+        return self.core_slope(h)
 
+    def times_slope(self, w: Tensor, for_slope: Tensor) -> Tensor:
+        """psi'(h) w, differentiable."""
+        return w * for_slope
 
-def _scale(x: Tensor, gain: Tensor | float) -> Tensor:
-    return x if isinstance(gain, float) and gain == 1.0 else x * gain
+    def times_slope_(self, w: Tensor, for_slope: Tensor) -> Tensor:
+        """psi'(h) w, written over w."""
+        return w.mul_(for_slope)
+
+    def add_curvature_times_(self, out: Tensor, w: Tensor, h: Tensor, value: Tensor) -> None:
+        """Add psi''(h) w to ``out`` in place, given psi(h); the others may be overwritten."""
+        out.addcmul_(self.core_curvature(h), w)
+
+    def stages(self) -> list[Stage]:
+        """The core between its two gains."""
+        return [Scale(self.input_gain), Core(self), Scale(self.output_gain)]
 
 
 class LipSwish(Activation):
@@ -154,15 +114,36 @@ class LipSwish(Activation):
         return F.silu(h)
 
     def core_slope(self, h: Tensor) -> Tensor:
-        return torch.ops.aten.silu_backward(torch.ones_like(h), h)
+        s = torch.sigmoid(h)
+        return s * (1 + h * (1 - s))
 
     def core_curvature(self, h: Tensor) -> Tensor:
         s = torch.sigmoid(h)
         return s * (1 - s) * (2 + h * (1 - 2 * s))
 
+    def for_slope(self, h: Tensor) -> Tensor:
+        return h
+
+    def times_slope(self, w: Tensor, for_slope: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # the fused product has no derivative
+            return w * self.core_slope(for_slope)
+        return torch.ops.aten.silu_backward(w, for_slope)
+
+    def times_slope_(self, w: Tensor, for_slope: Tensor) -> Tensor:
+        return torch.ops.aten.silu_backward(w, for_slope, grad_input=w)
+
+    def add_curvature_times_(self, out: Tensor, w: Tensor, h: Tensor, value: Tensor) -> None:
+        # psi'' = s (1 - s) (2 + h - 2 psi) with the sigmoid s, in the fewest passes over memory
+        rest = torch.sub(h, value, alpha=2, out=value)
+        product = torch.ops.aten.sigmoid_backward(w, h.sigmoid_(), grad_input=w)
+        out.addcmul_(product, rest).add_(product, alpha=2)
+
 
 class _Parameterless(Activation):
     """An activation that is its own core."""
+
+    def stages(self) -> list[Stage]:
+        return [Core(self)]
 
 
 class ELU(_Parameterless):
@@ -264,11 +245,7 @@ class Concatenated(Activation):
         self.feature_dim = feature_dim
 
     def _both_signs(self, x: Tensor) -> Tensor:
-        return torch.cat([x - self.shift, -x - self.shift], dim=self.feature_dim)
-
-    def _fold(self, w: Tensor) -> Tensor:
-        positive, negative = w.chunk(2, dim=self.feature_dim)
-        return (positive - negative) / self.bound
+        return BothSigns(self.shift, self.feature_dim).evaluate(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self._both_signs(x)) / self.bound
@@ -283,19 +260,16 @@ class Concatenated(Activation):
         """Curvatures of the two halves with respect to x, concatenated."""
         return self.activation.curvature(self._both_signs(x)) / self.bound
 
-    def linearize(self, x: Tensor) -> Linearization:
-        inner = self.activation.linearize(self._both_signs(x))
-        return Linearization(
-            inner.value / self.bound,
-            lambda w: self._fold(inner.vjp(w)),
-            lambda v: inner.jvp(torch.cat([v, -v], dim=self.feature_dim)) / self.bound,
-        )
+    def stages(self) -> list[Stage]:
+        """Both signs, the activation's stages, 1/c.
 
-    def dual_stack(self, z: Tensor) -> Tensor:
-        z = torch.cat([z, -z], dim=self.feature_dim)
-        if self.shift:
-            z = torch.cat([z[:1] - self.shift, z[1:]])
-        return self.activation.dual_stack(z) / self.bound
+        Without a shift the activation's first gain comes before the signs: half the features.
+        """
+        both: Stage = BothSigns(self.shift, self.feature_dim)
+        inner = self.activation.stages()
+        if not self.shift and isinstance(inner[0], Scale):
+            both, inner[0] = inner[0], both
+        return [both, *inner, Scale(lambda: 1 / self.bound)]
 
 
 class CLipSwish(Concatenated):

@@ -10,21 +10,34 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..linearization import Linearization, without_autocast
+from ..linearization import without_autocast
+from .convolution import convolve
 from .norms import OperatorNorm, SpectralNorm
 from .operators import ConvolutionOperator, LinearOperator, MatrixOperator
+from .stages import Affine, Stage
 
 _UPDATE_LOCK = threading.RLock()
 
 
 class NonFiniteWeightError(ValueError):
     """A weight holds nan or infinite values."""
+
+
+class Measured(NamedTuple):
+    """The norm of a weight as it is, at the vectors u and v, and what to multiply it by."""
+
+    sigma: Tensor
+    contraction: Tensor
+    u: Tensor
+    v: Tensor
 
 
 class LipschitzLayer(nn.Module):
@@ -57,7 +70,7 @@ class LipschitzLayer(nn.Module):
         self.register_buffer("v", torch.empty(domain_size))
         self._updated_at: tuple[int, int] | None = None
         self._orders_at: tuple[int, ...] | None = None
-        self._scale: Tensor | None = None
+        self._measured: Measured | None = None
         self._watched: int | None = None
         self._gradient_arrived = False
         self.reset_parameters()
@@ -75,6 +88,16 @@ class LipschitzLayer(nn.Module):
     def operator(self, weight: Tensor) -> LinearOperator:
         """The linear map that a weight stands for."""
         raise NotImplementedError
+
+    def measured_operator(self, weight: Tensor) -> LinearOperator:
+        """A linear map of the same norm, on which it is measured."""
+        return self.operator(weight)
+
+    def kind(self) -> tuple[Any, ...]:
+        """What layers have in common whose norms are measured together."""
+        weight = self.weight
+        like = (type(self), weight.shape, weight.dtype, weight.device, self.v.shape)
+        return (*like, *self.norm.kind())
 
     @property
     def is_current(self) -> bool:
@@ -100,16 +123,19 @@ class LipschitzLayer(nn.Module):
         Raises:
             NonFiniteWeightError: if the weight holds nan or infinite values.
         """
-        with _UPDATE_LOCK:
-            self._watch_gradient()
-            if not self.is_current:
-                u, v = self._iterated()
-                self.u.copy_(u)
-                self.v.copy_(v)
-                self._scale = None
-            self._updated_at = self._weight_version()
-            self._orders_at = self._orders_version()
-            self._gradient_arrived = False
+        if not self.is_current or self._orders_at is None or self._watched != id(self.weight):
+            update_norms(self)
+
+    def _take(self, u: Tensor, v: Tensor) -> None:
+        """Keep the vectors found for the weight as it is now."""
+        self.u.copy_(u)
+        self.v.copy_(v)
+        self._measured = None
+
+    def _mark_current(self) -> None:
+        self._updated_at = self._weight_version()
+        self._orders_at = self._orders_version()
+        self._gradient_arrived = False
 
     def _watch_gradient(self) -> None:
         if self._watched == id(self.weight) or not self.weight.requires_grad:
@@ -124,41 +150,55 @@ class LipschitzLayer(nn.Module):
         self.weight.register_post_accumulate_grad_hook(arrived)
         self._watched = id(self.weight)
 
-    @torch.no_grad()
-    def _iterated(self) -> tuple[Tensor, Tensor]:
-        """The vectors of the iteration for the weight as it is now."""
-        u, v = self.u.to(self.weight.dtype), self.v.to(self.weight.dtype)
-        try:
-            with without_autocast(self.weight):
-                return self.norm.iterate(self.operator(self.weight), u, v)
-        except RuntimeError as error:  # of the small eigenvalue problem
-            if bool(self.weight.isfinite().all()):
-                raise
+    def check_finite(self) -> None:
+        """Raise if the weight holds nan or infinite values.
+
+        Raises:
+            NonFiniteWeightError: naming the layer.
+        """
+        if not bool(self.weight.isfinite().all()):
             raise NonFiniteWeightError(
                 f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: no norm "
                 "can be measured, it holds nan or infinite values. Go back to an earlier state."
-            ) from error
+            )
 
     def sigma(self) -> Tensor:
         """The measured norm of the raw weight, a scalar, with gradient."""
         if isinstance(self.weight, nn.Parameter):
             self.update()
-            u, v = self.u.clone(), self.v.clone()
+            u, v = self.u, self.v
         else:
             # put in our weight's place for one call, as functional_call does: the vectors that
             # belong to our own weight stay as they are
-            u, v = self._iterated()
+            ((u, v),) = iterated([self])
         with without_autocast(self.weight):
-            return self.norm.sigma(self.operator(self.weight), u, v)
+            return self.norm.sigma(self.measured_operator(self.weight), u, v)
 
-    def effective_weight(self) -> Tensor:
-        """The weight divided by max(1, sigma/c), same shape as the weight."""
-        if torch.is_grad_enabled() or not isinstance(self.weight, nn.Parameter):
-            return self.weight * self._contraction(self.sigma())
+    def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
+        """The weight divided by max(1, sigma/c), same shape as the weight.
+
+        Args:
+            gain: a scalar to multiply it by.
+        """
+        if not isinstance(self.weight, nn.Parameter) or (
+            torch.is_grad_enabled() and not isinstance(self.norm, SpectralNorm)
+        ):
+            return self.weight * (self._contraction(self.sigma()) * gain)
         self.update()
-        if self._scale is None:
-            self._scale = self._contraction(self.sigma())
-        return self.weight * self._scale
+        if self._measured is None:
+            self._measured = self._measure()
+        if not torch.is_grad_enabled():
+            return self.weight * (self._measured.contraction * gain)
+        return _DividedByNorm.apply(self, self._measured, self.weight, gain)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _measure(self) -> Measured:
+        if isinstance(self.norm, SpectralNorm):
+            sigma = self.norm.value(self.u, self.v)
+        else:
+            sigma = self.sigma()
+        return Measured(sigma, self._contraction(sigma), self.u.clone(), self.v.clone())
 
     def _contraction(self, sigma: Tensor) -> Tensor:
         c = self.norm.coefficient
@@ -167,7 +207,18 @@ class LipschitzLayer(nn.Module):
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
         """A certified upper bound of the effective weight's norm, a scalar."""
-        return self.norm.upper_bound(self.operator(self.effective_weight()))
+        return self.norm.upper_bound(self.measured_operator(self.effective_weight()))
+
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The layer's map with a weight and a bias in place of its own."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.affine(x, self.effective_weight(), self.bias)
+
+    def stages(self) -> list[Stage]:
+        """One affine map."""
+        return [Affine(self)]
 
     # The vectors that go with a weight travel with it: a copy, a loaded state and a moved layer
     # take them as they are, so that they compute what the original computed. The orders of the
@@ -176,11 +227,11 @@ class LipschitzLayer(nn.Module):
     def _arrived(self, current: bool) -> None:
         self._updated_at = self._weight_version() if current else None
         self._gradient_arrived = False
-        self._orders_at = self._scale = None
+        self._orders_at = self._measured = None
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        state.update(_updated_at=None, _orders_at=None, _scale=None, _watched=None)
+        state.update(_updated_at=None, _orders_at=None, _measured=None, _watched=None)
         state["_current"] = self.is_current
         return state
 
@@ -205,6 +256,84 @@ class LipschitzLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         complete = all(prefix + name in state_dict for name in ("weight", "u", "v"))
         self._arrived(complete)
+
+
+class _DividedByNorm(torch.autograd.Function):
+    """The weight times its contraction and a gain; sigma's gradient by the weight is u v^T."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        layer: LipschitzLayer, measured: Measured, weight: Tensor, gain: Tensor | float
+    ) -> Tensor:
+        return weight * (measured.contraction * gain)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.layer, measured, weight, gain = inputs
+        ctx.gain = None if isinstance(gain, Tensor) else gain
+        saved_gain = () if ctx.gain is not None else (gain,)
+        ctx.save_for_backward(weight, *measured, *saved_gain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, sigma, contraction, u, v, *saved_gain = ctx.saved_tensors
+        gain = saved_gain[0] if saved_gain else ctx.gain
+        factor = contraction * gain
+        norm = ctx.layer.norm
+        direction = norm.gradient(ctx.layer.measured_operator(weight.detach()), u, v)
+        share = (grad * weight).sum()
+        by_sigma = share * factor * torch.where(sigma > norm.coefficient, 1 / sigma, 0)
+        by_weight = torch.addcmul(grad * factor, direction.view_as(weight), by_sigma, value=-1)
+        return None, None, by_weight, share * contraction if saved_gain else None
+
+
+@torch.no_grad()
+def update_norms(module: nn.Module) -> None:
+    """Measure the norms of all weights in a module that have changed, those of one shape together.
+
+    It happens by itself where a weight is used; to call it for a whole flow first saves time.
+
+    Args:
+        module: any module.
+
+    Raises:
+        NonFiniteWeightError: if a weight holds nan or infinite values.
+    """
+    with _UPDATE_LOCK:
+        groups: dict[tuple[Any, ...], list[LipschitzLayer]] = {}
+        for layer in module.modules():
+            if isinstance(layer, LipschitzLayer) and isinstance(layer.weight, nn.Parameter):
+                layer._watch_gradient()
+                if not layer.is_current:
+                    groups.setdefault(layer.kind(), []).append(layer)
+                else:
+                    layer._mark_current()
+        for layers in groups.values():
+            for layer, (u, v) in zip(layers, iterated(layers), strict=True):
+                layer._take(u, v)
+                layer._mark_current()
+
+
+@torch.no_grad()
+def iterated(layers: Sequence[LipschitzLayer]) -> list[tuple[Tensor, Tensor]]:
+    """The vectors of the iteration for the weights, of one shape, as they are now.
+
+    Raises:
+        NonFiniteWeightError: if a weight holds nan or infinite values.
+    """
+    weights = [layer.weight for layer in layers]
+    operators = [layer.measured_operator(layer.weight) for layer in layers]
+    us = [layer.u.to(layer.weight.dtype) for layer in layers]
+    vs = [layer.v.to(layer.weight.dtype) for layer in layers]
+    try:
+        with without_autocast(weights[0]):
+            return layers[0].norm.iterate_together(operators, us, vs)
+    except RuntimeError:  # of the small eigenvalue problem
+        for layer in layers:
+            layer.check_finite()
+        raise
 
 
 class LipschitzLinear(LipschitzLayer):
@@ -244,27 +373,11 @@ class LipschitzLinear(LipschitzLayer):
             bias,
         )
 
-    def operator(self, weight: Tensor) -> MatrixOperator:
+    def operator(self, weight: Tensor) -> LinearOperator:
         return MatrixOperator(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.effective_weight(), self.bias)
-
-    def linearize(self, x: Tensor) -> Linearization:
-        weight = self.effective_weight()
-        transposed = weight.detach().t()
-        return Linearization(
-            F.linear(x, weight, self.bias),
-            lambda w: F.linear(w, transposed),
-            lambda v: F.linear(v, weight),
-        )
-
-    def dual_stack(self, z: Tensor) -> Tensor:
-        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
-        out = F.linear(z, self.effective_weight())
-        if self.bias is not None:
-            out[0] += self.bias
-        return out
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, weight, bias)
 
 
 class LipschitzConv2d(LipschitzLayer):
@@ -302,41 +415,24 @@ class LipschitzConv2d(LipschitzLayer):
                 f"kernel_size: expected an odd number, which keeps the image size; got "
                 f"{kernel_size}."
             )
+        norm = norm if norm is not None else SpectralNorm()
         self.input_size = input_size
-        pixels = input_size[0] * input_size[1]
+        self.acts_on_pixels = kernel_size == 1 and isinstance(norm, SpectralNorm)
+        pixels = 1 if self.acts_on_pixels else input_size[0] * input_size[1]
         super().__init__(
             (out_channels, in_channels, kernel_size, kernel_size),
             in_channels * pixels,
             out_channels * pixels,
-            norm if norm is not None else SpectralNorm(),
+            norm,
             bias,
         )
-        self.padding = kernel_size // 2
 
     def operator(self, weight: Tensor) -> LinearOperator:
         return ConvolutionOperator(weight, self.input_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.effective_weight(), self.bias, padding=self.padding)
+    def measured_operator(self, weight: Tensor) -> LinearOperator:
+        """One pixel's matrix for a 1x1 convolution, else the convolution."""
+        return MatrixOperator(weight.flatten(1)) if self.acts_on_pixels else self.operator(weight)
 
-    def linearize(self, x: Tensor) -> Linearization:
-        weight = self.effective_weight()
-        detached = weight.detach()
-
-        def vjp(w: Tensor) -> Tensor:
-            out = F.conv_transpose2d(w.flatten(0, 1), detached, padding=self.padding)
-            return out.unflatten(0, w.shape[:2])
-
-        def jvp(v: Tensor) -> Tensor:
-            out = F.conv2d(v.flatten(0, 1), weight, padding=self.padding)
-            return out.unflatten(0, v.shape[:2])
-
-        return Linearization(F.conv2d(x, weight, self.bias, padding=self.padding), vjp, jvp)
-
-    def dual_stack(self, z: Tensor) -> Tensor:
-        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
-        out = F.conv2d(z.flatten(0, 1), self.effective_weight(), padding=self.padding)
-        out = out.unflatten(0, z.shape[:2])
-        if self.bias is not None:
-            out[0] += self.bias[:, None, None]
-        return out
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return convolve(x, weight, bias)

@@ -1,41 +1,32 @@
 r"""Networks with a known Lipschitz constant: chains of layers that can be linearized.
 
-Every layer answers ``forward(x)``, ``linearize(x)`` and ``dual_stack([x, v_1, ..., v_S])``, and
-:class:`Chain` composes the answers. A network of L linear layers, each held to the coefficient c,
-and activations of slope at most 1 has a Lipschitz constant of at most :math:`c^L`.
+Every layer breaks into stages that know their derivatives, and :class:`Chain` composes them. A
+network of L linear layers, each held to the coefficient c, and activations of slope at most 1 has
+a Lipschitz constant of at most :math:`c^L`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..linearization import Linearization
 from .activations import Activation, CLipSwish, LipSwish
+from .linearized import Beside, LinearizedStages, evaluate
 from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
 from .norms import InducedNorm, OperatorNorm, SpectralNorm
+from .stages import Layer, Stage, Translate, folded
 
 Norms = OperatorNorm | Sequence[OperatorNorm] | None
-
-
-class Layer(Protocol):
-    """What a chain asks of its layers."""
-
-    def linearize(self, x: Tensor) -> Linearization:
-        """The layer at x, with products with its Jacobian."""
-
-    def dual_stack(self, z: Tensor) -> Tensor:
-        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
 
 
 class Chain(nn.Sequential):
     """Layers one after the other, linearized by the chain rule.
 
     Args:
-        layers: modules with ``forward``, ``linearize`` and ``dual_stack``.
+        layers: modules with a method ``stages``, see :class:`pyro_resflow.nn.stages.Layer`.
         event_dim: event dimensions of the input: 1 for vectors, 3 for images.
     """
 
@@ -43,31 +34,35 @@ class Chain(nn.Sequential):
         super().__init__(*layers)
         self.event_dim = event_dim
 
-    def linearize(self, x: Tensor) -> Linearization:
-        """The chain at x of shape ``(N, *event)``, with products with its Jacobian."""
-        steps = []
-        for layer in self._layers():
-            steps.append(layer.linearize(x))
-            x = steps[-1].value
-        vjps = [step.vjp for step in reversed(steps)]
-        jvps = [step.jvp for step in steps]
-        return Linearization(x, lambda w: _fold(vjps, w), lambda v: _fold(jvps, v))
+    def stages(self) -> list[Stage]:
+        """The stages of all layers, scalings multiplied into the affine maps beside them."""
+        return folded(
+            stage for layer in cast(Iterator[Layer], iter(self)) for stage in layer.stages()
+        )
 
-    def dual_stack(self, z: Tensor) -> Tensor:
-        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
-        for layer in self._layers():
-            z = layer.dual_stack(z)
-        return z
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """The tensors that the value depends on: effective weights, biases, scalars, shifts."""
+        return tuple(c for stage in self.stages() for c in stage.coefficients())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.evaluate(x, self.coefficients())
+
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        """The chain at x of shape ``(N, *event)`` with given coefficients."""
+        return evaluate(self.stages(), x, coefficients)
+
+    def linearize(
+        self, x: Tensor, coefficients: Sequence[Tensor] | None = None
+    ) -> LinearizedStages:
+        """The chain at x of shape ``(N, *event)``, with products with its Jacobian."""
+        return LinearizedStages(
+            self.stages(), x, self.coefficients() if coefficients is None else coefficients
+        )
 
     def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """g(x) and J_g(x) v in one pass: x of shape ``(N, *event)``, v of ``(S, N, *event)``."""
-        z = self.dual_stack(torch.cat([x[None], v]))
-        return z[0], z[1:]
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The parameters, and the shifts that a context has put in."""
-        shifts = tuple(m.shift for m in self.modules() if isinstance(m, Shift))
-        return (*self.parameters(), *shifts)
+        """g(x) and J_g(x) v, differentiable: x of ``(N, *event)``, v of ``(S, N, *event)``."""
+        linearization = self.linearize(x)
+        return linearization.value, linearization.jvp(v)
 
     def lipschitz_bound(self) -> Tensor:
         """A certified upper bound of the network's Lipschitz constant, a scalar."""
@@ -77,15 +72,6 @@ class Chain(nn.Sequential):
             if isinstance(layer, LipschitzLayer | DenseConcatenation | Chain)
         ]
         return torch.stack(bounds).prod()
-
-    def _layers(self) -> Iterator[Layer]:
-        return cast(Iterator[Layer], iter(self))
-
-
-def _fold(maps: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
-    for step in maps:
-        value = step(value)
-    return value
 
 
 class Shift(nn.Module):
@@ -102,16 +88,9 @@ class Shift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.shift
 
-    def linearize(self, x: Tensor) -> Linearization:
-        return Linearization(x + self.shift, _identity, _identity)
-
-    def dual_stack(self, z: Tensor) -> Tensor:
-        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
-        return torch.cat([z[:1] + self.shift, z[1:]])
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
+    def stages(self) -> list[Stage]:
+        """One translation."""
+        return [Translate(lambda: self.shift)]
 
 
 class LipschitzMLP(Chain):
@@ -243,27 +222,13 @@ class DenseConcatenation(nn.Module):
         raw = nn.functional.softplus(self.raw_weights) + 0.1
         return raw / torch.linalg.vector_norm(raw)
 
-    def _join(self, eta: Tensor, x: Tensor, h: Tensor) -> Tensor:
-        return torch.cat([eta[0] * x, eta[1] * h], dim=self.feature_dim)
-
     def forward(self, x: Tensor) -> Tensor:
-        return self._join(self.weights(), x, self.branch(x))
+        eta = self.weights()
+        return torch.cat([eta[0] * x, eta[1] * self.branch(x)], dim=self.feature_dim)
 
-    def linearize(self, x: Tensor) -> Linearization:
-        eta, inner = self.weights(), self.branch.linearize(x)
-        passed = x.shape[self.feature_dim]
-
-        def vjp(w: Tensor) -> Tensor:
-            first, second = w.tensor_split([passed], dim=self.feature_dim)
-            return eta[0].detach() * first + inner.vjp(eta[1].detach() * second)
-
-        return Linearization(
-            self._join(eta, x, inner.value), vjp, lambda v: self._join(eta, v, inner.jvp(v))
-        )
-
-    def dual_stack(self, z: Tensor) -> Tensor:
-        """Value and tangents for ``z = [x, v_1, ..., v_S]`` stacked along dimension 0."""
-        return self._join(self.weights(), z, self.branch.dual_stack(z))
+    def stages(self) -> list[Stage]:
+        """The scaled input beside the scaled features."""
+        return [Beside(self.weights, self.branch.stages(), self.feature_dim)]
 
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:

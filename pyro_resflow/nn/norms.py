@@ -7,9 +7,13 @@ iteration are the layer's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
+from .gram import largest_eigenvectors, unit
 from .operators import LinearOperator
 
 
@@ -48,6 +52,16 @@ class OperatorNorm(nn.Module):
         """Update the vectors: u of shape ``(out,)``, v of shape ``(in,)``."""
         raise NotImplementedError
 
+    def kind(self) -> tuple[object, ...]:
+        """What norms have in common that are measured together; by default one norm alone."""
+        return (id(self),)
+
+    def iterate_together(
+        self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Update the vectors of several operators of one shape."""
+        return [self.iterate(*each) for each in zip(operators, us, vs, strict=True)]
+
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         """The norm at the vectors u and v, a scalar, differentiable in the weight."""
         raise NotImplementedError
@@ -55,10 +69,6 @@ class OperatorNorm(nn.Module):
     def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         """A certified upper bound of the norm, a scalar."""
         raise NotImplementedError
-
-    def _settled(self, new: Tensor, last: Tensor) -> bool:
-        """Whether the measured norm has stopped changing."""
-        return self.tolerance is not None and bool((new - last).abs() <= self.tolerance * new)
 
 
 class SpectralNorm(OperatorNorm):
@@ -79,12 +89,8 @@ class SpectralNorm(OperatorNorm):
         (convolutions); Golub and Kahan, 1965.
     """
 
-    cycle = 12
-    """Vectors of a Krylov space before it is restarted from its best one."""
-
-    least = 6
-    """Steps before the tolerance counts: where another singular vector overtakes the last one,
-    the norm first stands still."""
+    cycle = 8
+    """Products of one Krylov space; the next one starts from the best vector of the last."""
 
     def __init__(
         self,
@@ -95,67 +101,83 @@ class SpectralNorm(OperatorNorm):
     ) -> None:
         super().__init__(coefficient, tolerance=tolerance, max_iterations=max_iterations)
 
-    @torch.no_grad()
+    def kind(self) -> tuple[object, ...]:
+        return (type(self), self.tolerance, self.max_iterations)
+
     def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = v.new_zeros(())
+        return self.iterate_together([operator], [u], [v])[0]
+
+    @torch.no_grad()
+    def iterate_together(
+        self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        gram = operators[0].gram(operators)
+        start = torch.stack([*vs] if gram.on_domain else [*us])
+        # after a change of the weight its largest singular vector can be orthogonal to the last
+        vectors = unit(start) + 1e-3 * _generic_direction(start[0])
         spent = 0
-        # after a change of the weight its largest singular vector can be orthogonal to v
-        v = _unit(v, 2.0) + 1e-3 * _generic_direction(v)
         while spent < self.max_iterations:
-            inputs, outputs = [_unit(v, 2.0)], list[Tensor]()
-            for _ in range(min(self.cycle, self.max_iterations - spent)):
-                outputs.append(operator.apply(inputs[-1]))
-                spent += 1
-                last, (sigma, combination) = sigma, _largest_ritz_pair(outputs)
-                if v.is_meta or (len(outputs) >= self.least and self._settled(sigma, last)):
-                    break
-                inputs.append(_next_basis_vector(inputs, operator.adjoint(outputs[-1]), sigma))
-            v = combination @ torch.stack(inputs[: len(outputs)])
-            u = combination @ torch.stack(outputs)
-            if v.is_meta or self._settled(sigma, last):
+            steps = min(self.cycle, self.max_iterations - spent, vectors.shape[1])
+            vectors, values, rise = largest_eigenvectors(gram, vectors, steps)
+            spent += steps
+            if vectors.is_meta or self._settled(values, rise):
                 break
-        return _nonzero(_unit(u, 2.0)), _nonzero(_unit(v, 2.0))
+        near = unit(vectors)
+        far = gram.across(near)
+        vanished = (far == 0).all(1, keepdim=True)
+        near = torch.where(vanished, _generic_direction(near[0]), near)
+        pair = (far, near) if gram.on_domain else (near, far)
+        return list(zip(pair[0].unbind(), pair[1].unbind(), strict=True))
+
+    def _settled(self, values: Tensor, rise: Tensor) -> bool:
+        # of the squares
+        return self.tolerance is not None and bool(
+            (rise <= 2 * self.tolerance * values.abs()).all()
+        )
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
-        return torch.dot(u, operator.apply(v))
+        return (operator.weight * self.gradient(operator, u, v)).sum()
+
+    @torch.no_grad()
+    def gradient(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
+        """The norm's gradient by the weight, of its shape: that of u A v at unit vectors."""
+        outer = operator.outer(u.view(1, *operator.codomain), v.view(1, *operator.domain))
+        return outer / self.value(u, v).clamp_min(torch.finfo(v.dtype).tiny)
+
+    @staticmethod
+    def value(u: Tensor, v: Tensor) -> Tensor:
+        """The norm that an iteration has found, a scalar."""
+        return torch.linalg.vector_norm(u) * torch.linalg.vector_norm(v)
 
     def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         return operator.spectral_bound(steps)
 
 
+def _apply(operator: LinearOperator, v: Tensor) -> Tensor:
+    """A v on flat vectors, shape ``(in,)`` to ``(out,)``."""
+    return operator.apply(v.view(1, *operator.domain)).flatten()
+
+
+def _adjoint(operator: LinearOperator, u: Tensor) -> Tensor:
+    """A^T u on flat vectors, shape ``(out,)`` to ``(in,)``."""
+    return operator.adjoint(u.view(1, *operator.codomain)).flatten()
+
+
 def _generic_direction(v: Tensor) -> Tensor:
     """A fixed unit vector of the shape of v that has a share of every direction in practice."""
-    count = torch.arange(1, len(v) + 1, dtype=torch.float32, device=v.device)
-    return _unit(torch.cos(2.4 * count), 2.0).to(v.dtype)
+    return _cosines(len(v), v.dtype, v.device)
+
+
+@lru_cache(maxsize=256)
+def _cosines(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        count = torch.arange(1, size + 1, dtype=torch.float32, device=device)
+        return _unit(torch.cos(2.4 * count), 2.0).to(dtype)
 
 
 def _nonzero(v: Tensor) -> Tensor:
     """v, or a generic direction where it vanished: from zero no iteration comes back."""
     return torch.where(v.any(), v, _generic_direction(v))
-
-
-def _largest_ritz_pair(outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Largest singular value of A on an orthonormal basis, and the combination that attains it.
-
-    Args:
-        outputs: A applied to the basis, k vectors of shape ``(out,)``.
-
-    Returns:
-        A scalar and shape ``(k,)``.
-    """
-    stacked = torch.stack(outputs)
-    values, vectors = torch.linalg.eigh(stacked @ stacked.t())
-    return values[-1].clamp_min(0).sqrt(), vectors[:, -1]
-
-
-def _next_basis_vector(basis: list[Tensor], vector: Tensor, sigma: Tensor) -> Tensor:
-    """``vector`` made orthogonal to the basis, of unit length; zero if the basis spans it."""
-    stacked = torch.stack(basis)
-    for _ in range(2):  # the second sweep removes what rounding left of the first
-        vector = vector - (stacked @ vector) @ stacked
-    size = torch.linalg.vector_norm(vector)
-    negligible = 10 * torch.finfo(vector.dtype).eps * sigma.clamp_min(1e-30)
-    return torch.where(size > negligible, vector / size, 0)
 
 
 class InducedNorm(OperatorNorm):
@@ -226,17 +248,22 @@ class InducedNorm(OperatorNorm):
         sigma = u.new_zeros(())
         u = _unit(u, 2.0) + 1e-3 * _generic_direction(u)  # for the reason given above
         for _ in range(self.max_iterations):
-            v = self.dual_input(operator.adjoint(u))
-            y = operator.apply(v)
+            v = self.dual_input(_adjoint(operator, u))
+            y = _apply(operator, v)
             u = self.dual_output(y)
             last, sigma = sigma, torch.dot(u, y)
             if y.is_meta or self._settled(sigma, last):
                 break
         return _nonzero(u), _nonzero(v)
 
+    def _settled(self, new: Tensor, last: Tensor) -> bool:
+        """Whether the measured norm has stopped changing."""
+        return self.tolerance is not None and bool((new - last).abs() <= self.tolerance * new)
+
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         """The norm at the vector v, differentiable in the weight and in both orders."""
-        return _vector_norm(operator.apply(v), self.codomain) / _vector_norm(v, self.domain)
+        v = v.clone()  # the next update writes to it
+        return _vector_norm(_apply(operator, v), self.codomain) / _vector_norm(v, self.domain)
 
     @torch.no_grad()
     def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .convolution import convolve, convolve_transposed, kernel_gradient
+from .gram import Gram, MatrixGram, convolution_gram
+
 _DENSE_LIMIT = 1024
 
 
 class LinearOperator(Protocol):
-    """A weight seen as a linear map between flat vectors."""
+    """A weight seen as a linear map A between vectors, any number of them at once."""
+
+    weight: Tensor
+    domain: tuple[int, ...]
+    codomain: tuple[int, ...]
 
     def apply(self, v: Tensor) -> Tensor:
-        """A v, from shape ``(in,)`` to ``(out,)``; differentiable in the weight."""
+        """A v, from shape ``(*batch, *domain)`` to ``(*batch, *codomain)``; differentiable."""
 
     def adjoint(self, u: Tensor) -> Tensor:
-        """A^T u, from shape ``(out,)`` to ``(in,)``."""
+        """A^T u, from shape ``(*batch, *codomain)`` to ``(*batch, *domain)``; differentiable."""
+
+    def outer(self, u: Tensor, v: Tensor) -> Tensor:
+        """The gradient of the sum of u A v by the weight, of its shape; u and v as above."""
+
+    def gram(self, operators: Sequence[Any]) -> Gram:
+        """The Gram map of several operators of this shape together."""
 
     def spectral_bound(self, steps: int) -> Tensor:
         """A certified upper bound of the largest singular value."""
@@ -39,12 +53,20 @@ class MatrixOperator:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
+        self.codomain: tuple[int, ...] = (weight.shape[0],)
+        self.domain: tuple[int, ...] = (weight.shape[1],)
 
     def apply(self, v: Tensor) -> Tensor:
-        return self.weight @ v
+        return F.linear(v, self.weight)
 
     def adjoint(self, u: Tensor) -> Tensor:
-        return u @ self.weight
+        return F.linear(u, self.weight.t())
+
+    def outer(self, u: Tensor, v: Tensor) -> Tensor:
+        return u.reshape(-1, u.shape[-1]).t() @ v.reshape(-1, v.shape[-1])
+
+    def gram(self, operators: Sequence[MatrixOperator]) -> Gram:
+        return MatrixGram(torch.stack([each.weight for each in operators]))
 
     def spectral_bound(self, steps: int) -> Tensor:
         return gram_bound(self.weight[None], steps)
@@ -68,14 +90,23 @@ class ConvolutionOperator:
         self.weight = weight
         self.input_size = input_size
         self.padding = weight.shape[-1] // 2
+        self.codomain: tuple[int, ...] = (weight.shape[0], *input_size)
+        self.domain: tuple[int, ...] = (weight.shape[1], *input_size)
 
     def apply(self, v: Tensor) -> Tensor:
-        image = v.view(1, self.weight.shape[1], *self.input_size)
-        return F.conv2d(image, self.weight, padding=self.padding).flatten()
+        images = convolve(v.reshape(-1, *v.shape[-3:]), self.weight)
+        return images.reshape(*v.shape[:-3], *images.shape[1:])
 
     def adjoint(self, u: Tensor) -> Tensor:
-        image = u.view(1, self.weight.shape[0], *self.input_size)
-        return F.conv_transpose2d(image, self.weight, padding=self.padding).flatten()
+        images = convolve_transposed(u.reshape(-1, *u.shape[-3:]), self.weight)
+        return images.reshape(*u.shape[:-3], *images.shape[1:])
+
+    def outer(self, u: Tensor, v: Tensor) -> Tensor:
+        images = (u.reshape(-1, *u.shape[-3:]), v.reshape(-1, *v.shape[-3:]))
+        return kernel_gradient(*images, self.weight.shape)
+
+    def gram(self, operators: Sequence[ConvolutionOperator]) -> Gram:
+        return convolution_gram([each.weight for each in operators], self.input_size)
 
     def spectral_bound(self, steps: int) -> Tensor:
         """The bound of the Gram matrix if that is small, else of a periodic convolution.

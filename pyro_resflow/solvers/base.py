@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..linearization import (
     Linearizable,
+    WithCoefficients,
     as_linearizable,
-    call_with_tensors,
     first_derivative_only,
     flatten_batch,
     gradients_where_needed,
@@ -54,7 +54,7 @@ class Solver:
     ) -> Tensor:
         flat, _ = flatten_batch(y, resolve_event_dim(net, event_dim))
         network = as_linearizable(net)
-        return _ImplicitSolve.apply(self, network, flat, *network.tensors()).reshape(y.shape)
+        return _ImplicitSolve.apply(self, network, flat, *network.coefficients()).reshape(y.shape)
 
     def tolerance_for(self, dtype: torch.dtype) -> float:
         """The tolerance in force for a floating-point type."""
@@ -72,42 +72,36 @@ class _ImplicitSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, solver: Solver, net: Linearizable, y: Tensor, *tensors: Tensor
+        ctx: Any, solver: Solver, net: Linearizable, y: Tensor, *coefficients: Tensor
     ) -> Tensor:
         tolerance = solver.tolerance_for(y.dtype)
         if not y.is_meta and not bool(y.isfinite().all()):
             raise ValueError("y: expected finite values, got nan or infinity.")
         with without_autocast(y):  # half precision cannot reach the tolerance
-            iteration = FixedPointIteration(net, y, tolerance, solver.max_iterations)
+            network = WithCoefficients(net, coefficients)
+            iteration = FixedPointIteration(network, y, tolerance, solver.max_iterations)
             x = solver.solve(iteration).unflatten(1, y.shape[1:])
         ctx.net, ctx.tolerance, ctx.max_steps = net, tolerance, solver.max_iterations
-        ctx.save_for_backward(x, *tensors)
+        ctx.save_for_backward(x, *coefficients)
         return x
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
-        x, *tensors = ctx.saved_tensors
+        x, *coefficients = ctx.saved_tensors
         x = x.detach()  # as saved it leads back to this very function
+        network = WithCoefficients(ctx.net, coefficients).without_history()
         with torch.no_grad():
-            adjoint = call_with_tensors(
-                ctx.net,
-                tensors,
-                lambda x, grad_x: _solve_transposed(
-                    ctx.net, x, grad_x, ctx.tolerance, ctx.max_steps
-                ),
-                x,
-                grad_x,
-            )
+            adjoint = _solve_transposed(network, x, grad_x, ctx.tolerance, ctx.max_steps)
             with torch.enable_grad():
-                value = call_with_tensors(ctx.net, tensors, ctx.net.__call__, x)
+                value = network(x)
             needed = ctx.needs_input_grad[3:]
-            gradients = gradients_where_needed([value], [-adjoint], tensors, needed)
+            gradients = gradients_where_needed([value], [-adjoint], network.coefficients, needed)
         remedy = "the inverse is differentiable once; score data in the direction that is fast."
         return (None, None, *first_derivative_only([adjoint, *gradients], remedy))
 
 
 def _solve_transposed(
-    net: Linearizable, x: Tensor, right: Tensor, tolerance: float, max_steps: int
+    net: WithCoefficients, x: Tensor, right: Tensor, tolerance: float, max_steps: int
 ) -> Tensor:
     """u with (I + J_g(x))^T u = ``right``, restarted until the true residual is small enough.
 

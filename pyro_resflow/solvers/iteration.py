@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..linearization import Linearizable
+from ..linearization import WithCoefficients
 
 
 class ConvergenceError(ValueError):
@@ -38,14 +38,14 @@ class FixedPointIteration:
     units of rounding and further steps do not bring it lower: then its best point counts.
 
     Args:
-        net: the contraction g.
+        net: the contraction g, with its coefficients.
         y: shape ``(N, *event)``.
         tolerance: relative tolerance of the residual.
         max_iterations: evaluations after which to give up.
     """
 
     def __init__(
-        self, net: Linearizable, y: Tensor, tolerance: float, max_iterations: int
+        self, net: WithCoefficients, y: Tensor, tolerance: float, max_iterations: int
     ) -> None:
         self.net = net
         self.event_shape = y.shape[1:]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..arnoldi import ArnoldiBasis, solve_first
+from ..arnoldi import ArnoldiBasis, ShiftedSystems
 
 
 def solve_shifted(
@@ -25,11 +25,12 @@ def solve_shifted(
         u, shape ``(N, D)``.
     """
     basis = ArnoldiBasis(right)
-    coefficients = torch.zeros_like(right[:, :1])
+    systems = ShiftedSystems(torch.ones_like(basis.norm[:1])[:, None])
     for _ in range(max_steps):
-        basis.extend(product(basis.last.to(right.dtype)))
-        coefficients = solve_first(basis.hessenberg())
-        left = basis.columns[-1][:, -1] * coefficients[:, -1].abs()
-        if right.is_meta or bool((left <= goal).all()):
+        column = basis.extend(product(basis.last.to(right.dtype)))
+        systems.extend(column)
+        last_coefficient = (systems.y[-1] / systems.upper[-1][-1])[0]
+        if right.is_meta or bool((column[:, -1] * last_coefficient.abs() <= goal).all()):
             break
-    return basis.combine(coefficients).to(right.dtype)
+    entries = systems.solve([1.0] * len(systems.y))
+    return basis.combine(torch.stack([entry[0] for entry in entries], dim=-1)).to(right.dtype)

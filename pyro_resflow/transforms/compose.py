@@ -9,6 +9,7 @@ from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import _sum_rightmost
 
+from ..nn import update_norms
 from .base import OnePassTransform, call_and_ladj, inverse_and_ladj, inverse_value, value
 from .inverse import Inverse
 
@@ -53,6 +54,7 @@ class Compose(OnePassTransform):
         return ComposeTransform(self.parts).codomain
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        update_norms(self)
         event_dim = self.domain.event_dim
         total = x.new_zeros(())
         for part in self.parts:
@@ -62,6 +64,7 @@ class Compose(OnePassTransform):
         return x, total
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        update_norms(self)
         event_dim = self.codomain.event_dim
         total = y.new_zeros(())
         for part in reversed(self.parts):
@@ -71,11 +74,13 @@ class Compose(OnePassTransform):
         return y, total
 
     def _call(self, x: Tensor) -> Tensor:
+        update_norms(self)
         for part in self.parts:
             x = value(part, x)
         return x
 
     def _inverse(self, y: Tensor) -> Tensor:
+        update_norms(self)
         for part in reversed(self.parts):
             y = inverse_value(part, y)
         return y

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_resflow.nn import (
+    Chain,
     InducedNorm,
     LipschitzConv2d,
     LipschitzLayer,
@@ -21,6 +24,7 @@ from pyro_resflow.nn import (
     NonFiniteWeightError,
     OperatorNorm,
     SpectralNorm,
+    update_norms,
 )
 from tests.derivatives import central_differences
 from tests.networks import converged_norm
@@ -32,10 +36,10 @@ class CountingNorm(SpectralNorm):
     updates = 0
     pause = 0.0
 
-    def iterate(self, *args, **kwargs):
-        self.updates += 1
+    def iterate_together(self, operators, us, vs):
+        self.updates += len(operators)
         time.sleep(self.pause)
-        return super().iterate(*args, **kwargs)
+        return super().iterate_together(operators, us, vs)
 
 
 MakeLayer = Callable[[], LipschitzLayer]
@@ -65,8 +69,9 @@ def operator_norm(layer: LipschitzLayer) -> Tensor:
     """The largest singular value of a layer's effective map, from its matrix."""
     weight = layer.effective_weight().detach().double()
     operator = layer.operator(weight)
-    units = torch.eye(layer.v.numel(), dtype=torch.float64)
-    return torch.linalg.matrix_norm(torch.stack([operator.apply(e) for e in units], dim=1), 2)
+    units = torch.eye(math.prod(operator.domain), dtype=torch.float64)
+    images = operator.apply(units.unflatten(1, operator.domain))
+    return torch.linalg.matrix_norm(images.flatten(1), 2)
 
 
 def train(layer: LipschitzLayer, x: Tensor) -> None:
@@ -90,8 +95,8 @@ def test_power_iteration_runs_once_as_long_as_the_weight_stays() -> None:
     x = torch.randn(3, 4)
     for _ in range(2):
         layer(x).sum()
-        layer.linearize(x)
-        layer.dual_stack(torch.randn(2, 3, 4))
+        Chain([layer]).linearize(x)
+        update_norms(layer)
         layer.sigma()
         layer.lipschitz_bound()
         layer.state_dict()
@@ -507,7 +512,7 @@ def test_bias_can_be_left_out(layer: LipschitzLayer) -> None:
     x = torch.randn(2, *_event_shape(layer))
     assert layer.bias is None
     torch.testing.assert_close(layer(-x), -layer(x))
-    torch.testing.assert_close(layer.dual_stack(torch.stack([x, x]))[1], layer(x))
+    torch.testing.assert_close(Chain([layer]).dual(x, x[None])[1][0], layer(x))
 
 
 @pytest.mark.parametrize("kernel_size", [0, 2, 4])
@@ -521,3 +526,27 @@ def test_layers_of_a_network_can_share_a_norm() -> None:
     net = LipschitzMLP(2, [4, 4], norm=norm)
     net(torch.randn(3, 2))
     assert norm.updates == 3
+
+
+def test_norms_of_one_shape_are_measured_together() -> None:
+    norm = CountingNorm(0.9)
+    calls = mock.Mock(side_effect=norm.iterate_together)
+    norm.iterate_together = calls
+    net = nn.ModuleList(
+        [LipschitzLinear(4, 5, norm) for _ in range(3)]
+        + [LipschitzConv2d(2, 3, 3, (4, 4), norm) for _ in range(2)]
+    )
+    alone = copy.deepcopy(net)
+    update_norms(net)
+    assert calls.call_count == 2
+    for together, layer in zip(net, alone, strict=True):
+        assert together.is_current
+        torch.testing.assert_close(together.sigma(), layer.sigma(), rtol=1e-5, atol=0)
+
+
+def test_weight_that_is_not_finite_is_found_among_its_like() -> None:
+    net = nn.ModuleList([LipschitzLinear(4, 5) for _ in range(3)])
+    with torch.no_grad():
+        net[1].weight[0, 0] = torch.nan
+    with pytest.raises(NonFiniteWeightError, match="weight of LipschitzLinear"):
+        update_norms(net)

@@ -101,18 +101,49 @@ def test_linearization_agrees_with_autograd(variant: str) -> None:
     x = torch.randn(2, *event_shape, dtype=torch.float64)
     v, w = torch.randn(2, 3, 2, *event_shape, dtype=torch.float64)
     expected = AutogradNetwork(net).linearize(x)
-    value, vjp, jvp = net.linearize(x)
-    torch.testing.assert_close(value, expected.value)
-    torch.testing.assert_close(vjp(w), expected.vjp(w))
-    torch.testing.assert_close(jvp(v), expected.jvp(v))
+    found = net.linearize(x)
+    torch.testing.assert_close(found.value, expected.value)
+    torch.testing.assert_close(found.vjp(w), expected.vjp(w))
+    torch.testing.assert_close(found.jvp(v), expected.jvp(v))
     torch.testing.assert_close(net.dual(x, v), (expected.value, expected.jvp(v)))
+    torch.testing.assert_close(net(x), expected.value)
     with torch.no_grad():
-        value, vjp, jvp = net.linearize(x)
-        torch.testing.assert_close(value, expected.value)
-        torch.testing.assert_close(vjp(w), expected.vjp(w))
-        torch.testing.assert_close(jvp(v), expected.jvp(v))
-        assert not value.requires_grad
-        assert not jvp(v).requires_grad
+        found = net.linearize(x)
+        torch.testing.assert_close(found.value, expected.value)
+        torch.testing.assert_close(found.vjp(w), expected.vjp(w))
+        torch.testing.assert_close(found.jvp(v), expected.jvp(v))
+        assert not found.value.requires_grad
+        assert not found.jvp(v).requires_grad
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_derivatives_of_value_and_tangents_are_those_of_autograd(variant: str) -> None:
+    net, event_shape = VARIANTS[variant]()
+    settled(net)
+    x = torch.randn(2, *event_shape, dtype=torch.float64)
+    v, w = torch.randn(2, 3, 2, *event_shape, dtype=torch.float64)
+    bar = torch.randn_like(x)
+    given = [t.clone() for t in (x, v, bar, w)]
+    point = x.clone().requires_grad_()
+    coefficients = [c.detach().requires_grad_() for c in net.coefficients()]
+    linearization = net.linearize(point, coefficients)
+    inputs = [point, *coefficients]
+    outputs = (linearization.value, linearization.jvp(v))
+    expected = weighted_gradients(outputs, (bar, w), inputs)
+    with torch.no_grad():
+        linearization = net.linearize(x, coefficients)
+        value, product = linearization.value.clone(), linearization.vjp(w)
+        needed = [True] * len(inputs)
+        torch.testing.assert_close(linearization.dual_vjp(v, bar, w, needed), expected)
+        # what is overwritten on the way belongs to nobody else
+        torch.testing.assert_close([x, v, bar, w], given, rtol=0, atol=0)
+        torch.testing.assert_close(linearization.value, value, rtol=0, atol=0)
+        torch.testing.assert_close(net.linearize(x, coefficients).vjp(w), product)
+        needed = [i % 2 == 0 for i in range(len(inputs))]
+        found = net.linearize(x, coefficients).dual_vjp(v, bar, w, needed)
+    for gradient, reference, wanted in zip(found, expected, needed, strict=True):
+        if wanted:
+            torch.testing.assert_close(gradient, reference)
 
 
 @pytest.mark.parametrize("route", ["forward", "linearize", "dual"])
@@ -139,8 +170,8 @@ def value_and_tangents(
     if route == "forward":
         return net(x), v
     if route == "linearize":
-        value, _, jvp = net.linearize(x)
-        return value, jvp(v)
+        linearization = net.linearize(x)
+        return linearization.value, linearization.jvp(v)
     return net.dual(x, v)
 
 
@@ -158,7 +189,6 @@ def test_every_parameter_takes_part(name: str) -> None:
     value, tangents = net.dual(x, torch.randn(1, *x.shape))
     gradients = torch.autograd.grad((value + tangents[0]).square().sum(), list(net.parameters()))
     assert all(gradient.abs().max() > 0 for gradient in gradients)
-    assert set(net.tensors()) == set(net.parameters())
 
 
 # --- Lipschitz constants ------------------------------------------------------------------------
@@ -343,13 +373,51 @@ def test_dense_net_grows_by_its_growth_and_returns_to_the_input() -> None:
 
 
 def test_shift_leaves_the_jacobian_alone() -> None:
-    shift = Shift(torch.randn(5, 3))
+    shift = Chain([Shift(torch.randn(5, 3))])
     x, v = torch.randn(5, 3), torch.randn(2, 5, 3)
-    value, vjp, jvp = shift.linearize(x)
-    torch.testing.assert_close(value, x + shift.shift)
-    torch.testing.assert_close((vjp(v), jvp(v)), (v, v), rtol=0, atol=0)
-    stack = shift.dual_stack(torch.cat([x[None], v]))
-    torch.testing.assert_close(stack, torch.cat([x[None] + shift.shift, v]))
+    linearization = shift.linearize(x)
+    torch.testing.assert_close(linearization.value, x + shift[0].shift)
+    torch.testing.assert_close(shift(x), x + shift[0].shift)
+    products = (linearization.vjp(v), linearization.jvp(v))
+    torch.testing.assert_close(products, (v, v), rtol=0, atol=0)
+
+
+# --- scalings -----------------------------------------------------------------------------------
+
+
+def kinds(net: Chain) -> list[str]:
+    return [type(stage).__name__ for stage in net.stages()]
+
+
+def test_gains_of_activations_are_multiplied_into_the_affine_maps() -> None:
+    assert kinds(LipschitzMLP(3, [6, 4])) == ["Affine", "Core"] * 2 + ["Affine"]
+    # the first activation's input gain has no map in front
+    assert kinds(LipschitzMLP(3, [6], preactivation=True)) == [
+        "Scale", "Core", "Affine", "Core", "Affine"
+    ]  # fmt: skip
+    # without a shift the gain comes before the features double
+    assert kinds(LipschitzMLP(3, [6], activation=CLipSwish)) == [
+        "Affine", "BothSigns", "Core", "Affine"
+    ]  # fmt: skip
+    assert kinds(LipschitzMLP(3, [6], activation=CPila)) == [
+        "Affine", "BothSigns", "Core", "Affine"
+    ]  # fmt: skip
+
+
+def test_gains_pass_through_shifts() -> None:
+    chain = LipschitzMLP(3, [6])
+    shifted = Chain([chain[0], Shift(torch.randn(5, 6)), chain[1], chain[2]])
+    assert kinds(shifted) == ["Affine", "Translate", "Core", "Affine"]
+    x = torch.randn(5, 3)
+    expected = chain[2](chain[1](chain[0](x) + shifted[1].shift))
+    torch.testing.assert_close(shifted(x), expected)
+
+
+def test_adjacent_scalings_are_one() -> None:
+    net = Chain([LipSwish(), LipSwish()])
+    assert kinds(net) == ["Scale", "Core", "Scale", "Core", "Scale"]
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(net(x), net[1](net[0](x)))
 
 
 # --- bad input ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ CONVOLUTIONS = [
     (kernel, size, channels)
     for kernel in (1, 3, 5)
     for size in ((1, 1), (2, 2), (1, 5), (4, 6))
-    for channels in ((2, 3), (3, 2))
+    for channels in ((2, 3), (3, 2), (1, 30), (30, 1))  # the last two are thin
 ]
 
 
@@ -38,9 +38,18 @@ def norm(matrix: Tensor) -> Tensor:
 
 
 def as_matrix(operator: LinearOperator, domain: int, codomain: int) -> tuple[Tensor, Tensor]:
-    applied = [operator.apply(e) for e in torch.eye(domain, dtype=torch.float64)]
-    transposed = [operator.adjoint(e) for e in torch.eye(codomain, dtype=torch.float64)]
-    return torch.stack(applied, dim=1), torch.stack(transposed)
+    units = torch.eye(domain, dtype=torch.float64).unflatten(1, operator.domain)
+    duals = torch.eye(codomain, dtype=torch.float64).unflatten(1, operator.codomain)
+    return operator.apply(units).flatten(1).t(), operator.adjoint(duals).flatten(1)
+
+
+def check_gradient(operator: LinearOperator) -> None:
+    """``outer`` is the gradient by the weight, with any number of batch dimensions."""
+    u = torch.randn(2, 3, *operator.codomain, dtype=torch.float64)
+    v = torch.randn(2, 3, *operator.domain, dtype=torch.float64)
+    operator.weight.requires_grad_()
+    (expected,) = torch.autograd.grad((u * operator.apply(v)).sum(), operator.weight)
+    torch.testing.assert_close(operator.outer(u, v), expected)
 
 
 def test_matrix_operator_is_the_matrix() -> None:
@@ -48,6 +57,7 @@ def test_matrix_operator_is_the_matrix() -> None:
     applied, transposed = as_matrix(MatrixOperator(weight), 5, 3)
     torch.testing.assert_close(applied, weight)
     torch.testing.assert_close(transposed, weight)
+    check_gradient(MatrixOperator(weight))
 
 
 @pytest.mark.parametrize(("kernel", "size", "channels"), CONVOLUTIONS)
@@ -60,6 +70,7 @@ def test_convolution_operator_is_the_zero_padded_convolution(
     applied, transposed = as_matrix(ConvolutionOperator(weight, size), domain, codomain)
     torch.testing.assert_close(applied, matrix)
     torch.testing.assert_close(transposed, matrix)
+    check_gradient(ConvolutionOperator(weight, size))
 
 
 @pytest.mark.parametrize("dense_limit", [0, 1024], ids=["torus", "gram"])
