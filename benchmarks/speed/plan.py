@@ -20,6 +20,7 @@ class DigitsFlow:
         steps: training steps.
         samples: held-out digits.
         probes: probes for each.
+        gradient_probes: probes for which parameter gradients are taken.
         longest: the largest number of roulette terms that is reckoned with.
     """
 
@@ -28,6 +29,7 @@ class DigitsFlow:
     steps: int
     samples: int
     probes: int
+    gradient_probes: int
     longest: int
 
 
@@ -80,7 +82,9 @@ FULL = Plan(
         "width": (16, 32, 64, 128),
         "image size": (8, 16, 24, 32),
     },
-    digits=DigitsFlow(blocks=10, width=128, steps=500, samples=50, probes=20, longest=16),
+    digits=DigitsFlow(
+        blocks=10, width=128, steps=500, samples=50, probes=20, gradient_probes=8, longest=16
+    ),
 )
 
 QUICK = Plan(
@@ -93,5 +97,7 @@ QUICK = Plan(
     fitting_steps=2,
     scaled=Workload("curves", (1, 4, 4), (4, 4), blocks=1, batch=2),
     scales={"depth": (1, 2), "batch": (2, 4)},
-    digits=DigitsFlow(blocks=2, width=8, steps=2, samples=3, probes=2, longest=3),
+    digits=DigitsFlow(
+        blocks=2, width=8, steps=2, samples=3, probes=2, gradient_probes=2, longest=3
+    ),
 )

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("normflows")
 pytest.importorskip("torchflows")
@@ -34,7 +33,7 @@ from benchmarks.speed.contenders import (
 from benchmarks.speed.findings import AtLeast, AtMost, Findings, Measurement, Row, ratio
 from benchmarks.speed.fitted import largest_singular_value
 from benchmarks.speed.groups import GROUPS
-from benchmarks.speed.groups.inverse import LIPSCHITZ, gains_along, scaled
+from benchmarks.speed.groups.inverse import LIPSCHITZ, places_along, scaled
 from benchmarks.speed.groups.memory import slope
 from benchmarks.speed.groups.scaling import along, last_exponent
 from benchmarks.speed.groups.variance import gradients
@@ -42,7 +41,6 @@ from benchmarks.speed.memory import peak_above_now, peak_memory
 from benchmarks.speed.plan import FULL, QUICK
 from benchmarks.speed.timing import sampled
 from benchmarks.speed.workloads import Workload
-from pyro_resflow.linearization import Linearizable
 
 CPU = torch.device("cpu")
 IMAGES = Workload("images", (2, 5, 5), (6, 4), blocks=2, batch=3)
@@ -206,15 +204,16 @@ def test_workloads_along_an_axis_are_built(axis: str) -> None:
     assert workload != IMAGES
 
 
-def test_gains_bring_every_block_to_the_lipschitz_constant() -> None:
+def test_blocks_are_inverted_at_the_lipschitz_constant() -> None:
     networks, x = IMAGES.networks(), IMAGES.data()
-    for net, g in zip(scaled(networks, gains_along(networks, x)), networks, strict=True):
-        assert not isinstance(net, Linearizable)
-        assert isinstance(net, nn.Sequential)
-        gain = float(net[1].factor)
-        assert gain * largest_singular_value(g, x, steps=200) == pytest.approx(LIPSCHITZ, rel=1e-2)
+    for place, net in zip(places_along(networks, x), networks, strict=True):
+        sigma = largest_singular_value(net, place.x.float(), steps=200)
+        assert place.gain * sigma == pytest.approx(LIPSCHITZ, rel=1e-2)
         with torch.no_grad():
-            x = x + net(x)
+            image = place.x.float() + scaled(net, place.gain)(place.x.float())
+        torch.testing.assert_close(image, place.y.float())
+        assert place.error(place.x) == 0
+        assert place.error(place.x + 10 * place.y.abs().max()) >= 10
 
 
 def test_gradients_are_those_of_the_bilinear_form() -> None:

@@ -106,7 +106,7 @@ def gradient_variances(places: Sequence[tuple[Chain, Tensor]], sizes: DigitsFlow
     parts = dict.fromkeys((OURS, PUBLISHED, GEOMETRIC), 0.0)
     for net, point in places:
         limits = []
-        for _ in range(sizes.probes):
+        for _ in range(sizes.gradient_probes):
             probe = Rademacher().draw(point, 1)
             krylov = gradients(net, point, probe, krylov_adjoints(net, point, probe))
             series = gradients(net, point, probe, power_adjoints(net, point, probe, sizes.longest))
@@ -114,7 +114,7 @@ def gradient_variances(places: Sequence[tuple[Chain, Tensor]], sizes: DigitsFlow
             for s in parts:
                 partial = krylov if s.is_krylov else series
                 found = roulette_variance(partial, krylov[-1], s.terms, s.tail, sizes.longest)
-                parts[s] += found.sum().item() / sizes.probes
+                parts[s] += found.sum().item() / sizes.gradient_probes
         probes += torch.stack(limits).var(0).sum().item()
     return compared("gradient", "squared gradient", probes, parts, None)
 
