@@ -5,6 +5,10 @@ on first use counts as imported, builds the model and the batch, and only then n
 memory it has in use. What two training steps take above that is the figure: activations, the
 estimators' vectors, gradients, the optimizer's state. On a CPU it is the resident set size, whose
 high-water mark Linux lets a process reset; on a GPU what torch has allocated.
+
+The C library's allocator keeps much of what is freed, in pieces that the next allocation may not
+fit into, so that its resident set grows beyond what is ever in use. `LIVE` has it return freed
+memory, so that the figure is memory in use; `DEFAULT_MALLOC` leaves it as users find it.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,16 +30,30 @@ from .machine import ROOT
 from .workloads import Workload
 
 STEPS = 2
+LIVE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+DEFAULT_MALLOC: dict[str, str] = {}
 
 
-def peak_memory(contender: str, workload: Workload, device: torch.device) -> int:
-    """Bytes that training steps take above imports and model, in a fresh process."""
+def peak_memory(
+    contender: str,
+    workload: Workload,
+    device: torch.device,
+    environment: Mapping[str, str] = LIVE,
+) -> int:
+    """Bytes that training steps take above imports and model, in a fresh process.
+
+    Args:
+        contender: its name.
+        workload: what it trains.
+        device: where.
+        environment: variables of the process, which set up the allocator.
+    """
     threads = str(torch.get_num_threads())
     arguments = [contender, json.dumps(asdict(workload)), device.type, threads]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.speed.memory", *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": threads},
+        env={**os.environ, "OMP_NUM_THREADS": threads, **environment},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -71,7 +71,7 @@ FULL = Plan(
         Workload("4x14x14, 256 wide", (4, 14, 14), (256, 256), blocks=8, batch=16),
     ),
     toy=Workload("2-D toy", (2,), (128, 128, 128, 128), blocks=100, batch=256),
-    memory_repeats=3,
+    memory_repeats=2,
     memory_depths=(4, 12, 24),
     memory_batch=64,
     fitting_steps=80,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..contenders import KEEP, RECOMPUTE, REDUCED, UNREDUCED, Contender
 from ..findings import AtMost, Findings, Measurement, Row, ratio
-from ..memory import STEPS, peak_memory
+from ..memory import DEFAULT_MALLOC, LIVE, STEPS, peak_memory
 from ..plan import Plan
 from ..workloads import Workload
 
@@ -15,8 +15,10 @@ NOTES = [
     f"Peak memory: resident set size at the peak of {STEPS} training steps less that after the "
     "libraries were imported, a miniature was trained (so that code loaded on first use counts as "
     "imported) and model and batch were built, each in a fresh process; on a GPU what torch "
-    "allocated. Gradients and the optimizer's state count. What one more block adds is the slope "
-    "of that over depths, by least squares.",
+    "allocated. Gradients and the optimizer's state count. The C library is told to return freed "
+    "memory (`MALLOC_MMAP_THRESHOLD_=65536`), so that this is memory in use; as it is by default, "
+    "it keeps pieces of it, which is measured on the first workload too. What one more block adds "
+    "is the slope over depths, by least squares.",
 ]
 
 
@@ -30,17 +32,37 @@ def memory(plan: Plan) -> Findings:
         ]
         found.measurements += measured
         found.rows += peak_rows(workload, measured)
+    if plan.device.type == "cpu":
+        found.add(with_default_malloc(plan))
     found.add(growth(plan))
     return found
 
 
 def peaks(
-    group: str, contender: Contender, workload: Workload, plan: Plan, at: float | None = None
+    group: str,
+    contender: Contender,
+    workload: Workload,
+    plan: Plan,
+    environment: Mapping[str, str] = LIVE,
 ) -> Measurement:
     """The peaks of a contender in fresh processes."""
-    repeats = plan.memory_repeats if at is None else 1
-    values = [peak_memory(contender.name, workload, plan.device) for _ in range(repeats)]
-    return Measurement(group, contender.name, tuple(map(float, values)), "B", at)
+    values = [
+        float(peak_memory(contender.name, workload, plan.device, environment))
+        for _ in range(plan.memory_repeats)
+    ]
+    return Measurement(group, contender.name, tuple(values), "B")
+
+
+def with_default_malloc(plan: Plan) -> Findings:
+    """Peaks of the first workload with the allocator as users find it."""
+    workload = plan.images[0]
+    group = f"peak memory with malloc's fragments, {workload.name}"
+    measured = [
+        peaks(group, contender, workload, plan, DEFAULT_MALLOC)
+        for contender in (KEEP, RECOMPUTE, REDUCED)
+    ]
+    figure = f"{group}: recompute, share of normflows with reduce_memory"
+    return Findings([Row(figure, ratio(measured, RECOMPUTE.name, REDUCED.name))], measured)
 
 
 def peak_rows(workload: Workload, measured: Sequence[Measurement]) -> list[Row]:
@@ -67,8 +89,14 @@ def growth(plan: Plan) -> Findings:
     found = Findings()
     for contender in (RECOMPUTE, KEEP, REDUCED):
         measured = [
-            peaks(group, contender, replace(workload, blocks=depth), plan, at=depth)
-            for depth in plan.memory_depths
+            Measurement(
+                group,
+                contender.name,
+                (float(peak_memory(contender.name, deep, plan.device)),),
+                "B",
+                deep.blocks,
+            )
+            for deep in (replace(workload, blocks=depth) for depth in plan.memory_depths)
         ]
         found.measurements += measured
         found.rows.append(
