@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,12 +11,21 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .contenders import CONTENDERS
+from .contenders import KEEP, RECOMPUTE, REDUCED
 from .findings import Measurement
 
 SCALES = {"s": (1e3, "ms"), "B": (2**-20, "MiB")}
 CHARTED = ("training step", "peak memory", "log_prob", "inverse", "network evaluations")
-COLOURS = dict(zip(CONTENDERS, (f"C{i}" for i in range(10)), strict=False))
+COLOURS = {
+    KEEP.name: "tab:blue",
+    RECOMPUTE.name: "tab:cyan",
+    "pyro-resflow": "steelblue",
+    REDUCED.name: "tab:orange",
+    "normflows": "sandybrown",
+    "torchflows": "tab:green",
+    "": "tab:gray",
+}
+"""By the longest beginning of a contender's name."""
 
 
 def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
@@ -39,7 +49,7 @@ def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, (name, members) in zip(panels, groups, strict=False):
         (bars if members[0].at is None else curves)(axes, members)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(textwrap.fill(name, 48), fontsize=9)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
     figure.suptitle(title, fontsize=9)
@@ -52,8 +62,10 @@ def bars(axes: Axes, members: Sequence[Measurement]) -> None:
     names = [m.contender for m in members]
     medians = [scale * m.median for m in members]
     spans = [[scale * abs(q - m.median) for q in m.quartiles] for m in members]
-    colours = [COLOURS.get(name, "C7") for name in names]
-    axes.barh(names, medians, xerr=list(zip(*spans, strict=True)), color=colours, capsize=2)
+    axes.barh(names, medians, color=[colour_of(name) for name in names])
+    for i, member in enumerate(members):
+        if len(member.values) > 1:
+            axes.errorbar(medians[i], i, xerr=[[s] for s in spans[i]], color="black", capsize=2)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.tick_params(labelsize=8)
@@ -65,7 +77,7 @@ def curves(axes: Axes, members: Sequence[Measurement]) -> None:
     for name in dict.fromkeys(m.contender for m in members):
         curve = [m for m in members if m.contender == name]
         positions = [m.at for m in curve]
-        colour = COLOURS.get(name, "C7")
+        colour = colour_of(name)
         lower, upper = zip(*(m.quartiles for m in curve), strict=True)
         axes.fill_between(
             positions,
@@ -77,6 +89,13 @@ def curves(axes: Axes, members: Sequence[Measurement]) -> None:
         axes.plot(positions, [scale * m.median for m in curve], "o-", color=colour, label=name)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
+    axes.set_xlabel(members[0].group.partition("against ")[2].partition(",")[0])
     axes.set_ylabel(unit)
     axes.legend(fontsize=7)
     axes.tick_params(labelsize=8)
+
+
+def colour_of(contender: str) -> str:
+    """The contender's colour, the same in every panel."""
+    beginnings = [name for name in COLOURS if contender.startswith(name)]
+    return COLOURS[max(beginnings, key=len)]
