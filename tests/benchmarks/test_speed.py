@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -37,7 +38,7 @@ from benchmarks.speed.groups.inverse import LIPSCHITZ, places_along, scaled
 from benchmarks.speed.groups.memory import slope
 from benchmarks.speed.groups.scaling import along, last_exponent
 from benchmarks.speed.groups.variance import gradients
-from benchmarks.speed.memory import peak_above_now, peak_memory
+from benchmarks.speed.memory import LIVE, peak_above_now, peak_memory
 from benchmarks.speed.plan import FULL, QUICK
 from benchmarks.speed.timing import sampled
 from benchmarks.speed.workloads import Workload
@@ -53,7 +54,6 @@ class Quick(SimpleNamespace):
     found: Findings
     content: dict
     folder: Path
-    printed: str
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +225,30 @@ def test_gradients_are_those_of_the_bilinear_form() -> None:
     (tangent * adjoint).sum(-1).mean().backward()
     expected = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
     torch.testing.assert_close(found, torch.cat([g.flatten() for g in expected]))
+
+
+def test_memory_is_reported_by_contender_and_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {KEEP.name: 50.0, RECOMPUTE.name: 3.0, REDUCED.name: 20.0, UNREDUCED.name: 60.0}
+
+    def measured(name: str, workload: Workload, device: torch.device, environment=LIVE) -> float:
+        fragments = 1.0 if environment == LIVE else 2.0
+        return fragments * (sizes[name] * workload.blocks + 1) * workload.input_bytes
+
+    group = importlib.import_module("benchmarks.speed.groups.memory")
+    monkeypatch.setattr(group, "peak_memory", measured)
+    found = GROUPS["memory"](QUICK)
+    reached = {row.figure: row.reached for row in found.rows}
+    added = "memory that one more block adds, in sizes of its input"
+    for contender in (KEEP, RECOMPUTE, REDUCED):
+        assert reached[f"{added}: {contender.name}"] == pytest.approx(sizes[contender.name])
+    share = "recompute, share of normflows with reduce_memory"
+    assert reached[f"peak memory, 1x4x4, 4 wide: {share}"] == pytest.approx(7 / 41)
+    assert [row.must for row in found.rows if row.figure.endswith(share)] == [AtMost(0.35), None]
+    assert {m.group.partition(",")[0] for m in found.measurements} == {
+        "peak memory",
+        "peak memory with malloc's fragments",
+        "peak memory against depth",
+    }
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
