@@ -27,10 +27,9 @@ from benchmarks.speed.contenders import (
     RECOMPUTE,
     REDUCED,
     UNREDUCED,
-    check_same_function,
-    equal_models,
     plain_network,
 )
+from benchmarks.speed.equality import check_same_function, equal_models
 from benchmarks.speed.findings import AtLeast, AtMost, Findings, Measurement, Row, ratio
 from benchmarks.speed.fitted import largest_singular_value
 from benchmarks.speed.groups import GROUPS

@@ -19,7 +19,8 @@ from pyro_resflow.logdet import (
 )
 from pyro_resflow.nn import Chain
 
-from ..contenders import REDUCED, Contender, Ours, check_same_function
+from ..contenders import REDUCED, Contender, Ours
+from ..equality import check_same_function
 from ..findings import AtLeast, AtMost, Findings, Measurement, Row, ratio
 from ..fitted import block_inputs, fitted_networks, held_out, largest_singular_value
 from ..plan import Plan

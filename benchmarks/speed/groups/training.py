@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..contenders import KEEP, PLAIN, RECOMPUTE, REDUCED, TORCHFLOWS, UNREDUCED, equal_models
+from ..contenders import KEEP, PLAIN, RECOMPUTE, REDUCED, TORCHFLOWS, UNREDUCED
+from ..equality import equal_models
 from ..findings import AtLeast, AtMost, Findings, Measurement, Row, ratio
 from ..plan import Plan
 from ..timing import alternating

@@ -11,8 +11,8 @@ from ..contenders import (
     REDUCED,
     TORCHFLOWS,
     UNREDUCED,
-    equal_models,
 )
+from ..equality import equal_models
 from ..findings import Findings, Measurement, Row, ratio
 from ..plan import Plan
 from ..timing import alternating
