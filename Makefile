@@ -8,7 +8,7 @@ IMAGES := OMP_NUM_THREADS=1 $(BIN)/python -m examples.images
 DIGITS := fit_and_test --config examples/images/configs/digits.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-short test test-slow lint format types docs clean
+.PHONY: help demo demo-short bench test test-slow lint format types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ demo-short: $(VENV)/.images ## the same, a few steps only
 	@rm -rf runs/demo-short
 	@$(IMAGES) $(DIGITS) --trainer.default_root_dir runs/demo-short --trainer.max_epochs 2 \
 		--model.test_draws 1
+
+bench: $(VENV)/.bench ## measure against normflows and torchflows; results in runs/bench/
+	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
 test: $(VENV)/.test ## run the test suite
 	@$(BIN)/python -m pytest $(ARGS)
@@ -56,7 +59,7 @@ $(VENV)/.torch:
 	@touch $@
 
 # A stamp for each extra: installed anew only when pyproject.toml has changed.
-$(VENV)/.images $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml
+$(VENV)/.images $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml
 	@echo "Installing pyro-resflow[$*] into $(VENV)"
 	@$(PIP) install --editable '.[$*]'
 	@touch $@

@@ -35,6 +35,7 @@ from pyro_resflow.logdet import (
     StochasticEstimator,
     Tail,
 )
+from pyro_resflow.nn import Chain
 from pyro_resflow.transforms import Inverse, Logit, Residual
 
 
@@ -66,13 +67,20 @@ def trained_flow(data: Tensor, blocks: int, width: int, steps: int) -> Inverse:
 
 
 @torch.no_grad()
+def networks_at(flow: Inverse, x: Tensor) -> Iterator[tuple[Chain, Tensor]]:
+    """The network of each residual block, and the points that x takes there, (N, D)."""
+    for part in flow.inv.parts:
+        if isinstance(part, Residual):
+            yield part.net, x
+        x = part(x)
+
+
+@torch.no_grad()
 def jacobians(flow: Inverse, x: Tensor) -> Iterator[Tensor]:
     """The Jacobian of g of each residual block at the points that x takes there, (N, D, D)."""
     units = torch.eye(x.shape[-1], dtype=x.dtype)[:, None].expand(-1, *x.shape)
-    for part in flow.inv.parts:
-        if isinstance(part, Residual):
-            yield part.net.linearize(x).vjp(units).transpose(0, 1)
-        x = part(x)
+    for net, point in networks_at(flow, x):
+        yield net.linearize(point).vjp(units).transpose(0, 1)
 
 
 def log_one_plus(jacobian: Tensor) -> Tensor:
@@ -142,6 +150,19 @@ def roulette_variance(
     return total
 
 
+def summed_variance(
+    partial: Sequence[Sequence[Tensor]],
+    blocks: Sequence[Block],
+    terms: int,
+    tail: Tail,
+    longest: int,
+) -> float:
+    """The roulette's variance, averaged over probes and samples and added up over the blocks."""
+    pairs = zip(partial, blocks, strict=True)
+    found = [roulette_variance(p, b.limit, terms, tail, longest) for p, b in pairs]
+    return sum(v.mean().item() for v in found)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a Markdown table."""
     print()
@@ -181,9 +202,7 @@ def roulette_table(blocks: Sequence[Block], longest: Sequence[int] = (8, 16, 32)
     for name, (partial, terms, tail, products) in settings.items():
         row = [name, str(products)]
         for n in longest:
-            pairs = zip(partial, blocks, strict=True)
-            found = [roulette_variance(p, b.limit, terms, tail, n) for p, b in pairs]
-            row.append(f"{sum(v.mean().item() for v in found):.2g}")
+            row.append(f"{summed_variance(partial, blocks, terms, tail, n):.2g}")
         rows.append(row)
     rows.append(adaptive_row(blocks))
     table(["setting", "vjps on average", *(f"N up to {n}" for n in longest)], rows)

@@ -1,0 +1,101 @@
+"""The findings as one picture."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .contenders import KEEP, RECOMPUTE, REDUCED
+from .findings import Measurement
+
+SCALES = {"s": (1e3, "ms"), "B": (2**-20, "MiB")}
+CHARTED = ("training step", "peak memory", "log_prob", "inverse", "network evaluations")
+COLOURS = {
+    KEEP.name: "tab:blue",
+    RECOMPUTE.name: "tab:cyan",
+    "pyro-resflow": "steelblue",
+    REDUCED.name: "tab:orange",
+    "normflows": "sandybrown",
+    "torchflows": "tab:green",
+    "": "tab:gray",
+}
+"""By the longest beginning of a contender's name."""
+
+
+def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
+    """Draw every group of measurements that is a comparison: bars, or curves where it has an axis.
+
+    Args:
+        measurements: all of them.
+        title: what to write above.
+        path: of the picture.
+    """
+    groups = [
+        (name, list(members))
+        for name, members in groupby(measurements, lambda m: m.group)
+        if name.startswith(CHARTED) and "update of" not in name
+    ]
+    if not groups:
+        return
+    columns = min(3, len(groups))
+    lines = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(5.2 * columns, 3.4 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, (name, members) in zip(panels, groups, strict=False):
+        (bars if members[0].at is None else curves)(axes, members)
+        axes.set_title(textwrap.fill(name, 48), fontsize=9)
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def bars(axes: Axes, members: Sequence[Measurement]) -> None:
+    """Medians with quartiles, one bar for each contender, the first on top."""
+    scale, unit = SCALES.get(members[0].unit, (1.0, members[0].unit))
+    names = [m.contender for m in members]
+    medians = [scale * m.median for m in members]
+    spans = [[scale * abs(q - m.median) for q in m.quartiles] for m in members]
+    axes.barh(names, medians, color=[colour_of(name) for name in names])
+    for i, member in enumerate(members):
+        if len(member.values) > 1:
+            axes.errorbar(medians[i], i, xerr=[[s] for s in spans[i]], color="black", capsize=2)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    axes.tick_params(labelsize=8)
+
+
+def curves(axes: Axes, members: Sequence[Measurement]) -> None:
+    """Medians with quartiles against the position, both axes from zero."""
+    scale, unit = SCALES.get(members[0].unit, (1.0, members[0].unit))
+    for name in dict.fromkeys(m.contender for m in members):
+        curve = [m for m in members if m.contender == name]
+        positions = [m.at for m in curve]
+        colour = colour_of(name)
+        lower, upper = zip(*(m.quartiles for m in curve), strict=True)
+        axes.fill_between(
+            positions,
+            [scale * q for q in lower],
+            [scale * q for q in upper],
+            color=colour,
+            alpha=0.2,
+        )
+        axes.plot(positions, [scale * m.median for m in curve], "o-", color=colour, label=name)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(members[0].group.partition("against ")[2].partition(",")[0])
+    axes.set_ylabel(unit)
+    axes.legend(fontsize=7)
+    axes.tick_params(labelsize=8)
+
+
+def colour_of(contender: str) -> str:
+    """The contender's colour, the same in every panel."""
+    beginnings = [name for name in COLOURS if contender.startswith(name)]
+    return COLOURS[max(beginnings, key=len)]

@@ -1,0 +1,368 @@
+"""The libraries that are compared, each used as its users use it.
+
+A :class:`Contender` builds a :class:`Model` for a workload; models of different contenders can
+take over the same networks, after which they are the same density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_resflow.logdet import Exact, Krylov
+from pyro_resflow.nn import Activation, Chain, LipschitzConv2d, LipschitzLayer
+from pyro_resflow.transforms import Compose, Inverse, Residual
+from pyro_resflow.transforms.residual import LogDet
+
+from .workloads import Workload
+
+Step = Callable[[], None]
+
+
+class Model(nn.Module):
+    """A density of events: residual blocks in front of standard normal noise."""
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The functions g of the blocks, the one that sees the data first."""
+        raise NotImplementedError
+
+    def load(self, networks: Sequence[Chain]) -> None:
+        """Take over the weights of networks of ours, and their measured norms."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density, ``(N, *event)`` to ``(N,)``."""
+        raise NotImplementedError
+
+    def maintain(self) -> None:
+        """What the library asks of its users after each optimizer step."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to train a density.
+
+    Args:
+        name: what to call it in tables.
+    """
+
+    name: str
+
+    def build(self, workload: Workload) -> Model:
+        """The model, with weights of its own."""
+        raise NotImplementedError
+
+    def training(self, model: Model, x: Tensor) -> Step:
+        """One training step on a batch: density loss, backward, Adam, and maintenance."""
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            # a view: normflows marks the tensor that it is given as wanting gradients
+            (-model.log_prob(x.detach()).mean()).backward()
+            optimizer.step()
+            model.maintain()
+
+        return step
+
+
+# ------------------------------------------------------------------------------- pyro-resflow
+
+
+class OurModel(Model):
+    """Residual transforms under a Pyro distribution."""
+
+    def __init__(self, workload: Workload, logdet: LogDet | None) -> None:
+        super().__init__()
+        blocks = [Residual(net, logdet=logdet) for net in workload.networks()]
+        self.flow = Inverse(Compose(blocks))
+        self.register_buffer("origin", torch.zeros(workload.event_shape))
+
+    @property
+    def blocks(self) -> list[Residual]:
+        """The residual transforms."""
+        return list(self.flow.inv.parts)
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return [block.net for block in self.blocks]
+
+    def load(self, networks: Sequence[Chain]) -> None:
+        for own, given in zip(self.networks, networks, strict=True):
+            own.load_state_dict(given.state_dict())
+
+    def distribution(self) -> dist.TransformedDistribution:
+        """The density as a Pyro distribution."""
+        base = dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(self.origin.dim())
+        return dist.TransformedDistribution(base, [self.flow])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.distribution().log_prob(x)
+
+
+@dataclass(frozen=True)
+class Ours(Contender):
+    """This package.
+
+    Args:
+        logdet: estimator of the log-determinants; ``None`` for the default.
+    """
+
+    logdet: LogDet | None = None
+
+    def build(self, workload: Workload) -> OurModel:
+        return OurModel(workload, self.logdet)
+
+
+# ---------------------------------------------------------------------------------- normflows
+
+
+def normflows_network(workload: Workload) -> nn.Module:
+    """The network of normflows with the workload's layers.
+
+    Its only activation is LipSwish. Its norms come from power iteration, stopped by the tolerance
+    of the reference implementation, 1e-3: for these sizes after a few steps.
+    """
+    import normflows as nf
+
+    norm = {
+        "lipschitz_const": workload.coefficient,
+        "max_lipschitz_iter": None,
+        "lipschitz_tolerance": 1e-3,
+        "init_zeros": False,
+    }
+    if not workload.is_image:
+        return nf.nets.LipschitzMLP(workload.widths, **norm)
+    net = nf.nets.LipschitzCNN(workload.widths, list(workload.kernel_sizes), **norm)
+    with torch.no_grad():  # its convolutions learn the size of the images from the first
+        net(torch.zeros(1, *workload.event_shape))
+    return net
+
+
+@torch.no_grad()
+def copy_to_normflows(ours: Chain, theirs: nn.Module) -> None:
+    """Copy weights and the singular vectors of the norms, so that both are the same function."""
+    for own, other in zip(ours, theirs.net, strict=True):
+        if isinstance(own, Activation):
+            other.beta.copy_(own.raw_beta)
+            continue
+        own.update()
+        other.weight.copy_(own.weight)
+        other.bias.copy_(own.bias)
+        if isinstance(own, LipschitzConv2d) and own.weight.shape[-1] > 1:
+            other.u.copy_(own.u)
+            other.v.copy_(own.v)
+        else:  # its vectors are those of the matrix, also for a 1x1 convolution
+            left, _, right = torch.linalg.svd(own.weight.flatten(1), full_matrices=False)
+            other.u.copy_(left[:, 0])
+            other.v.copy_(right[0])
+
+
+class NormflowsModel(Model):
+    """``nf.NormalizingFlow`` of ``nf.flows.Residual``: 2 exact terms and Poisson(2) more."""
+
+    def __init__(self, workload: Workload, options: dict[str, Any]) -> None:
+        super().__init__()
+        import normflows as nf
+
+        blocks = [
+            nf.flows.Residual(
+                normflows_network(workload), n_dist="poisson", lamb=2.0, n_exact_terms=2, **options
+            )
+            for _ in range(workload.blocks)
+        ]
+        base = nf.distributions.DiagGaussian(workload.event_shape, trainable=False)
+        self.flow = nf.NormalizingFlow(base, blocks[::-1])
+        self.maintenance = nf.utils.update_lipschitz
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Its residual blocks, the one that sees the data first."""
+        return list(self.flow.flows)[::-1]
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return [block.iresblock.nnet for block in self.blocks]
+
+    def load(self, networks: Sequence[Chain]) -> None:
+        for own, given in zip(self.networks, networks, strict=True):
+            copy_to_normflows(given, own)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.flow.log_prob(x)
+
+    def maintain(self) -> None:
+        self.maintenance(self.flow, None)  # no number of iterations: until its tolerance
+
+
+@dataclass(frozen=True)
+class Normflows(Contender):
+    """normflows, which carries the reference authors' algorithm.
+
+    Args:
+        options: further arguments of ``nf.flows.Residual``.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, workload: Workload) -> NormflowsModel:
+        return NormflowsModel(workload, self.options)
+
+
+# --------------------------------------------------------------------------------- torchflows
+
+
+class TorchflowsModel(Model):
+    """torchflows' roulette block around networks of ours: none of its own has these layers."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__()
+        from torchflows.bijections.base import BijectiveComposition
+        from torchflows.bijections.finite.residual.iterative import ResFlowBlock
+        from torchflows.flows import Flow
+
+        shape = workload.event_shape
+        self.blocks = nn.ModuleList(ResFlowBlock(shape, g=net) for net in workload.networks())
+        self.flow = Flow(BijectiveComposition(list(self.blocks)))
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return [block.g for block in self.blocks]
+
+    def load(self, networks: Sequence[Chain]) -> None:
+        for own, given in zip(self.networks, networks, strict=True):
+            own.load_state_dict(given.state_dict())
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.flow.log_prob(x)
+
+
+@dataclass(frozen=True)
+class Torchflows(Contender):
+    """torchflows, at its default of 2 terms on average."""
+
+    def build(self, workload: Workload) -> TorchflowsModel:
+        return TorchflowsModel(workload)
+
+
+# ------------------------------------------------------------------------------------ plain net
+
+
+class Gain(nn.Module):
+    """Multiply by a constant.
+
+    Args:
+        factor: the constant.
+    """
+
+    def __init__(self, factor: Tensor | float) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.as_tensor(factor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+@torch.no_grad()
+def plain_network(net: Chain) -> nn.Sequential:
+    """The same function from torch's own layers, at its fastest.
+
+    The norms are measured once, and the gains of each activation phi(h) = kappa psi(beta h) are
+    folded into the weights around it, so that an activation is a single fused operation.
+    """
+    layers: list[nn.Module] = []
+    activation: Activation | None = None
+    for layer in net:
+        if isinstance(layer, Activation):
+            activation = layer
+            if layers:
+                for tensor in (layers[-1].weight, layers[-1].bias):
+                    tensor.mul_(layer.input_gain())
+            else:
+                layers.append(Gain(layer.input_gain()))
+            layers.append(nn.SiLU())
+        else:
+            kappa = activation.output_gain() if activation is not None else 1.0
+            layers.append(_plain_layer(layer, layer.effective_weight() * kappa))
+    return nn.Sequential(*layers)
+
+
+def _plain_layer(layer: LipschitzLayer, weight: Tensor) -> nn.Module:
+    outputs, inputs = weight.shape[:2]
+    plain: nn.Module
+    if isinstance(layer, LipschitzConv2d):
+        size = weight.shape[-1]
+        plain = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+    else:
+        plain = nn.Linear(inputs, outputs)
+    plain.weight.copy_(weight)
+    plain.bias.copy_(layer.bias)
+    return plain
+
+
+class PlainModel(Model):
+    """The blocks as a residual network: no norms, no log-determinant."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__()
+        self.load(workload.networks())
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return list(self.plain)
+
+    def load(self, networks: Sequence[Chain]) -> None:
+        self.plain = nn.ModuleList(plain_network(net) for net in networks)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """The noise's log-density up to a constant, without the log-determinant."""
+        for net in self.plain:
+            x = x + net(x)
+        return -x.square().flatten(1).sum(1) / 2
+
+
+@dataclass(frozen=True)
+class Plain(Contender):
+    """Forward and backward pass of a residual network, the measure of a training step."""
+
+    def build(self, workload: Workload) -> PlainModel:
+        return PlainModel(workload)
+
+    def training(self, model: Model, x: Tensor) -> Step:
+        def step() -> None:
+            model.zero_grad()
+            (-model.log_prob(x).mean()).backward()
+
+        return step
+
+
+KEEP = Ours("pyro-resflow, keep", Krylov(memory="keep"))
+RECOMPUTE = Ours("pyro-resflow, recompute", Krylov(memory="recompute"))
+EXACT = Ours("pyro-resflow, Exact", Exact())
+DEFAULT = Ours("pyro-resflow, default")
+REDUCED = Normflows("normflows, reduce_memory", {"reduce_memory": True})
+UNREDUCED = Normflows("normflows, without reduce_memory", {"reduce_memory": False})
+BRUTE_FORCE = Normflows("normflows, brute force", {"reduce_memory": False, "brute_force": True})
+TORCHFLOWS = Torchflows("torchflows")
+PLAIN = Plain("plain residual network")
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        KEEP,
+        RECOMPUTE,
+        EXACT,
+        DEFAULT,
+        REDUCED,
+        UNREDUCED,
+        BRUTE_FORCE,
+        TORCHFLOWS,
+        PLAIN,
+    )
+}

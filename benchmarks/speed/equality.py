@@ -1,0 +1,48 @@
+"""Models of different libraries that are the same density, and the check that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .contenders import Contender, Model
+from .workloads import Workload
+
+
+def equal_models(
+    contenders: Iterable[Contender], workload: Workload, device: torch.device
+) -> dict[str, Model]:
+    """A model of each contender, all with the same weights.
+
+    Raises:
+        ValueError: if a network is not the same function as ours, to 1e-5.
+    """
+    networks = workload.networks()
+    x = workload.data()
+    models = {}
+    for contender in contenders:
+        model = contender.build(workload)
+        model.load(networks)
+        check_same_function(contender.name, model.networks, networks, x)
+        models[contender.name] = model.to(device)
+    return models
+
+
+@torch.no_grad()
+def check_same_function(
+    name: str, found: Sequence[nn.Module], expected: Sequence[nn.Module], x: Tensor
+) -> None:
+    """Raise unless the networks agree, one by one, at x.
+
+    Raises:
+        ValueError: naming whose network differs from ours, and by how much.
+    """
+    for i, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
+        difference = float((theirs(x) - ours(x)).abs().max())
+        if not difference <= 1e-5:
+            raise ValueError(
+                f"{name}: the network of block {i} differs from ours by {difference:.1e} after "
+                "its weights were copied; what would be compared are different functions."
+            )

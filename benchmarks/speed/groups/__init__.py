@@ -1,0 +1,29 @@
+"""The groups of figures, in the order of the table; each measures what belongs together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..findings import Findings
+from ..plan import Plan
+from .evaluation import evaluation
+from .inverse import inverse
+from .memory import memory
+from .norms import norms
+from .scaling import scaling
+from .training import training
+from .variance import variance
+from .vectors import vectors
+
+Group = Callable[[Plan], Findings]
+
+GROUPS: dict[str, Group] = {
+    "training": training,
+    "memory": memory,
+    "evaluation": evaluation,
+    "inverse": inverse,
+    "variance": variance,
+    "norms": norms,
+    "scaling": scaling,
+    "vectors": vectors,
+}

@@ -1,0 +1,60 @@
+"""What keeping the layers' norms costs: its share of a training step."""
+
+from __future__ import annotations
+
+from pyro_resflow.nn import LipschitzLayer
+
+from ..contenders import KEEP, RECOMPUTE, Model, Step
+from ..findings import AtMost, Findings, Measurement, Row
+from ..plan import Plan
+from ..timing import sampled, seconds
+from ..workloads import Workload
+
+
+def norms(plan: Plan) -> Findings:
+    """Time the update of all norms and the rest of the step apart from each other."""
+    found = Findings()
+    for workload in plan.images:
+        found.add(update_share(workload, plan))
+    return found
+
+
+def update_share(workload: Workload, plan: Plan) -> Findings:
+    """The share of one workload."""
+    group = f"training step without, and update of, all norms, {workload.name}"
+    found = Findings()
+    for contender in (KEEP, RECOMPUTE):
+        model = contender.build(workload).to(plan.device)
+        step = contender.training(model, workload.data().to(plan.device))
+        measured = apart(f"{group}, {contender.name}", model, step, plan)
+        found.measurements += measured
+        rest, update = measured
+        found.rows.append(
+            Row(
+                f"update of all norms, {workload.name}: share of a training step, "
+                f"{contender.name.partition(', ')[2]}",
+                update.median / (rest.median + update.median),
+                AtMost(0.05),
+            )
+        )
+    return found
+
+
+def apart(group: str, model: Model, step: Step, plan: Plan) -> list[Measurement]:
+    """Times of the step and of the update, which a step finds done and leaves to be done."""
+    layers = [m for m in model.modules() if isinstance(m, LipschitzLayer)]
+
+    def update() -> None:
+        for layer in layers:
+            layer.update()
+
+    step()
+    durations: list[float] = []
+
+    def rest() -> float:
+        durations.append(seconds(update))
+        return seconds(step)
+
+    (times,) = sampled(group, {"the rest of the step": rest}, plan.repeats, "s")
+    counted = tuple(durations[-plan.repeats :])
+    return [times, Measurement(group, "update of all norms", counted, "s")]

@@ -1,0 +1,69 @@
+"""Time several contenders by turns, so that whatever slows the machine down slows all of them."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+
+from .findings import Measurement
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock time of one run, on an accelerator until its last kernel has finished."""
+    _synchronize()
+    start = time.perf_counter()
+    run()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def alternating(
+    group: str,
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    at: float | None = None,
+    warm_up: int = 1,
+) -> list[Measurement]:
+    """Times of all runs, taken in turn; each round begins with the next of them.
+
+    Args:
+        group: what is measured.
+        runs: by contender.
+        repeats: runs of each that count.
+        at: see :class:`Measurement`.
+        warm_up: rounds before, which do not count.
+    """
+    clocks = {name: partial(seconds, run) for name, run in runs.items()}
+    return sampled(group, clocks, repeats, "s", at=at, warm_up=warm_up)
+
+
+def sampled(
+    group: str,
+    clocks: Mapping[str, Callable[[], float]],
+    repeats: int,
+    unit: str,
+    *,
+    at: float | None = None,
+    warm_up: int = 1,
+) -> list[Measurement]:
+    """What functions that measure themselves return, called in turn as in :func:`alternating`."""
+    names = list(clocks)
+    values: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    for i in range(warm_up + repeats):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            value = clocks[name]()
+            if i >= warm_up:
+                values[name].append(value)
+    return [Measurement(group, name, tuple(values[name]), unit, at) for name in names]
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

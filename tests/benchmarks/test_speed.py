@@ -1,0 +1,271 @@
+"""What the benchmark says is computed rightly; nothing here depends on a clock."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("normflows")
+pytest.importorskip("torchflows")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.contenders import (
+    BRUTE_FORCE,
+    CONTENDERS,
+    EXACT,
+    KEEP,
+    PLAIN,
+    RECOMPUTE,
+    REDUCED,
+    UNREDUCED,
+    plain_network,
+)
+from benchmarks.speed.equality import check_same_function, equal_models
+from benchmarks.speed.findings import AtLeast, AtMost, Findings, Measurement, Row, ratio
+from benchmarks.speed.fitted import largest_singular_value
+from benchmarks.speed.groups import GROUPS
+from benchmarks.speed.groups.inverse import LIPSCHITZ, places_along, scaled
+from benchmarks.speed.groups.memory import slope
+from benchmarks.speed.groups.scaling import along, last_exponent
+from benchmarks.speed.groups.variance import gradients
+from benchmarks.speed.memory import LIVE, peak_above_now, peak_memory
+from benchmarks.speed.plan import FULL, QUICK
+from benchmarks.speed.timing import sampled
+from benchmarks.speed.workloads import Workload
+
+CPU = torch.device("cpu")
+IMAGES = Workload("images", (2, 5, 5), (6, 4), blocks=2, batch=3)
+VECTORS = Workload("vectors", (2,), (5, 6), blocks=2, batch=4)
+
+
+class Quick(SimpleNamespace):
+    """What a smoke run found and wrote."""
+
+    found: Findings
+    content: dict
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Quick:
+    """Every group but memory, whose processes take seconds each."""
+    folder = tmp_path_factory.mktemp("bench")
+    groups = [name for name in GROUPS if name != "memory"]
+    found = main(["--quick", "--rows", *groups, "--folder", str(folder)])
+    content = json.loads((folder / "bench.json").read_text())
+    return Quick(found=found, content=content, folder=folder)
+
+
+def test_quick_run_writes_table_data_and_chart(quick: Quick) -> None:
+    assert (quick.folder / "bench.png").stat().st_size > 10_000
+    page = (quick.folder / "bench.md").read_text()
+    assert all(row.figure in page for row in quick.found.rows)
+    assert quick.content["machine"]["normflows"] == "1.7.3"
+    assert quick.content["machine"]["torchflows"] == "1.2.1"
+    assert quick.content["machine"]["threads"] == str(torch.get_num_threads())
+    assert [row["figure"] for row in quick.content["rows"]] == [r.figure for r in quick.found.rows]
+
+
+def test_every_figure_with_a_target_is_there(quick: Quick) -> None:
+    starts = [
+        "training step, 1x4x4, 4 wide: keep, times as fast as normflows with reduce_memory",
+        "training step, 1x4x4, 4 wide: recompute, times as fast as normflows with reduce_memory",
+        "training step, 1x4x4, 4 wide: keep, in forward and backward passes of the plain network",
+        "training step, 1x4x4, 4 wide: recompute, in forward and backward passes of the plain",
+        "log_prob of held-out data: times as fast",
+        "log_prob of held-out data: truncation error",
+        "evaluations for the inverse to 1e-06 at Lipschitz 0.9",
+        "sampling at Lipschitz 0.9: times as fast as normflows, which stops earlier",
+        "variance of the log-determinant at 4 vjps: truncation's share",
+        "variance of the gradient at 4 vjps: share of that of power series, 2 + Poisson(2)",
+        "update of all norms, 1x4x4, 4 wide: share of a training step, keep",
+        "cost against depth: exponent, pyro-resflow, keep",
+        "cost against batch: exponent, pyro-resflow, recompute",
+    ]
+    with_target = {row.figure: row for row in quick.found.rows if row.must is not None}
+    for start in starts:
+        assert any(figure.startswith(start) for figure in with_target), start
+    assert all(math.isfinite(row.reached) for row in quick.found.rows)
+
+
+def test_measurements_hold_every_run(quick: Quick) -> None:
+    timed = [m for m in quick.found.measurements if m.unit in ("s", "steps/s")]
+    assert {len(m.values) for m in timed} == {QUICK.repeats}
+    assert all(value > 0 for m in timed for value in m.values)
+    written = quick.content["measurements"]
+    assert [tuple(m["values"]) for m in written] == [m.values for m in quick.found.measurements]
+
+
+def test_the_full_plan_is_that_of_the_table() -> None:
+    assert FULL.repeats >= 7
+    assert [(w.event_shape, w.hidden, w.blocks, w.batch) for w in FULL.images] == [
+        ((1, 28, 28), (64, 64), 8, 16),
+        ((4, 14, 14), (256, 256), 8, 16),
+    ]
+    assert (FULL.toy.blocks, FULL.toy.widths) == (100, [2, 128, 128, 128, 128, 2])
+
+
+@pytest.mark.parametrize("workload", [IMAGES, VECTORS], ids=lambda w: w.name)
+def test_models_are_the_same_density(workload: Workload) -> None:
+    contenders = [c for c in CONTENDERS.values() if workload is VECTORS or c is not BRUTE_FORCE]
+    models = equal_models(contenders, workload, CPU)
+    x = workload.data()
+    expected = x
+    for net in models[EXACT.name].networks:
+        expected = expected + net(expected)
+    for model in models.values():
+        z = x
+        for net in model.networks:
+            z = z + net(z)
+        torch.testing.assert_close(z, expected, atol=1e-5, rtol=0)
+
+
+def test_exact_log_densities_agree_with_normflows() -> None:
+    models = equal_models([EXACT, BRUTE_FORCE, PLAIN], VECTORS, CPU)
+    x = VECTORS.data()
+    ours, theirs, plain = (m.log_prob(x.detach()) for m in models.values())
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    constant = math.log(2 * math.pi)  # of a standard normal in two dimensions
+    assert not torch.allclose(ours, plain - constant, atol=1e-3)  # it has no log-determinant
+
+
+@pytest.mark.parametrize("contender", [KEEP, RECOMPUTE, REDUCED, UNREDUCED], ids=lambda c: c.name)
+def test_steps_train(contender) -> None:
+    torch.manual_seed(0)
+    workload = replace(VECTORS, batch=64)
+    model = contender.build(workload)
+    x = 0.1 * workload.data()
+    step = contender.training(model, x)
+    before = [p.detach().clone() for p in model.parameters() if p.dim() > 1]
+    step()
+    after = [p for p in model.parameters() if p.dim() > 1]
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not x.requires_grad
+
+
+def test_a_different_function_is_found_out() -> None:
+    ours, theirs = IMAGES.networks(), IMAGES.networks()
+    with pytest.raises(ValueError, match="library: the network of block 0 differs"):
+        check_same_function("library", theirs, ours, IMAGES.data())
+
+
+def test_plain_network_has_only_fused_activations() -> None:
+    net = IMAGES.network()
+    kinds = [type(m).__name__ for m in plain_network(net)]
+    assert kinds == ["Gain", "SiLU", "Conv2d", "SiLU", "Conv2d", "SiLU", "Conv2d"]
+
+
+def test_turns_rotate_and_warm_up_does_not_count() -> None:
+    calls: list[str] = []
+
+    def clock(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    clocks = {name: lambda name=name: clock(name) for name in "ab"}
+    measured = sampled("group", clocks, 2, "s", warm_up=1)
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+    assert [m.values for m in measured] == [(4.0, 5.0), (3.0, 6.0)]
+
+
+def test_medians_ratios_and_targets() -> None:
+    a = Measurement("g", "a", (1.0, 2.0, 3.0, 4.0, 50.0), "s")
+    b = Measurement("g", "b", (6.0,), "s")
+    assert (a.median, a.quartiles, b.quartiles) == (3.0, (2.0, 4.0), (6.0, 6.0))
+    assert ratio([a, b], "b", "a") == 2.0
+    assert Row("f", 2.0, AtLeast(1.8)).met
+    assert Row("f", 2.0, AtMost(1.8)).met is False
+    assert Row("f", 2.0).met is None
+
+
+def test_slope_and_exponent_of_curves() -> None:
+    line = [Measurement("g", "c", (5.0 + 3.0 * at,), "B", at) for at in (2, 4, 8)]
+    assert slope(line) == pytest.approx(3.0)
+    square = [Measurement("g", "c", (7.0 * at**2,), "s", at) for at in (2, 4, 8)]
+    assert last_exponent(square) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("axis", FULL.scales)
+def test_workloads_along_an_axis_are_built(axis: str) -> None:
+    workload = along(IMAGES, axis, 6)
+    x = workload.data()
+    assert len(workload.networks()) == workload.blocks
+    assert workload.network()(x).shape == x.shape
+    assert workload != IMAGES
+
+
+def test_blocks_are_inverted_at_the_lipschitz_constant() -> None:
+    networks, x = IMAGES.networks(), IMAGES.data()
+    for place, net in zip(places_along(networks, x), networks, strict=True):
+        sigma = largest_singular_value(net, place.x.float(), steps=200)
+        assert place.gain * sigma == pytest.approx(LIPSCHITZ, rel=1e-2)
+        with torch.no_grad():
+            image = place.x.float() + scaled(net, place.gain)(place.x.float())
+        torch.testing.assert_close(image, place.y.float())
+        assert place.error(place.x) == 0
+        assert place.error(place.x + 10 * place.y.abs().max()) >= 10
+
+
+def test_gradients_are_those_of_the_bilinear_form() -> None:
+    net = VECTORS.network().double()
+    x = VECTORS.data().double()
+    probe, adjoint = torch.randn(2, 1, *x.shape, dtype=torch.float64)
+    (found,) = gradients(net, x, probe, [adjoint])
+    _, tangent = net.dual(x, probe)
+    (tangent * adjoint).sum(-1).mean().backward()
+    expected = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+    torch.testing.assert_close(found, torch.cat([g.flatten() for g in expected]))
+
+
+def test_memory_is_reported_by_contender_and_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {KEEP.name: 50.0, RECOMPUTE.name: 3.0, REDUCED.name: 20.0, UNREDUCED.name: 60.0}
+
+    def measured(name: str, workload: Workload, device: torch.device, environment=LIVE) -> float:
+        fragments = 1.0 if environment == LIVE else 2.0
+        return fragments * (sizes[name] * workload.blocks + 1) * workload.input_bytes
+
+    group = importlib.import_module("benchmarks.speed.groups.memory")
+    monkeypatch.setattr(group, "peak_memory", measured)
+    found = GROUPS["memory"](QUICK)
+    reached = {row.figure: row.reached for row in found.rows}
+    added = "memory that one more block adds, in sizes of its input"
+    for contender in (KEEP, RECOMPUTE, REDUCED):
+        assert reached[f"{added}: {contender.name}"] == pytest.approx(sizes[contender.name])
+    share = "recompute, share of normflows with reduce_memory"
+    assert reached[f"peak memory, 1x4x4, 4 wide: {share}"] == pytest.approx(7 / 41)
+    assert [row.must for row in found.rows if row.figure.endswith(share)] == [AtMost(0.35), None]
+    assert {m.group.partition(",")[0] for m in found.measurements} == {
+        "peak memory",
+        "peak memory with malloc's fragments",
+        "peak memory against depth",
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_is_what_a_run_takes() -> None:
+    size = 64 * 2**20
+
+    def run() -> None:
+        torch.ones(size, dtype=torch.uint8)
+
+    assert 0.98 * size < peak_above_now(run, CPU) < 1.1 * size  # the kernel counts by batches
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_of_training_grows_with_the_batch() -> None:
+    workload = Workload("images", (1, 16, 16), (32, 32), blocks=2, batch=64)
+    small = peak_memory(RECOMPUTE.name, workload, CPU)
+    large = peak_memory(RECOMPUTE.name, replace(workload, batch=256), CPU)
+    activation = 4 * 256 * 32 * 256  # one layer's output at the larger batch
+    assert large - small > activation
+    assert 0 < small < large < 50 * activation
