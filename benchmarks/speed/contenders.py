@@ -13,6 +13,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyro_resflow.logdet import Exact, Krylov
 from pyro_resflow.nn import Activation, Chain, LipschitzConv2d, LipschitzLayer
@@ -155,13 +156,8 @@ def copy_to_normflows(ours: Chain, theirs: nn.Module) -> None:
         own.update()
         other.weight.copy_(own.weight)
         other.bias.copy_(own.bias)
-        if isinstance(own, LipschitzConv2d) and own.weight.shape[-1] > 1:
-            other.u.copy_(own.u)
-            other.v.copy_(own.v)
-        else:  # its vectors are those of the matrix, also for a 1x1 convolution
-            left, _, right = torch.linalg.svd(own.weight.flatten(1), full_matrices=False)
-            other.u.copy_(left[:, 0])
-            other.v.copy_(right[0])
+        other.u.copy_(F.normalize(own.u, dim=0))
+        other.v.copy_(F.normalize(own.v, dim=0))
 
 
 class NormflowsModel(Model):

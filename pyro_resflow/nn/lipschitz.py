@@ -7,6 +7,7 @@ until it changes again every pass sees the same effective weight.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import weakref
@@ -25,6 +26,8 @@ from .operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from .stages import Affine, Stage
 
 _UPDATE_LOCK = threading.RLock()
+_KEYS = itertools.count()
+_LAYERS: weakref.WeakValueDictionary[int, LipschitzLayer] = weakref.WeakValueDictionary()
 
 
 class NonFiniteWeightError(ValueError):
@@ -73,7 +76,12 @@ class LipschitzLayer(nn.Module):
         self._measured: Measured | None = None
         self._watched: int | None = None
         self._gradient_arrived = False
+        self._enter_register()
         self.reset_parameters()
+
+    def _enter_register(self) -> None:
+        self._key = next(_KEYS)
+        _LAYERS[self._key] = self
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -180,6 +188,10 @@ class LipschitzLayer(nn.Module):
         Args:
             gain: a scalar to multiply it by.
         """
+        if torch.compiler.is_compiling():
+            u, v = _current_vectors(self.weight.detach(), self._key)
+            sigma = self.norm.sigma(self.measured_operator(self.weight), u, v)
+            return self.weight * (self._contraction(sigma) * gain)
         if not isinstance(self.weight, nn.Parameter) or (
             torch.is_grad_enabled() and not isinstance(self.norm, SpectralNorm)
         ):
@@ -239,6 +251,7 @@ class LipschitzLayer(nn.Module):
         state = dict(state)
         current = bool(state.pop("_current"))
         super().__setstate__(state)
+        self._enter_register()
         self._arrived(current)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
@@ -287,6 +300,20 @@ class _DividedByNorm(torch.autograd.Function):
         by_sigma = share * factor * torch.where(sigma > norm.coefficient, 1 / sigma, 0)
         by_weight = torch.addcmul(grad * factor, direction.view_as(weight), by_sigma, value=-1)
         return None, None, by_weight, share * contraction if saved_gain else None
+
+
+@torch.library.custom_op("pyro_resflow::current_vectors", mutates_args=())
+def _current_vectors(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
+    """A layer's vectors, updated; opaque to a compiler, so that it runs at each call."""
+    layer = _LAYERS[key]
+    layer.update()
+    return layer.u.clone(), layer.v.clone()
+
+
+@_current_vectors.register_fake
+def _(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
+    layer = _LAYERS[key]
+    return weight.new_empty(layer.u.shape), weight.new_empty(layer.v.shape)
 
 
 @torch.no_grad()

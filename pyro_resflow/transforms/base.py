@@ -45,9 +45,9 @@ class OnePassTransform(InverseMemory, dist.TransformModule):
     log-determinant, which is handed out once: to ask again is to ask for another estimate. A pass
     is not used again once a parameter, a buffer, the input or the output has changed or wants
     gradients where it did not, the gradient mode is another, or a backward pass has gone through
-    it. A call with gradients enabled computes the log-determinant along with the value, for
-    whoever trains will ask for it; a call without, which is how distributions draw samples, does
-    not. An inversion always does.
+    it. With gradients enabled the log-determinant is computed along with the value, in either
+    direction, for whoever trains will ask for it; without, which is how distributions draw
+    samples, it is not.
 
     Args:
         cache_size: 0 or 1.
@@ -95,8 +95,12 @@ class OnePassTransform(InverseMemory, dist.TransformModule):
             return known[0]
         if self._cache_size == 0:
             return self._inverse(y)
-        x, ladj = self.inverse_and_ladj(y)
-        self._remember(x, y, ladj)
+        if torch.is_grad_enabled():
+            x, ladj = self.inverse_and_ladj(y)
+            self._remember(x, y, ladj)
+        else:
+            x = self._inverse(y)
+            self._remember(x, y, None)
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
