@@ -99,8 +99,6 @@ def predict_sizes(
     sizes: Sequence[str] = tuple(PUBLISHED),
     utilisation: float = 0.2,
     peak_tflops: float = 156.0,
-    further_terms: int = 1,
-    norm_iterations: int = 6,
 ) -> None:
     """Print what training the published sizes takes.
 
@@ -108,23 +106,12 @@ def predict_sizes(
         sizes: names of the sizes.
         utilisation: share of the device's peak that training attains: an assumption.
         peak_tflops: the device's peak in 10^12 operations a second; default: an A100 with TF32.
-        further_terms: outcome of the log-determinant's roulette in every block; its mean is 1.
-        norm_iterations: applications of a layer whenever its norm is measured.
     """
     costs: Costs = {}
     for name in tqdm(sizes, unit="size"):
-        costs[name] = {
-            mode: predict(
-                PUBLISHED[name],
-                mode,
-                further_terms=further_terms,
-                norm_iterations=norm_iterations,
-            )
-            for mode in MEMORY_MODES
-        }
+        costs[name] = {mode: predict(PUBLISHED[name], mode) for mode in MEMORY_MODES}
     print(
-        f"torch {torch.__version__}, float32; Krylov with 2 + {further_terms} products; "
-        f"{norm_iterations} applications per norm. GPU-hours: recompute mode, "
+        f"torch {torch.__version__}, float32; Krylov(). GPU-hours: recompute mode, "
         f"{utilisation:.0%} of {peak_tflops:g} TFLOP/s."
     )
     operations_table(costs, utilisation, peak_tflops)

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.live_memory import LiveMemory
 from benchmarks.published_sizes import FlowSize
 from benchmarks.training_step import TrainingStep
-from pyro_resflow.logdet import Geometric, Krylov, Tail
+from pyro_resflow.logdet import Krylov, Tail
 from pyro_resflow.logdet.autograd import Memory
-from pyro_resflow.nn import LipschitzLayer
+from pyro_resflow.nn import update_norms
 
 MEMORY_MODES: tuple[Memory, ...] = ("recompute", "keep")
 
@@ -23,7 +23,8 @@ class Peak:
     """Bytes at the height of a step above its state and its images: a line in the batch size.
 
     At each moment of a step its memory is a line in the batch size. The peak is the greatest of
-    these lines, hence convex: between two batches it is nowhere above the line through them.
+    these lines, hence convex: between two batches it is nowhere above the line through them, and
+    below both nowhere below it.
 
     Attributes:
         fixed: bytes that do not depend on the batch: gradients, for the most part.
@@ -70,32 +71,39 @@ class Cost:
         return max(0, math.floor(left / (self.peak.per_image + self.image)))
 
 
-def predict(
-    size: FlowSize, memory: Memory, *, further_terms: int = 1, norm_iterations: int = 6
-) -> Cost:
+def predict(size: FlowSize, memory: Memory) -> Cost:
     """The cost of a training step, from running it on the meta device.
+
+    Norms take one Krylov space of products there, for an iteration cannot see whether to go on; in
+    training nearly all of them stop there too. The operations are a line in the number of further
+    terms that the roulette draws, so its mean stands for it.
 
     Args:
         size: the flow.
         memory: memory mode of the log-determinant, the default ``Krylov()``.
-        further_terms: outcome of its roulette in every block. It is one on average, and the
-            operations are a line in it.
-        norm_iterations: applications of a layer whenever its norm is measured. On the meta device
-            an iteration cannot tell when to stop and takes one; the others are added here.
     """
-    logdet = Krylov(tail=FixedDraw(Geometric(0.5), further_terms), memory=memory)
-    step = TrainingStep(size.build(logdet, "meta"), size.bins)
-    operations = flops(step, size.batch)  # the first step, which also makes the optimizer's state
-    few, many = max(1, size.batch // 8), 64 * size.batch
-    there_and_back = norm_flops(step)
+    none, step = (meta_step(size, memory, further) for further in (0, 1))
+    without, operations = (flops(each, size.batch) for each in (none, step))
+    few, many = size.batch, 64 * size.batch
     return Cost(
         parameters=sum(parameter.numel() for parameter in step.flow.parameters()),
         state=step.state_bytes(),
         image=step.images(1).nbytes,
         peak=Peak.through((few, peak_bytes(step, few)), (many, peak_bytes(step, many))),
-        flops=operations + (norm_iterations - 1) * there_and_back,
-        norm_flops=(norm_iterations - 0.5) * there_and_back,  # the last is not taken back
+        flops=without + mean_of(Krylov().tail) * (operations - without),
+        norm_flops=norm_flops(step),
     )
+
+
+def meta_step(size: FlowSize, memory: Memory, further_terms: int) -> TrainingStep:
+    """A training step on the meta device whose roulettes all draw the same number."""
+    logdet = Krylov(tail=FixedDraw(Krylov().tail, further_terms), memory=memory)
+    return TrainingStep(size.build(logdet, "meta"), size.bins)
+
+
+def mean_of(tail: Tail) -> float:
+    """The mean number of further terms, the sum of P(N >= j) over j > 0."""
+    return sum(tail.survival(j) for j in range(1, 200))
 
 
 def peak_bytes(step: TrainingStep, batch: int) -> int:
@@ -124,12 +132,9 @@ def flops(step: TrainingStep, batch: int) -> int:
 
 
 def norm_flops(step: TrainingStep) -> int:
-    """Operations of applying every layer to one image and its adjoint to the result."""
-    layers = [layer for layer in step.flow.modules() if isinstance(layer, LipschitzLayer)]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        for layer in layers:
-            operator = layer.operator(layer.weight)
-            operator.adjoint(operator.apply(layer.v))
+    """Operations of measuring the norms of all layers; the step has to have run before."""
+    with FlopCounterMode(display=False) as counter:
+        update_norms(step.flow)
     return counter.get_total_flops()
 
 
