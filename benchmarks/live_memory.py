@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -47,7 +48,7 @@ class LiveMemory(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = {storage._cdata for storage in _storages((args, kwargs))}
-        result = function(*args, **kwargs)
+        result = _in_the_format_of_devices(function, args, function(*args, **kwargs))
         for storage in _storages(result):
             # a view of a tensor from outside the block is no new memory
             if storage._cdata not in given and storage._cdata not in self._watched:
@@ -63,6 +64,20 @@ class LiveMemory(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         self._watched.discard(key)
         self.live -= size
+
+
+def _in_the_format_of_devices(function: object, args: tuple[Any, ...], result: Any) -> Any:
+    """A meta convolution's result with its channels last if its input's are, as devices give it.
+
+    On the meta device alone the format is lost, and each further use would take a copy.
+    """
+    if (
+        function is torch.ops.aten.convolution.default
+        and result.is_meta
+        and args[0].stride()[1] == 1
+    ):
+        return torch.empty_like(result, memory_format=torch.channels_last)
+    return result
 
 
 def _storages(tree: object) -> list[UntypedStorage]:

@@ -105,7 +105,8 @@ class ConvolutionGram:
     def _convolved(self, vectors: Tensor, kernels: Tensor) -> Tensor:
         images = vectors.view(1, -1, *self.input_size)
         padding = kernels.shape[-1] // 2
-        return F.conv2d(images, kernels, padding=padding, groups=self.number).view(self.number, -1)
+        images = F.conv2d(images, kernels, padding=padding, groups=self.number)
+        return images.reshape(self.number, -1)
 
 
 def convolution_gram(weights: Sequence[Tensor], input_size: tuple[int, int]) -> Gram:

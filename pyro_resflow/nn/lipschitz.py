@@ -164,7 +164,7 @@ class LipschitzLayer(nn.Module):
         Raises:
             NonFiniteWeightError: naming the layer.
         """
-        if not bool(self.weight.isfinite().all()):
+        if not self.weight.is_meta and not bool(self.weight.isfinite().all()):
             raise NonFiniteWeightError(
                 f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: no norm "
                 "can be measured, it holds nan or infinite values. Go back to an earlier state."

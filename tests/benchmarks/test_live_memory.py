@@ -16,7 +16,7 @@ from benchmarks.training_step import TrainingStep
 from pyro_resflow.flows import ConvBlock
 from pyro_resflow.logdet import Krylov
 
-SIZE = FlowSize((1, 16, 16), (1,), {"network": ConvBlock(32), "end_blocks": 1}, batch=16)
+SIZE = FlowSize((1, 16, 16), (1,), {"network": ConvBlock(32), "end_blocks": 1}, batch=128)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
