@@ -15,6 +15,7 @@ from ..logdet import Krylov
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
 from .base import InverseMemory, OnePassTransform, check_event_shape
+from .determinism import EstimatesLogDet
 from .inverse import Inverse
 
 Network = nn.Module | Linearizable
@@ -23,7 +24,7 @@ Solve = Callable[[Network, Tensor, int], Tensor]
 Fast = Literal["sampling", "density"]
 
 
-class Residual(OnePassTransform):
+class Residual(EstimatesLogDet, OnePassTransform):
     r"""The residual transform :math:`y = x + g(x)` of a contraction g.
 
     The forward direction is one pass of the network; the inverse iterates. The log-determinant
@@ -109,7 +110,7 @@ class ConditionalNetwork(Protocol):
         """The network of the input at one context per sample, ``(N, context_dim)``."""
 
 
-class ConditionalResidual(InverseMemory, ConditionalTransformModule):
+class ConditionalResidual(EstimatesLogDet, InverseMemory, ConditionalTransformModule):
     r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
 
     ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
