@@ -135,7 +135,8 @@ def built(build: Builder, problem: Problem, width: int) -> AutoGuide:
 
 def fitting_width(build: Builder, problem: Problem, parameters: int) -> int:
     """The width that brings the number of parameters nearest to what is wanted."""
-    least = 2 * problem.latent_dim  # autoregressive networks need a unit for every entry
+    # Pyro's autoregressive networks need a unit for every entry
+    least = problem.latent_dim if build is GUIDES["AutoIAFNormal"] else 4
     widths = range(least, least + 129, 4)
     return min(widths, key=lambda width: abs(size(built(build, problem, width)) - parameters))
 
@@ -281,8 +282,8 @@ def main(
     ),
     steps: int = 2000,
     particles: int = 64,
-    learning_rates: Sequence[float] = (1e-2, 3e-2),
-    parameters: int = 6000,
+    learning_rates: Sequence[float] = (3e-3, 1e-2, 3e-2),
+    parameters: int = 8000,
     draws: int = 20000,
     nuts_draws: int = 2000,
     seed: int = 0,
