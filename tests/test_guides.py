@@ -454,6 +454,16 @@ def test_frozen_guide_stays_while_the_model_trains() -> None:
     assert not any(parameter.requires_grad for parameter in guide.parameters())
 
 
+def test_loaded_and_frozen_guide_stays_so_whatever_the_param_store_holds() -> None:
+    trained = perturbed(small(hierarchical))
+    state = copy.deepcopy(trained.state_dict())
+    train(hierarchical, trained)
+    frozen = loaded_from(state).requires_grad_(False).eval()
+    frozen()
+    assert all(torch.equal(value, state[name]) for name, value in frozen.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
 def test_one_of_a_list_of_guides() -> None:
     guide = AutoGuideList(hierarchical)
     guide.append(small(poutine.block(hierarchical, hide=["pair"])))

@@ -112,7 +112,7 @@ class AutoResidualFlow(AutoContinuous):
 
     def get_transform(self, *args: Any, **kwargs: Any) -> Compose:
         """The flow from noise to the unconstrained latent vector."""
-        if self.transform is None:
+        if self._built is None:
             self._setup_prototype(*args, **kwargs)
         return cast(Compose, self.transform)
 
@@ -191,14 +191,19 @@ class AutoResidualFlow(AutoContinuous):
     @property
     def _affine(self) -> ActNorm | TriangularAffine:
         """The last transform, whose scale and shift are those of the posterior."""
-        return cast("ActNorm | TriangularAffine", self.get_transform().parts[-1])
+        return cast("ActNorm | TriangularAffine", cast(Compose, self._built).parts[-1])
+
+    @property
+    def _built(self) -> Compose | None:
+        """The transform, if there is one, looked at without registering it with Pyro."""
+        return cast("Compose | None", self._modules.get("transform"))
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         for name, site in self._sites():
             self._unconstrained_shapes[name] = self._full_shape(site)
         self.latent_dim = sum(shape.numel() for shape in self._unconstrained_shapes.values())
-        if self.transform is None:
+        if self._built is None:
             self.transform = self._flow(self._init_loc())
         elif self._affine.num_features != self.latent_dim:
             raise ValueError(
@@ -256,10 +261,10 @@ class AutoResidualFlow(AutoContinuous):
             return
         store = pyro.get_param_store()
         prefix = self._pyro_get_fullname("transform")
-        for path, parameter in cast(nn.Module, self._modules["transform"]).named_parameters():
+        for path, parameter in cast(nn.Module, self._built).named_parameters():
             name = f"{prefix}$$${path}"
-            if name not in store or store[name] is parameter:
-                continue
+            if not parameter.requires_grad or name not in store or store[name] is parameter:
+                continue  # what is frozen is not registered either
             if not self._was_loaded:
                 self._take(name, parameter, store[name])
             store[name] = parameter
@@ -278,7 +283,7 @@ class AutoResidualFlow(AutoContinuous):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         start, end = f"{prefix}transform.", ".shift"
         shifts = [state_dict[k] for k in state_dict if k.startswith(start) and k.endswith(end)]
-        if self.transform is None and shifts:
+        if self._built is None and shifts:
             self.transform = self._flow(torch.zeros_like(shifts[-1]))
         self._was_loaded = bool(shifts)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
