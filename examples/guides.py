@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,7 +139,13 @@ def fitting_width(build: Builder, problem: Problem, parameters: int) -> int:
     # Pyro's autoregressive networks need a unit for every entry
     least = problem.latent_dim if build is GUIDES["AutoIAFNormal"] else 4
     widths = range(least, least + 129, 4)
-    return min(widths, key=lambda width: abs(size(built(build, problem, width)) - parameters))
+
+    def size_at(width: int) -> int:
+        return size(built(build, problem, width))
+
+    above = bisect_left(widths, parameters, key=size_at)
+    nearest = widths[max(above - 1, 0) : above + 1]
+    return min(nearest, key=lambda width: abs(size_at(width) - parameters))
 
 
 def fit(
@@ -266,7 +273,15 @@ def draw(axis: Axes, name: str, draws: dict[str, Tensor]) -> None:
     height = log_density(name, *torch.meshgrid(first, second, indexing="xy"))
     levels = height.max() - torch.tensor([8.0, 4.5, 2.0, 0.5])
     x, y = (draws[key].reshape(len(draws[key]), -1)[:, 0] for key in PLANES[name])
-    axis.contour(first, second, height, levels=levels, colors="tab:orange", linewidths=0.8)
+    axis.contour(
+        first,
+        second,
+        height,
+        levels=levels,
+        colors="tab:orange",
+        linewidths=0.8,
+        linestyles="solid",
+    )
     axis.scatter(x[:3000], y[:3000], s=1, color="tab:blue", alpha=0.4, rasterized=True)
     axis.set(xlim=limits[:2], ylim=limits[2:], xticks=[], yticks=[])
 
