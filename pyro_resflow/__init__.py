@@ -1,6 +1,6 @@
 """Normalizing flows with free-form Jacobians for Pyro."""
 
-from . import distributions, flows, linearization, logdet, nn, solvers, transforms
+from . import distributions, flows, guides, linearization, logdet, nn, solvers, transforms
 from .flows import residual_flow
 from .transforms import conditional_residual, residual
 
@@ -10,6 +10,7 @@ __all__ = [
     "conditional_residual",
     "distributions",
     "flows",
+    "guides",
     "linearization",
     "logdet",
     "nn",

@@ -1,8 +1,10 @@
 """Pyro transforms: every one a bijective ``TransformModule`` or ``ConditionalTransformModule``."""
 
+from .affine import ConditionalAffine, TriangularAffine
 from .base import OnePassTransform
 from .compose import Compose
 from .dequantization import ConditionedUniformDequantization, UniformDequantization
+from .determinism import NoisyEnergyError, is_deterministic, set_logdet
 from .elementwise import ActNorm, Logit
 from .inverse import Inverse
 from .multiscale import Flatten, Multiscale, Split, Squeeze
@@ -18,6 +20,7 @@ from .residual import (
 __all__ = [
     "ActNorm",
     "Compose",
+    "ConditionalAffine",
     "ConditionalInverse",
     "ConditionalResidual",
     "ConditionedResidual",
@@ -26,11 +29,15 @@ __all__ = [
     "Inverse",
     "Logit",
     "Multiscale",
+    "NoisyEnergyError",
     "OnePassTransform",
     "Residual",
     "Split",
     "Squeeze",
+    "TriangularAffine",
     "UniformDequantization",
     "conditional_residual",
+    "is_deterministic",
     "residual",
+    "set_logdet",
 ]

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
 
+from .determinism import refuse_noise_in_energy
+
 
 class InverseMemory:
     """Remembers the inverse made of an object, so that ``t.inv.inv is t``, and ``i.inv.inv is i``.
@@ -104,7 +106,12 @@ class OnePassTransform(InverseMemory, dist.TransformModule):
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log|dy/dx| at x, shape ``x.shape[:-domain.event_dim]``."""
+        """log|dy/dx| at x, shape ``x.shape[:-domain.event_dim]``.
+
+        Raises:
+            NoisyEnergyError: if HMC or NUTS asks and the log-determinant is noisy.
+        """
+        refuse_noise_in_energy(self)
         known = self._known_pair()
         if known is not None and self._pass is not None and known[0] is x and known[1] is y:
             ladj = self._pass.take_ladj()

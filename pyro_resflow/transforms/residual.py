@@ -15,6 +15,7 @@ from ..logdet import Exact, Krylov
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
 from .base import InverseMemory, OnePassTransform, check_event_shape
+from .determinism import EstimatesLogDet
 from .inverse import Inverse
 
 EXACT_UP_TO = 8
@@ -26,7 +27,7 @@ Solve = Callable[[Network, Tensor, int], Tensor]
 Fast = Literal["sampling", "density"]
 
 
-class Residual(OnePassTransform):
+class Residual(EstimatesLogDet, OnePassTransform):
     r"""The residual transform :math:`y = x + g(x)` of a contraction g.
 
     The forward direction is one pass of the network; the inverse iterates. The log-determinant
@@ -113,7 +114,7 @@ class ConditionalNetwork(Protocol):
         """The network of the input at one context per sample, ``(N, context_dim)``."""
 
 
-class ConditionalResidual(InverseMemory, ConditionalTransformModule):
+class ConditionalResidual(EstimatesLogDet, InverseMemory, ConditionalTransformModule):
     r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
 
     ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
@@ -346,9 +347,16 @@ def checked_fast(fast: str) -> str:
     return fast
 
 
-def default_logdet(event_shape: torch.Size | None) -> LogDet:
-    """The exact log-determinant for small events, an unbiased estimate for others."""
-    small = event_shape is not None and event_shape.numel() <= EXACT_UP_TO
+def default_logdet(
+    event_shape: torch.Size | None, *, exact_up_to: int = EXACT_UP_TO
+) -> LogDet:
+    """The exact log-determinant for small events, an unbiased estimate for others.
+
+    Args:
+        event_shape: the event shape, ``None`` if it is not known.
+        exact_up_to: the largest number of dimensions that count as small.
+    """
+    small = event_shape is not None and event_shape.numel() <= exact_up_to
     return Exact() if small else Krylov()
 
 

@@ -30,6 +30,7 @@ from pyro_resflow.transforms import (
     Residual,
     Split,
     Squeeze,
+    TriangularAffine,
     UniformDequantization,
 )
 
@@ -129,6 +130,7 @@ TRANSFORMS: dict[str, Case] = {
     "logit_image": Case(lambda s: Logit(1e-6, event_dim=3), (2, 3, 4), draw=unit, trainable=False),
     "act_norm": Case(lambda s: ActNorm(s[0]), (5,)),
     "act_norm_image": Case(lambda s: ActNorm(s[0], event_dim=3), (2, 3, 4)),
+    "triangular_affine": Case(lambda s: TriangularAffine(s[0]), (5,)),
     "squeeze": Case(lambda s: Squeeze(), (1, 4, 6), trainable=False),
     "flatten": Case(Flatten, (2, 3, 4), trainable=False),
     "split": Case(lambda s: Split(ActNorm(2, event_dim=3), s), (3, 2, 2)),

@@ -1,0 +1,373 @@
+"""Guides compared: eight schools, Neal's funnel, a banana, and a logistic regression.
+
+Each guide is trained for the same number of steps, from the same number of particles, once at
+each learning rate, of which the one with the best ELBO counts. The flows get the width that brings
+their number of parameters nearest to ``--parameters``. What is printed is measured on fresh draws
+with a deterministic log-density: the ELBO and its standard error; Pareto's k of the importance
+weights, which should be below 0.7; and the root mean square error of the posterior means, in
+posterior standard deviations. The truth is a closed form, or a long NUTS run.
+
+    python -m examples.guides
+    python -m examples.guides --problems '[banana]' --guides '[AutoNormal,AutoResidualFlow]'
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import arviz
+import matplotlib.pyplot as plt
+import pyro
+import pyro.distributions as dist
+import torch
+import zuko
+from jsonargparse import auto_cli
+from matplotlib.axes import Axes
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import (
+    AutoGuide,
+    AutoIAFNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    AutoNormalizingFlow,
+)
+from pyro.infer.importance import vectorized_importance_weights
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from examples.posteriors import PROBLEMS, Moments, Problem
+from pyro_resflow.guides import AutoResidualFlow
+from pyro_resflow.logdet import Exact
+from pyro_resflow.nn import LipSwish, SpectralNorm
+from pyro_resflow.transforms import ActNorm, Compose
+
+pyro.enable_validation(True)  # zuko turns it off for everyone
+
+Builder = Callable[[Callable[[], None], int], AutoGuide]
+"""Makes a guide of a model from the width of its hidden layers."""
+
+
+class Spline(dist.TransformModule):
+    """zuko's autoregressive rational-quadratic splines, from noise to latent variables.
+
+    Args:
+        latent_dim: size of the vectors.
+        width: of both hidden layers.
+        transforms: number of spline transforms.
+    """
+
+    domain = codomain = dist.constraints.real_vector
+    bijective = True
+
+    def __init__(self, latent_dim: int, width: int, transforms: int = 2) -> None:
+        super().__init__(cache_size=1)
+        flow = zuko.flows.NSF(latent_dim, transforms=transforms, hidden_features=(width, width))
+        self.flow = flow.transform
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.flow()(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.flow().inv(y)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of the logarithms of the slopes."""
+        return self.flow().call_and_ladj(x)[1]
+
+
+def spline(width: int, latent_dim: int) -> Compose:
+    """Splines, which are the identity outside of [-5, 5], with a scale and shift after them."""
+    return Compose([Spline(latent_dim, width), ActNorm(latent_dim, initialized=True)])
+
+
+def sharp_swish() -> LipSwish:
+    """An activation that starts with a sharper bend than the default."""
+    activation = LipSwish()
+    nn.init.constant_(activation.raw_beta, 3.0)
+    return activation
+
+
+def residual_flow_guide(model: Callable[[], None], width: int) -> AutoResidualFlow:
+    """The guide of this package."""
+    return AutoResidualFlow(
+        model,
+        blocks=8,
+        hidden_dims=[width],
+        init_scale=1.0,
+        activation=sharp_swish,
+        norm=SpectralNorm(0.98, tolerance=1e-3),
+    )
+
+
+GUIDES: dict[str, Builder] = {
+    "AutoNormal": lambda model, _: AutoNormal(model),
+    "AutoMultivariateNormal": lambda model, _: AutoMultivariateNormal(model),
+    "AutoIAFNormal": lambda model, width: AutoIAFNormal(
+        model, hidden_dim=[width, width], num_transforms=2
+    ),
+    "spline": lambda model, width: AutoNormalizingFlow(model, partial(spline, width)),
+    "AutoResidualFlow": residual_flow_guide,
+}
+ProblemName = Literal["eight_schools", "funnel", "banana", "logistic_regression"]
+GuideName = Literal[
+    "AutoNormal", "AutoMultivariateNormal", "AutoIAFNormal", "spline", "AutoResidualFlow"
+]
+
+
+def size(guide: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in guide.parameters())
+
+
+def built(build: Builder, problem: Problem, width: int) -> AutoGuide:
+    """The guide with this width, which has seen its model."""
+    pyro.clear_param_store()
+    guide = build(problem.model, width)
+    guide()
+    return guide
+
+
+def fitting_width(build: Builder, problem: Problem, parameters: int) -> int:
+    """The width that brings the number of parameters nearest to what is wanted."""
+    # Pyro's autoregressive networks need a unit for every entry
+    least = problem.latent_dim if build is GUIDES["AutoIAFNormal"] else 4
+    widths = range(least, least + 129, 4)
+
+    def size_at(width: int) -> int:
+        return size(built(build, problem, width))
+
+    above = bisect_left(widths, parameters, key=size_at)
+    nearest = widths[max(above - 1, 0) : above + 1]
+    return min(nearest, key=lambda width: abs(size_at(width) - parameters))
+
+
+def fit(
+    guide: AutoGuide, problem: Problem, *, steps: int, particles: int, learning_rate: float
+) -> float:
+    """Maximise the ELBO, the learning rate falling to a hundredth; seconds per step."""
+    options = {"lr": learning_rate, "lrd": 0.01 ** (1 / steps), "clip_norm": 10.0}
+    elbo = Trace_ELBO(
+        num_particles=particles,
+        vectorize_particles=True,
+        max_plate_nesting=problem.max_plate_nesting,
+    )
+    svi = SVI(problem.model, guide, pyro.optim.ClippedAdam(options), elbo)
+    start = time.perf_counter()
+    for _ in tqdm(range(steps), desc=type(guide).__name__, leave=False):
+        svi.step()
+    return (time.perf_counter() - start) / steps
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is measured of a trained guide.
+
+    Attributes:
+        elbo: in nats.
+        error: standard error of the ELBO.
+        pareto_k: shape of the tail of the importance weights.
+        mean_error: root mean square error of the means, in posterior standard deviations.
+        draws: of the variables, by name.
+    """
+
+    elbo: float
+    error: float
+    pareto_k: float
+    mean_error: float
+    draws: dict[str, Tensor]
+
+
+@torch.no_grad()
+def score(guide: AutoGuide, problem: Problem, truth: Moments, draws: int) -> Score:
+    """Measure a guide on fresh draws, a thousand at a time."""
+    if isinstance(guide, AutoResidualFlow):
+        guide.set_logdet(Exact())
+    log_weights, values = [], []
+    for _ in range(math.ceil(draws / 1000)):
+        found, _, trace = vectorized_importance_weights(
+            problem.model,
+            guide,
+            num_samples=1000,
+            max_plate_nesting=problem.max_plate_nesting,
+        )
+        log_weights.append(found)
+        values.append(
+            {
+                name: trace.nodes[name]["value"].reshape(1000, *mean.shape)
+                for name, mean in truth.mean.items()
+            }
+        )
+    log_weight = torch.cat(log_weights).double()
+    samples = {name: torch.cat([each[name] for each in values]) for name in truth.mean}
+    errors = [
+        ((samples[name].mean(0) - mean) / truth.std[name]).flatten()
+        for name, mean in truth.mean.items()
+    ]
+    return Score(
+        elbo=log_weight.mean().item(),
+        error=log_weight.std().item() / len(log_weight) ** 0.5,
+        pareto_k=float(arviz.psislw(log_weight.numpy())[1]),
+        mean_error=torch.cat(errors).square().mean().sqrt().item(),
+        draws=samples,
+    )
+
+
+def best(
+    build: Builder,
+    problem: Problem,
+    truth: Moments,
+    *,
+    width: int,
+    steps: int,
+    particles: int,
+    learning_rates: Sequence[float],
+    draws: int,
+    seed: int,
+) -> tuple[Score, float, float]:
+    """The best score over the learning rates, with the rate and the milliseconds per step."""
+    tried = []
+    for learning_rate in learning_rates:
+        pyro.set_rng_seed(seed)
+        guide = built(build, problem, width)
+        try:
+            seconds = fit(
+                guide, problem, steps=steps, particles=particles, learning_rate=learning_rate
+            )
+            found = score(guide, problem, truth, draws)
+        except ValueError as error:  # a guide that has diverged draws nan
+            print(f"{type(guide).__name__} at {learning_rate:g}: {str(error).splitlines()[0]}")
+            continue
+        if math.isfinite(found.elbo):
+            tried.append((found, learning_rate, 1000 * seconds))
+    if not tried:
+        raise RuntimeError("The guide diverged at every learning rate; try smaller ones.")
+    return max(tried, key=lambda result: result[0].elbo)
+
+
+PLANES = {"funnel": ("x", "v"), "banana": ("a", "b")}
+"""The variables drawn against each other; of a vector the first entry."""
+
+
+def log_density(name: str, first: Tensor, second: Tensor) -> Tensor:
+    """The true log-density in the plane that is drawn."""
+    if name == "funnel":
+        scale = (second / 2).exp()
+        return dist.Normal(0.0, 3.0).log_prob(second) + dist.Normal(0.0, scale).log_prob(first)
+    return dist.Normal(0.0, 2.0).log_prob(first) + dist.Normal(
+        0.5 * first.square() - 2, 0.5
+    ).log_prob(second)
+
+
+def draw(axis: Axes, name: str, draws: dict[str, Tensor]) -> None:
+    """Draws of a guide over contours of the true density."""
+    limits = {"funnel": (-15, 15, -9, 9), "banana": (-7, 7, -5, 15)}[name]
+    first = torch.linspace(limits[0], limits[1], 301)
+    second = torch.linspace(limits[2], limits[3], 301)
+    height = log_density(name, *torch.meshgrid(first, second, indexing="xy"))
+    levels = height.max() - torch.tensor([8.0, 4.5, 2.0, 0.5])
+    x, y = (draws[key].reshape(len(draws[key]), -1)[:, 0] for key in PLANES[name])
+    axis.contour(
+        first,
+        second,
+        height,
+        levels=levels,
+        colors="tab:orange",
+        linewidths=0.8,
+        linestyles="solid",
+    )
+    axis.scatter(x[:3000], y[:3000], s=1, color="tab:blue", alpha=0.4, rasterized=True)
+    axis.set(xlim=limits[:2], ylim=limits[2:], xticks=[], yticks=[])
+
+
+def main(
+    problems: Sequence[ProblemName] = ("eight_schools", "funnel", "banana", "logistic_regression"),
+    guides: Sequence[GuideName] = (
+        "AutoNormal",
+        "AutoMultivariateNormal",
+        "AutoIAFNormal",
+        "spline",
+        "AutoResidualFlow",
+    ),
+    steps: int = 2000,
+    particles: int = 64,
+    learning_rates: Sequence[float] = (3e-3, 1e-2, 3e-2),
+    parameters: int = 8000,
+    draws: int = 20000,
+    nuts_draws: int = 2000,
+    seed: int = 0,
+    folder: Path = Path("runs/guides"),
+) -> None:
+    """Train every guide on every problem, print the table and draw the funnel and the banana.
+
+    Args:
+        problems: the posteriors.
+        guides: the guides.
+        steps: optimisation steps for each guide and learning rate.
+        particles: draws at each step.
+        learning_rates: those that are tried, at the start; they fall to a hundredth.
+        parameters: number of parameters that the flows are brought near to.
+        draws: fresh draws on which a guide is measured.
+        nuts_draws: length of the reference chain of the logistic regression.
+        seed: seed of everything random.
+        folder: where the table and the figure are written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    planes = [name for name in problems if name in PLANES]
+    figure, axes = plt.subplots(
+        max(1, len(planes)),
+        len(guides),
+        figsize=(2.4 * len(guides), 2.4 * max(1, len(planes))),
+        squeeze=False,
+        layout="constrained",
+    )
+    lines = [
+        "| problem | guide | parameters | ELBO | k | error of means | lr | ms/step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    print("\n".join(lines))
+    for name in problems:
+        problem = PROBLEMS[name]
+        pyro.set_rng_seed(seed)
+        truth = problem.moments(nuts_draws)
+        if truth.log_evidence is not None:
+            print(f"| {name} | log evidence | | {truth.log_evidence:.3f} | | | | |")
+        for column, guide_name in enumerate(guides):
+            build = GUIDES[guide_name]
+            width = fitting_width(build, problem, parameters)
+            found, learning_rate, milliseconds = best(
+                build,
+                problem,
+                truth,
+                width=width,
+                steps=steps,
+                particles=particles,
+                learning_rates=learning_rates,
+                draws=draws,
+                seed=seed,
+            )
+            lines.append(
+                f"| {name} | {guide_name} | {size(built(build, problem, width))} "
+                f"| {found.elbo:.3f} ± {found.error:.3f} | {found.pareto_k:.2f} "
+                f"| {found.mean_error:.3f} | {learning_rate:g} | {milliseconds:.0f} |"
+            )
+            print(lines[-1], flush=True)
+            if name in planes:
+                axis = axes[planes.index(name), column]
+                draw(axis, name, found.draws)
+                axis.set_title(guide_name, fontsize=9)
+    (folder / "table.md").write_text("\n".join(lines) + "\n")
+    if planes:
+        figure.savefig(folder / "guides.png", dpi=150)
+    plt.close(figure)
+    print(f"wrote {folder}")
+
+
+if __name__ == "__main__":
+    auto_cli(main)

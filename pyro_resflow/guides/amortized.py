@@ -1,0 +1,88 @@
+"""A posterior of local latent variables, for every context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..transforms import ActNorm, Compose, ConditionalAffine, conditional_residual
+from ..transforms.residual import LogDet, Solve
+from .start import guide_logdet, shrink_last_layers
+
+
+class AmortizedResidualFlow(dist.ConditionalDistribution, nn.Module):
+    r"""A posterior q(z | c) of vectors for every context c, for local latent variables.
+
+    Standard normal noise through residual blocks that hear the context in every layer, then a
+    scale and a shift that depend on it.
+
+    Args:
+        latent_dim: size of z.
+        context_dim: size of the context, for instance of an encoder's output.
+        blocks: number of residual blocks.
+        hidden_dims: widths of the hidden layers of each; default ``[64]``.
+        logdet: see :class:`AutoResidualFlow`.
+        solver: see :class:`AutoResidualFlow`.
+        network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyro_resflow.guides import AmortizedResidualFlow
+        >>> posterior = AmortizedResidualFlow(2, context_dim=3, blocks=2)
+        >>> def guide(x):
+        ...     pyro.module("posterior", posterior)
+        ...     with pyro.plate("data", len(x)):
+        ...         return pyro.sample("z", posterior.condition(x))
+        >>> guide(torch.randn(7, 3)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        context_dim: int,
+        blocks: int = 4,
+        hidden_dims: Sequence[int] | None = None,
+        *,
+        logdet: LogDet | None = None,
+        solver: Solve | None = None,
+        **network: Any,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        logdet = logdet if logdet is not None else guide_logdet(latent_dim)
+        hidden_dims = hidden_dims if hidden_dims is not None else (64,)
+        self.blocks = nn.ModuleList()
+        for _ in range(blocks):
+            block = conditional_residual(
+                latent_dim, context_dim, hidden_dims, logdet=logdet, solver=solver, **network
+            )
+            self.blocks.extend([block, ActNorm(latent_dim, initialized=True)])
+        self.affine = ConditionalAffine(latent_dim, context_dim)
+        shrink_last_layers(self)
+
+    def condition(self, context: Tensor) -> dist.TransformedDistribution:
+        """The posterior at a context.
+
+        Args:
+            context: shape ``(*batch, context_dim)``.
+
+        Returns:
+            A distribution of batch shape ``batch`` and event shape ``(latent_dim,)``, inside a
+            plate and outside.
+        """
+        transforms = [*self._conditioned(context), self.affine.condition(context)]
+        zeros = context.new_zeros(self.latent_dim)
+        base = dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
+        return dist.TransformedDistribution(base, [Compose(transforms)])
+
+    def _conditioned(self, context: Tensor) -> Iterator[dist.transforms.Transform]:
+        for block in self.blocks:
+            if isinstance(block, ActNorm):
+                yield block
+            else:
+                yield cast(dist.ConditionalTransformModule, block).condition(context)

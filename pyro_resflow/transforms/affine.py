@@ -1,0 +1,109 @@
+"""Affine transforms of vectors: correlated, and dependent on a context."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions import ConditionalTransformModule
+from torch import Tensor, nn
+from torch.distributions import AffineTransform, constraints
+
+from .base import OnePassTransform, check_event_shape
+
+
+class TriangularAffine(OnePassTransform):
+    r"""Correlated scale and shift, :math:`y = e^s \odot (I + N)\,x + b`.
+
+    N is strictly lower triangular. Of standard normal x it makes any multivariate normal. It
+    starts as the identity.
+
+    Args:
+        num_features: D; there are D (D + 3) / 2 parameters.
+        cache_size: 0 or 1.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import TriangularAffine
+        >>> TriangularAffine(3)(torch.ones(7, 3)).shape
+        torch.Size([7, 3])
+    """
+
+    def __init__(self, num_features: int, *, cache_size: int = 1) -> None:
+        super().__init__(cache_size=cache_size)
+        self.num_features = num_features
+        self.log_scale = nn.Parameter(torch.zeros(num_features))
+        self.shift = nn.Parameter(torch.zeros(num_features))
+        self.below_diagonal = nn.Parameter(torch.zeros(num_features * (num_features - 1) // 2))
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    codomain = domain
+
+    def unit_triangle(self) -> Tensor:
+        """I + N, shape ``(D, D)``."""
+        size, device = self.num_features, self.shift.device
+        row, column = torch.tril_indices(size, size, -1, device=device)
+        unit = torch.eye(size, dtype=self.shift.dtype, device=device)
+        return unit.index_put((row, column), self.below_diagonal)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._call(x), self._ladj(x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._inverse(y), self._ladj(y)
+
+    def _call(self, x: Tensor) -> Tensor:
+        check_event_shape("x", x, (self.num_features,))
+        return (x @ self.unit_triangle().mT) * self.log_scale.exp() + self.shift
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        check_event_shape("y", y, (self.num_features,))
+        right = (y - self.shift) * (-self.log_scale).exp()
+        columns = right.reshape(-1, self.num_features).mT
+        solved = torch.linalg.solve_triangular(
+            self.unit_triangle(), columns, upper=False, unitriangular=True
+        )
+        return solved.mT.reshape(y.shape)
+
+    def _ladj(self, x: Tensor) -> Tensor:
+        return self.log_scale.sum().expand(x.shape[:-1])
+
+
+class ConditionalAffine(ConditionalTransformModule):
+    r"""Scale and shift from a context, :math:`y = e^{s(c)} \odot x + b(c)`.
+
+    Starts as the identity for every context.
+
+    Args:
+        input_dim: size of the vectors.
+        context_dim: size of the context.
+        hidden_dim: width of the hidden layer of the network of s and b.
+
+    Raises:
+        ValueError: by ``condition``, for a context of another width.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import ConditionalAffine
+        >>> affine = ConditionalAffine(2, context_dim=3).condition(torch.randn(7, 3))
+        >>> affine(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, input_dim: int, context_dim: int, hidden_dim: int = 64) -> None:
+        super().__init__()
+        self.context_dim = context_dim
+        last = nn.Linear(hidden_dim, 2 * input_dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.net = nn.Sequential(nn.Linear(context_dim, hidden_dim), nn.SiLU(), last)
+
+    def condition(self, context: Tensor) -> AffineTransform:
+        """The transform at a context of shape ``(*batch, context_dim)``."""
+        check_event_shape("context", context, (self.context_dim,))
+        log_scale, shift = self.net(context).chunk(2, dim=-1)
+        return AffineTransform(shift, log_scale.exp(), event_dim=1)

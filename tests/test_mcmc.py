@@ -1,0 +1,307 @@
+"""HMC and NUTS: one energy function, or an error that says how to have one."""
+
+import math
+from collections.abc import Iterator
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import HMC, MCMC, NUTS, SVI, RandomWalkKernel, Trace_ELBO
+from pyro.infer.reparam import NeuTraReparam
+from torch import Tensor
+
+from pyro_resflow import conditional_residual, residual, residual_flow
+from pyro_resflow.guides import AutoResidualFlow
+from pyro_resflow.logdet import Exact, Frozen, Krylov, NoTail, PowerSeries, RussianRoulette
+from pyro_resflow.transforms import (
+    Compose,
+    Inverse,
+    NoisyEnergyError,
+    Residual,
+    is_deterministic,
+    set_logdet,
+)
+
+FROZEN = Krylov(4, tail=NoTail(), probe=Frozen())
+
+
+@pytest.fixture(autouse=True)
+def fresh_store() -> Iterator[None]:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    yield
+    pyro.clear_param_store()
+
+
+def standard(size: int) -> dist.TorchDistribution:
+    return dist.Normal(torch.zeros(size), 1.0).to_event(1)
+
+
+def prior(flow: dist.TransformModule) -> dist.TransformedDistribution:
+    return dist.TransformedDistribution(standard(2), [flow])
+
+
+def bent(flow: dist.TransformModule) -> dist.TransformModule:
+    """The flow with larger weights, so that its density is no normal one."""
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return flow
+
+
+def chain(
+    kernel: object, num_samples: int = 2, warmup_steps: int = 2, **options: object
+) -> dict[str, Tensor]:
+    mcmc = MCMC(kernel, num_samples, warmup_steps, disable_progbar=True, **options)
+    mcmc.run()
+    return mcmc.get_samples()
+
+
+# One function
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("fast", ["sampling", "density"])
+@pytest.mark.parametrize("logdet", [Exact(), FROZEN], ids=["exact", "frozen"])
+def test_log_prob_is_one_function(logdet: object, fast: str, dtype: torch.dtype) -> None:
+    flow = residual_flow(2, 2, [8], fast=fast, logdet=logdet).to(dtype)
+    x = torch.randn(5, 2, dtype=dtype)
+    with torch.no_grad():
+        flow.inv(x)
+    density = dist.TransformedDistribution(
+        dist.Normal(torch.zeros(2, dtype=dtype), 1.0).to_event(1), [flow]
+    )
+    found = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        flow.clear_cache()
+        found.append(density.log_prob(x.clone()))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert is_deterministic(flow)
+
+
+def test_a_fresh_noise_estimate_is_none() -> None:
+    flow = residual_flow(2, 2, [8])
+    x = torch.randn(5, 2)
+    found = []
+    for _ in range(2):
+        flow.clear_cache()
+        found.append(prior(flow).log_prob(x.clone()))
+    assert not torch.equal(*found)
+    assert not is_deterministic(flow)
+
+
+def test_the_energys_gradient_is_that_of_the_exact_log_density() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        flow = bent(residual_flow(2, 2, [8], logdet=Exact())).requires_grad_(False)
+        x = torch.randn(2, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda x: prior(flow).log_prob(x.clone()), (x,))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+# The refusal
+
+
+def refusal(name: str) -> str:
+    """What the error says. Pyro puts the name of the site in front, and a ValueError of its own
+    in the place of ours, where a model is the one to blame."""
+    return rf"{name} draws new noise .*set_logdet\(flow, logdet.Exact\(\)\).*guide.*Frozen"
+
+
+def energy_of_a_prior(flow: dist.TransformModule) -> object:
+    return lambda: pyro.sample("x", prior(flow))
+
+
+@pytest.mark.parametrize("kernel", [HMC, NUTS])
+@pytest.mark.parametrize("logdet", [Krylov(), RussianRoulette(), PowerSeries()])
+def test_noise_in_the_energy_of_a_model_is_refused(kernel: type, logdet: object) -> None:
+    flow = residual_flow(2, 1, [8], logdet=logdet)
+    with pytest.raises(ValueError, match=refusal(type(logdet).__name__)):
+        chain(kernel(energy_of_a_prior(flow)))
+
+
+@pytest.mark.parametrize("kernel", [HMC, NUTS])
+def test_noise_in_a_potential_function_is_refused(kernel: type) -> None:
+    density = prior(residual_flow(2, 1, [8]))
+    sampler = kernel(potential_fn=lambda z: -density.log_prob(z["x"]))
+    with pytest.raises(NoisyEnergyError, match=refusal("Krylov")):
+        chain(sampler, initial_params={"x": torch.zeros(2)})
+
+
+def test_noise_in_a_compiled_energy_is_refused() -> None:
+    flow = residual_flow(2, 1, [8])
+    with pytest.raises(ValueError, match=refusal("Krylov")):
+        chain(NUTS(energy_of_a_prior(flow), jit_compile=True, ignore_jit_warnings=True))
+
+
+def test_noise_in_a_random_walk_is_refused() -> None:
+    with pytest.raises(ValueError, match=refusal("Krylov")):
+        chain(RandomWalkKernel(energy_of_a_prior(residual_flow(2, 1, [8]))))
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        residual(2, [8]),
+        residual(2, [8], fast="density"),
+        Inverse(Compose([residual(2, [8]), dist.transforms.permute(2)])),
+        dist.torch_transform.ComposeTransformModule([residual(2, [8])]),
+        dist.torch_transform.ComposeTransformModule([residual(2, [8]).inv]),
+        conditional_residual(2, 1, [8]).condition(torch.zeros(1)),
+        Compose([conditional_residual(2, 1, [8]).condition(torch.zeros(1))]),
+    ],
+    ids=["forward", "inverse", "composition", "pyros", "pyros_inverse", "conditioned", "composed"],
+)
+def test_noise_is_found_wherever_the_block_is(flow: dist.TransformModule) -> None:
+    with pytest.raises(ValueError, match=refusal("Krylov")):
+        chain(NUTS(energy_of_a_prior(flow)))
+
+
+def test_estimators_of_ones_own_have_to_say_that_they_are_deterministic() -> None:
+    def own(net: torch.nn.Module, x: Tensor, event_dim: int | None = None) -> tuple[Tensor, ...]:
+        return Exact()(net, x, event_dim)
+
+    flow = residual(2, [8], logdet=own)
+    with pytest.raises(ValueError, match=refusal("own")):
+        chain(NUTS(energy_of_a_prior(flow)))
+    own.is_deterministic = True
+    chain(NUTS(energy_of_a_prior(flow), max_tree_depth=2))
+
+
+def test_a_flow_that_only_maps_values_may_be_noisy() -> None:
+    flow = residual_flow(2, 1, [8])
+
+    def model() -> None:
+        z = pyro.sample("z", standard(2))
+        pyro.sample("x", dist.Normal(flow(z), 1.0).to_event(1), obs=torch.ones(2))
+
+    samples = chain(NUTS(model, max_tree_depth=2))
+    assert samples["z"].isfinite().all()
+
+
+def test_training_and_scoring_outside_a_sampler_are_left_alone() -> None:
+    density = prior(residual_flow(2, 1, [8]))
+    scores = []
+
+    def hook(kernel: object, samples: dict[str, Tensor], stage: str, i: int) -> None:
+        scores.append(density.log_prob(torch.zeros(2)).item())
+
+    chain(NUTS(lambda: pyro.sample("x", standard(2))), hook_fn=hook)
+    assert len(scores) == 4
+
+
+# Another estimator
+
+
+def test_set_logdet_reaches_every_block_and_keeps_the_parameters() -> None:
+    flow = bent(residual_flow(2, 3, [8], fast="density"))
+    x = torch.randn(5, 2)
+    before = flow(x)
+    set_logdet(flow, Exact())
+    blocks = [module for module in flow.modules() if isinstance(module, Residual)]
+    assert len(blocks) == 3
+    assert all(isinstance(block.logdet, Exact) for block in blocks)
+    assert torch.equal(flow._call(x), before)
+    first = flow.call_and_ladj(x)[1]
+    assert torch.equal(first, flow.call_and_ladj(x)[1])
+
+
+def test_set_logdet_of_a_model_without_residual_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="found none in Linear"):
+        set_logdet(torch.nn.Linear(2, 2), Exact())
+
+
+# The distributions that are sampled
+
+
+def z_score(draws: Tensor, expected: Tensor) -> Tensor:
+    """How far the mean over a chain is from what is expected, in its standard errors."""
+    size = pyro.ops.stats.effective_sample_size(draws[None], sample_dim=1, chain_dim=0)
+    return (draws.mean(0) - expected).abs() / (draws.var(0) / size).sqrt()
+
+
+@pytest.mark.parametrize("fast", ["sampling", "density"])
+def test_nuts_samples_a_flow_prior(fast: str) -> None:
+    flow = bent(residual_flow(2, 1, [8], fast=fast, logdet=Exact())).requires_grad_(False)
+    if fast == "density":
+        with torch.no_grad():
+            flow.inv(torch.randn(100, 2))
+    draws = chain(NUTS(energy_of_a_prior(flow), max_tree_depth=3), 120, 40)["x"]
+    truth = prior(flow).sample((20000,))
+    assert (z_score(draws, truth.mean(0)) < 4.5).all()
+    assert (z_score(draws.square(), truth.square().mean(0)) < 4.5).all()
+
+
+def test_nuts_with_a_flow_prior_and_data_agrees_with_quadrature() -> None:
+    flow = bent(residual(1, [8], fast="density", logdet=Exact())).requires_grad_(False)
+    density = dist.TransformedDistribution(standard(1), [flow])
+
+    def model() -> None:
+        z = pyro.sample("z", density)
+        pyro.sample("x", dist.Normal(z, 0.7).to_event(1), obs=torch.tensor([1.0]))
+
+    draws = chain(NUTS(model, max_tree_depth=2), 120, 40)["z"]
+    grid = torch.linspace(-8, 8, 2001)[:, None]
+    log_joint = density.log_prob(grid) + dist.Normal(grid[:, 0], 0.7).log_prob(torch.tensor(1.0))
+    weight = log_joint.softmax(0)
+    assert (z_score(draws, (weight @ grid)) < 4.5).all()
+    assert (z_score(draws.square(), weight @ grid.square()) < 4.5).all()
+
+
+def test_frozen_probes_leave_hmc_right_for_the_density_that_they_define() -> None:
+    flow = bent(residual(2, [8], fast="density", logdet=FROZEN)).requires_grad_(False)
+    kernel = HMC(energy_of_a_prior(flow), step_size=0.5, num_steps=4, adapt_step_size=False)
+    draws = chain(kernel, 300, 20)["x"]
+    side = torch.linspace(-7, 7, 141)
+    grid = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        weight = prior(flow).log_prob(grid).softmax(0)
+    assert (z_score(draws, weight @ grid) < 4.5).all()
+    assert (z_score(draws.square(), weight @ grid.square()) < 4.5).all()
+
+
+# NeuTra
+
+
+def tilted() -> None:
+    """A posterior with a closed form: z has variance 4 and w given z has mean z."""
+    z = pyro.sample("z", dist.Normal(1.0, 2.0))
+    pyro.sample("w", dist.LogNormal(0.25 * z, 0.5))
+
+
+def trained_guide(**options: object) -> AutoResidualFlow:
+    guide = AutoResidualFlow(tilted, blocks=1, hidden_dims=[8], **options)
+    elbo = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=0)
+    svi = SVI(tilted, guide, pyro.optim.Adam({"lr": 5e-2}), elbo)
+    for _ in range(60):
+        svi.step()
+    return guide
+
+
+def test_neutra_samples_the_models_posterior() -> None:
+    guide = trained_guide().requires_grad_(False).eval()
+    neutra = NeuTraReparam(guide)
+    latent = chain(NUTS(neutra.reparam(tilted), max_tree_depth=3), 120, 40)["z_shared_latent"]
+    with torch.no_grad():
+        draws = neutra.transform_sample(latent)
+    assert z_score(draws["z"], torch.tensor(1.0)) < 4.5
+    assert z_score((draws["z"] - 1).square(), torch.tensor(4.0)) < 4.5
+    log_w = draws["w"].log()
+    assert z_score(log_w, torch.tensor(0.25)) < 4.5
+    assert z_score((log_w - 0.25 * draws["z"]).square(), torch.tensor(0.25)) < 4.5
+    assert not math.isnan(float(draws["w"].sum()))
+
+
+def test_neutra_of_a_noisy_guide_is_refused_until_it_is_made_deterministic() -> None:
+    guide = AutoResidualFlow(tilted, blocks=1, hidden_dims=[8], logdet=Krylov())
+    guide()
+    guide.requires_grad_(False).eval()
+    with pytest.raises(ValueError, match=refusal("Krylov")):
+        chain(NUTS(NeuTraReparam(guide).reparam(tilted)))
+    guide.set_logdet(Exact())
+    samples = chain(NUTS(NeuTraReparam(guide).reparam(tilted), max_tree_depth=2))
+    assert samples["z_shared_latent"].shape == (2, 2)

@@ -1,0 +1,61 @@
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_resflow.transforms import ConditionalAffine, TriangularAffine
+
+
+def away_from_the_identity(module: torch.nn.Module) -> torch.nn.Module:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_triangular_affine_of_noise_is_a_multivariate_normal(dtype: torch.dtype) -> None:
+    affine = away_from_the_identity(TriangularAffine(4)).to(dtype)
+    scale_tril = affine.log_scale.exp()[:, None] * affine.unit_triangle()
+    expected = dist.MultivariateNormal(affine.shift, scale_tril=scale_tril)
+    noise = dist.Normal(torch.zeros(4, dtype=dtype), 1.0).to_event(1)
+    found = dist.TransformedDistribution(noise, [affine])
+    x = torch.randn(5, 4, dtype=dtype)
+    torch.testing.assert_close(found.log_prob(x), expected.log_prob(x))
+
+
+def test_triangular_affine_starts_as_the_identity_in_one_dimension_and_in_more() -> None:
+    for size in (1, 3):
+        x = torch.randn(5, size)
+        assert torch.equal(TriangularAffine(size)(x), x)
+
+
+def test_vectors_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected shape \(\*batch, 3\)"):
+        TriangularAffine(3)(torch.randn(2))
+    with pytest.raises(ValueError, match="context"):
+        ConditionalAffine(2, 3).condition(torch.randn(4))
+
+
+@pytest.mark.parametrize("batch", [(), (7,), (6, 7)])
+def test_conditional_affine_is_normal_given_the_context(batch: tuple[int, ...]) -> None:
+    affine = away_from_the_identity(ConditionalAffine(2, 3))
+    context = torch.randn(*batch, 3)
+    log_scale, shift = affine.net(context).chunk(2, dim=-1)
+    noise = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    found = dist.TransformedDistribution(noise, [affine.condition(context)])
+    assert found.batch_shape == batch
+    x = torch.randn(5, *batch, 2)
+    expected = dist.Normal(shift, log_scale.exp()).to_event(1)
+    torch.testing.assert_close(found.log_prob(x), expected.log_prob(x))
+
+
+def test_conditional_affine_starts_as_the_identity() -> None:
+    x = torch.randn(7, 2)
+    assert torch.equal(ConditionalAffine(2, 3).condition(torch.randn(7, 3))(x), x)
+
+
+def test_gradients_reach_the_network_of_a_conditional_affine() -> None:
+    affine = ConditionalAffine(2, 3)
+    affine.condition(torch.randn(7, 3))(torch.randn(7, 2)).square().sum().backward()
+    assert affine.net[-1].weight.grad.abs().sum() > 0
+    assert affine.inv.condition(torch.zeros(3)).inv.domain.event_dim == 1
