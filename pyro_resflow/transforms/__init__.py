@@ -2,12 +2,20 @@
 
 from .base import OnePassTransform
 from .compose import Compose
+from .conditional import (
+    ConditionalAffine,
+    ConditionalBijection,
+    ConditionalCompose,
+    ConditionalInverse,
+    ConditionedAffine,
+    ConditionedCompose,
+    ConditionedTransform,
+)
 from .dequantization import ConditionedUniformDequantization, UniformDequantization
 from .elementwise import ActNorm, Logit
 from .inverse import Inverse
 from .multiscale import Flatten, Multiscale, Split, Squeeze
 from .residual import (
-    ConditionalInverse,
     ConditionalResidual,
     ConditionedResidual,
     Residual,
@@ -18,9 +26,15 @@ from .residual import (
 __all__ = [
     "ActNorm",
     "Compose",
+    "ConditionalAffine",
+    "ConditionalBijection",
+    "ConditionalCompose",
     "ConditionalInverse",
     "ConditionalResidual",
+    "ConditionedAffine",
+    "ConditionedCompose",
     "ConditionedResidual",
+    "ConditionedTransform",
     "ConditionedUniformDequantization",
     "Flatten",
     "Inverse",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
-from pyro.distributions import ConditionalTransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -14,7 +13,13 @@ from ..linearization import Linearizable, flatten_batch, resolve_event_dim
 from ..logdet import Krylov
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
-from .base import InverseMemory, OnePassTransform, check_event_shape
+from .base import OnePassTransform, check_event_shape
+from .conditional import (
+    ConditionalBijection,
+    ConditionalInverse,
+    ConditionedTransform,
+    check_context,
+)
 from .inverse import Inverse
 
 Network = nn.Module | Linearizable
@@ -109,7 +114,7 @@ class ConditionalNetwork(Protocol):
         """The network of the input at one context per sample, ``(N, context_dim)``."""
 
 
-class ConditionalResidual(InverseMemory, ConditionalTransformModule):
+class ConditionalResidual(ConditionalBijection):
     r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
 
     ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
@@ -129,8 +134,6 @@ class ConditionalResidual(InverseMemory, ConditionalTransformModule):
         >>> t.condition(torch.randn(7, 3))(torch.randn(7, 2)).shape
         torch.Size([7, 2])
     """
-
-    bijective = True
 
     def __init__(
         self,
@@ -153,11 +156,6 @@ class ConditionalResidual(InverseMemory, ConditionalTransformModule):
 
     codomain = domain
 
-    @property
-    def inv(self) -> ConditionalTransformModule:
-        """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
-        return self._remembered_inverse() or ConditionalInverse(self)
-
     def condition(self, context: Tensor) -> ConditionedResidual:
         """The transform at a context.
 
@@ -167,60 +165,24 @@ class ConditionalResidual(InverseMemory, ConditionalTransformModule):
         Raises:
             ValueError: for a context of another width.
         """
-        if context.dim() < 1 or context.shape[-1] != self.net.context_dim:
-            raise ValueError(
-                f"context: expected shape (*batch, {self.net.context_dim}), got "
-                f"{tuple(context.shape)}."
-            )
+        check_context(context, self.net.context_dim)
         return ConditionedResidual(self, context)
 
 
-class ConditionalInverse(ConditionalTransformModule):
-    """The inverse of a conditional transform, sharing its parameters.
-
-    Args:
-        transform: the conditional transform.
-    """
-
-    bijective = True
-
-    def __init__(self, transform: ConditionalTransformModule) -> None:
-        super().__init__()
-        self.transform = transform
-        if isinstance(transform, InverseMemory):
-            transform.remember_inverse(self)
-
-    @property
-    def inv(self) -> ConditionalTransformModule:
-        """The conditional transform that this one inverts."""
-        return self.transform
-
-    def condition(self, context: Tensor) -> torch.distributions.Transform:
-        """The inverse at a context."""
-        return self.transform.condition(context).inv
-
-
-class ConditionedResidual(OnePassTransform):
+class ConditionedResidual(ConditionedTransform):
     """A conditional residual transform at one context; made by ``condition``.
 
     Args:
         conditional: the transform that was conditioned.
         context: shape ``(*batch, context_dim)``.
+        cache_size: 0 or 1.
     """
 
     def __init__(
         self, conditional: ConditionalResidual, context: Tensor, *, cache_size: int = 1
     ) -> None:
-        super().__init__(cache_size=cache_size)
-        self.conditional = conditional
-        self.context = context
+        super().__init__(conditional, context, cache_size=cache_size)
         self._event_shape = known_event_shape(conditional.net, self.domain.event_dim)
-
-    @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> constraints.Constraint:
-        return self.conditional.domain
-
-    codomain = domain
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x, net = self._aligned("x", x)
@@ -245,13 +207,6 @@ class ConditionedResidual(OnePassTransform):
         flat, _ = flatten_batch(y, self.domain.event_dim)
         return self.conditional.solver(net, flat, self.domain.event_dim).reshape(y.shape)
 
-    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        event = len(shape) - self.domain.event_dim
-        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
-        return torch.Size((*batch, *shape[event:]))
-
-    inverse_shape = forward_shape
-
     def _aligned(self, name: str, x: Tensor) -> tuple[Tensor, Network]:
         """x at the common batch shape, and the network bound to the context at it, flattened."""
         if self._event_shape is not None:
@@ -261,9 +216,6 @@ class ConditionedResidual(OnePassTransform):
         width = self.context.shape[-1]
         context = self.context.expand(*batch_shape, width).reshape(-1, width)
         return x.expand(shape), self.conditional.net.bind(context)
-
-    def _dependencies(self) -> list[Tensor]:
-        return [*super()._dependencies(), self.context]
 
 
 def residual(
