@@ -199,7 +199,7 @@ def main(
         blocks: conditional residual blocks.
         width: size of both hidden layers of a block.
         batch_size: pairs at each step.
-        learning_rate: of Adam at the start; it falls to a fiftieth.
+        learning_rate: of Adam at its largest; it rises for a fifth of the steps, then falls.
         observations: fresh observations, from prior and simulator, at which q is compared.
         points: draws of each posterior for the comparison.
         seed: seed of everything random.

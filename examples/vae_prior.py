@@ -27,6 +27,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import DenseNN
 from pyro.optim import ExponentialLR
 from torch import Tensor, nn
+from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from examples.images import sources
@@ -155,9 +156,9 @@ def with_error(values: Tensor) -> str:
 
 def draw_grid(axis: Axes, images: Tensor, shape: Sequence[int]) -> None:
     """A square of images of shape ``(rows^2, pixels)`` on [0, 1]."""
-    rows = round(len(images) ** 0.5)
-    tiles = images.reshape(rows, rows, *shape).movedim(2, 1).flatten(2).flatten(0, 1)
-    axis.imshow(tiles.numpy(), cmap="gray_r", vmin=0, vmax=1)
+    tiles = images.reshape(-1, 1, *shape)
+    grid = make_grid(tiles, nrow=round(len(images) ** 0.5), padding=1)
+    axis.imshow(grid[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[])
 
 
