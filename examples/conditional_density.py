@@ -171,11 +171,11 @@ def draw_slices(axes: Sequence[Axes], densities: dict[str, Density]) -> None:
             height = density(torch.tensor([x])).log_prob(y).exp()
             axis.plot(y[:, 0].numpy(), height.numpy(), label=name)
         axis.set(title=f"x = {x:g}", xlabel="y")
-    axes[0].legend()
+    axes[2].legend(loc="upper left")
 
 
 def main(
-    steps: int = 2000,
+    steps: int = 1000,
     blocks: int = 6,
     width: int = 32,
     batch_size: int = 256,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from .base import InverseMemory, OnePassTransform, check_event_shape
-from .compose import Compose
+from .compose import Compose, flattened
 
 
 class ConditionalBijection(InverseMemory, ConditionalTransformModule):
@@ -87,7 +87,8 @@ class ConditionalCompose(ConditionalBijection):
         parts: conditional transforms and transforms, ours, Pyro's or torch's, at least one.
 
     Raises:
-        ValueError: without parts, or for a part that is no transform.
+        ValueError: without parts, or for a part that is neither a conditional transform nor a
+            bijective transform.
 
     Example:
         >>> import torch
@@ -100,15 +101,15 @@ class ConditionalCompose(ConditionalBijection):
 
     def __init__(self, parts: Iterable[Transform | ConditionalTransform]) -> None:
         super().__init__()
-        self.parts = list(parts)
+        self.parts: list[Transform | ConditionalTransform] = []
+        for part in parts:
+            if isinstance(part, ConditionalTransform):
+                self.parts.append(part)
+            else:
+                self.parts.extend(flattened([part]))
         if not self.parts:
             raise ValueError("parts: expected at least one transform, got none.")
         for i, part in enumerate(self.parts):
-            if not isinstance(part, Transform | ConditionalTransform):
-                raise ValueError(
-                    "parts: expected transforms and conditional transforms, got "
-                    f"{type(part).__name__}."
-                )
             if isinstance(part, nn.Module):
                 self.add_module(str(i), part)
 

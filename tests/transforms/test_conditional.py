@@ -69,6 +69,13 @@ def test_every_parameter_is_registered_once() -> None:
     assert conditional.inv is inverse
 
 
+def test_inverse_of_pyros_transform_is_registered_too() -> None:
+    spline = pyro_transforms.spline(3, count_bins=4)
+    conditional = ConditionalCompose([conditional_residual(3, 2, [8]), spline.inv])
+    found = {id(p) for p in conditional.parameters()}
+    assert {id(p) for p in spline.parameters()} <= found
+
+
 def test_inverse_of_pyros_conditional_transform_is_one_of_ours() -> None:
     spline = pyro_transforms.conditional_spline(3, 2, [8])
     inverse = ConditionalInverse(spline)
