@@ -101,17 +101,17 @@ class Hierarchy:
 
     def guide(self) -> None:
         """A normal for each group, and a log-normal for the noise."""
-        start = self.data.least_squares()
-        loc = pyro.param("loc", start)
+        groups = len(self.data.x)
+        loc = pyro.param("loc", self.data.least_squares)
         tril = pyro.param(
             "tril",
-            0.2 * torch.eye(2).expand(len(start), 2, 2),
+            0.2 * torch.eye(2).expand(groups, 2, 2),
             constraint=constraints.lower_cholesky,
         )
         noise = pyro.param("noise_loc", torch.tensor(0.0))
         scale = pyro.param("noise_scale", torch.tensor(0.1), constraint=constraints.positive)
         pyro.sample("noise", dist.LogNormal(noise, scale))
-        with pyro.plate("groups", len(start)):
+        with pyro.plate("groups", groups):
             pyro.sample("effects", dist.MultivariateNormal(loc, scale_tril=tril))
 
 
