@@ -248,7 +248,7 @@ def draw(hierarchy: Hierarchy, guide: dist.MultivariateNormal, draws: Tensor, pa
     for points, label in ((data.least_squares(), "least squares"), (draws.mean(0), "NUTS")):
         axes[1].scatter(*points.T.numpy(), s=4, label=label)
     axes[1].set_title("effects of the groups, estimated")
-    axes[1].legend(loc="upper right")
+    axes[1].legend(loc="center")
     standard = (draws - draws.mean(0)) / draws.std(0)
     group = standard.pow(3).mean(0).abs().sum(-1).argmax()
     axes[2].scatter(*draws[:, group].T.numpy(), s=4, label="NUTS")
