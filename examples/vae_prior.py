@@ -134,14 +134,10 @@ def fit(
             "gamma": 0.05 ** (1 / steps),
         }
     )
-    scaled = {
-        part: poutine.scale(getattr(vae, part), 1 / batch_size) for part in ("model", "guide")
-    }
-    svi = SVI(scaled["model"], scaled["guide"], optimizer, Trace_ELBO())
+    scaled = (poutine.scale(part, 1 / batch_size) for part in (vae.model, vae.guide))
+    svi = SVI(*scaled, optimizer, Trace_ELBO())
     order = torch.Generator().manual_seed(seed)
-    progress = tqdm(
-        range(steps), desc=f"{'flow' if len(vae.prior.transforms) else 'normal'} {seed}"
-    )
+    progress = tqdm(range(steps), desc=f"seed {seed}")
     for _ in progress:
         chosen = torch.randint(len(images), (batch_size,), generator=order)
         nats = svi.step(images[chosen])
