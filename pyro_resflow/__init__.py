@@ -1,13 +1,14 @@
 """Normalizing flows with free-form Jacobians for Pyro."""
 
 from . import distributions, flows, guides, linearization, logdet, nn, solvers, transforms
-from .flows import residual_flow
+from .flows import conditional_residual_flow, residual_flow
 from .transforms import conditional_residual, residual
 
 __version__ = "0.1.0"
 
 __all__ = [
     "conditional_residual",
+    "conditional_residual_flow",
     "distributions",
     "flows",
     "guides",

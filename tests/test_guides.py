@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_resflow.guides import (
     AmortizedResidualFlow,
     AutoResidualFlow,
-    default_logdet,
+    guide_logdet,
     shrink_last_layers,
 )
 from pyro_resflow.logdet import Exact, Krylov
@@ -171,8 +171,8 @@ def test_without_its_blocks_the_guide_is_any_multivariate_normal() -> None:
 
 
 def test_log_det_is_exact_in_few_dimensions_and_estimated_in_many() -> None:
-    assert isinstance(default_logdet(16), Exact)
-    assert isinstance(default_logdet(17), Krylov)
+    assert isinstance(guide_logdet(16), Exact)
+    assert isinstance(guide_logdet(17), Krylov)
     guide = small(hierarchical)
     guide()
     assert is_deterministic(guide)

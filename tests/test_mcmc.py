@@ -83,7 +83,7 @@ def test_log_prob_is_one_function(logdet: object, fast: str, dtype: torch.dtype)
 
 
 def test_a_fresh_noise_estimate_is_none() -> None:
-    flow = residual_flow(2, 2, [8])
+    flow = residual_flow(2, 2, [8], logdet=Krylov())
     x = torch.randn(5, 2)
     found = []
     for _ in range(2):
@@ -126,33 +126,33 @@ def test_noise_in_the_energy_of_a_model_is_refused(kernel: type, logdet: object)
 
 @pytest.mark.parametrize("kernel", [HMC, NUTS])
 def test_noise_in_a_potential_function_is_refused(kernel: type) -> None:
-    density = prior(residual_flow(2, 1, [8]))
+    density = prior(residual_flow(2, 1, [8], logdet=Krylov()))
     sampler = kernel(potential_fn=lambda z: -density.log_prob(z["x"]))
     with pytest.raises(NoisyEnergyError, match=refusal("Krylov")):
         chain(sampler, initial_params={"x": torch.zeros(2)})
 
 
 def test_noise_in_a_compiled_energy_is_refused() -> None:
-    flow = residual_flow(2, 1, [8])
+    flow = residual_flow(2, 1, [8], logdet=Krylov())
     with pytest.raises(ValueError, match=refusal("Krylov")):
         chain(NUTS(energy_of_a_prior(flow), jit_compile=True, ignore_jit_warnings=True))
 
 
 def test_noise_in_a_random_walk_is_refused() -> None:
     with pytest.raises(ValueError, match=refusal("Krylov")):
-        chain(RandomWalkKernel(energy_of_a_prior(residual_flow(2, 1, [8]))))
+        chain(RandomWalkKernel(energy_of_a_prior(residual_flow(2, 1, [8], logdet=Krylov()))))
 
 
 @pytest.mark.parametrize(
     "flow",
     [
-        residual(2, [8]),
-        residual(2, [8], fast="density"),
-        Inverse(Compose([residual(2, [8]), dist.transforms.permute(2)])),
-        dist.torch_transform.ComposeTransformModule([residual(2, [8])]),
-        dist.torch_transform.ComposeTransformModule([residual(2, [8]).inv]),
-        conditional_residual(2, 1, [8]).condition(torch.zeros(1)),
-        Compose([conditional_residual(2, 1, [8]).condition(torch.zeros(1))]),
+        residual(2, [8], logdet=Krylov()),
+        residual(2, [8], fast="density", logdet=Krylov()),
+        Inverse(Compose([residual(2, [8], logdet=Krylov()), dist.transforms.permute(2)])),
+        dist.torch_transform.ComposeTransformModule([residual(2, [8], logdet=Krylov())]),
+        dist.torch_transform.ComposeTransformModule([residual(2, [8], logdet=Krylov()).inv]),
+        conditional_residual(2, 1, [8], logdet=Krylov()).condition(torch.zeros(1)),
+        Compose([conditional_residual(2, 1, [8], logdet=Krylov()).condition(torch.zeros(1))]),
     ],
     ids=["forward", "inverse", "composition", "pyros", "pyros_inverse", "conditioned", "composed"],
 )
@@ -173,7 +173,7 @@ def test_estimators_of_ones_own_have_to_say_that_they_are_deterministic() -> Non
 
 
 def test_a_flow_that_only_maps_values_may_be_noisy() -> None:
-    flow = residual_flow(2, 1, [8])
+    flow = residual_flow(2, 1, [8], logdet=Krylov())
 
     def model() -> None:
         z = pyro.sample("z", standard(2))
@@ -184,7 +184,7 @@ def test_a_flow_that_only_maps_values_may_be_noisy() -> None:
 
 
 def test_training_and_scoring_outside_a_sampler_are_left_alone() -> None:
-    density = prior(residual_flow(2, 1, [8]))
+    density = prior(residual_flow(2, 1, [8], logdet=Krylov()))
     scores = []
 
     def hook(kernel: object, samples: dict[str, Tensor], stage: str, i: int) -> None:
@@ -198,7 +198,7 @@ def test_training_and_scoring_outside_a_sampler_are_left_alone() -> None:
 
 
 def test_set_logdet_reaches_every_block_and_keeps_the_parameters() -> None:
-    flow = bent(residual_flow(2, 3, [8], fast="density"))
+    flow = bent(residual_flow(2, 3, [8], fast="density", logdet=Krylov()))
     x = torch.randn(5, 2)
     before = flow(x)
     set_logdet(flow, Exact())

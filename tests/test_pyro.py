@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoNormalizingFlow
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_resflow import conditional_residual, residual_flow
+from pyro_resflow import conditional_residual, conditional_residual_flow, residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzLayer
 from pyro_resflow.transforms import Compose
@@ -182,6 +182,60 @@ def test_conditional_flow_inside_and_outside_plates() -> None:
     assert trace.nodes["z"]["log_prob"].shape == (5,)
     assert trace.nodes["single"]["log_prob"].shape == ()
     assert any(name.startswith("flow$$$") for name in pyro.get_param_store())
+
+
+def test_conditional_flow_takes_the_batch_of_its_context_in_any_plate() -> None:
+    transform = conditional_residual_flow(2, 3, 2, [8], logdet=Exact())
+    conditional = dist.ConditionalTransformedDistribution(standard(2), [transform])
+    contexts = torch.randn(4, 5, 3)
+    assert conditional.condition(contexts).batch_shape == (4, 5)
+
+    def guide() -> None:
+        pyro.module("flow", transform)
+        with pyro.plate("outer", 4, dim=-2):
+            with pyro.plate("inner", 5, dim=-1):
+                pyro.sample("each", conditional.condition(contexts))
+                pyro.sample("row", conditional.condition(contexts[0]))
+            pyro.sample("column", conditional.condition(contexts[:, :1]))
+        pyro.sample("alone", conditional.condition(contexts[0, 0]))
+        pyro.sample("event", conditional.condition(contexts[0]).to_event(1))
+
+    trace = poutine.trace(guide).get_trace()
+    trace.compute_log_prob()
+    expected = {"each": (4, 5), "row": (4, 5), "column": (4, 1), "alone": (), "event": ()}
+    for name, shape in expected.items():
+        assert trace.nodes[name]["log_prob"].shape == shape
+        assert trace.nodes[name]["value"].isfinite().all()
+    each = trace.nodes["each"]
+    one = conditional.condition(contexts[2, 3])
+    torch.testing.assert_close(
+        each["log_prob"][2, 3], one.log_prob(each["value"][2, 3]), atol=1e-4, rtol=1e-4
+    )
+    stored = [name for name in pyro.get_param_store() if name.startswith("flow$$$")]
+    assert len(stored) == len(list(transform.parameters()))
+
+
+def test_conditional_density_by_svi_in_a_subsampled_plate_beats_one_without_context() -> None:
+    context = 2 * torch.rand(600, 1) - 1
+    data = torch.cat([context, -context], -1) + 0.3 * context.exp() * torch.randn(600, 2)
+    flow = conditional_residual_flow(
+        2, 1, 2, [16], context_hidden_dims=[16], fast="density", logdet=Exact()
+    )
+    conditional = dist.ConditionalTransformedDistribution(standard(2), [flow])
+
+    def model() -> None:
+        pyro.module("flow", flow)
+        with pyro.plate("data", 500, subsample_size=100) as index:
+            pyro.sample("x", conditional.condition(context[index]), obs=data[index])
+
+    svi = SVI(model, lambda: None, pyro.optim.Adam({"lr": 2e-2}), Trace_ELBO())
+    for _ in range(80):
+        svi.step()
+    with torch.no_grad():
+        fitted = conditional.condition(context[500:]).log_prob(data[500:])
+    marginal = torch.distributions.MultivariateNormal(data.mean(0), torch.cov(data.T))
+    gain = fitted - marginal.log_prob(data[500:])
+    assert gain.mean() > 4 * gain.std() / len(gain) ** 0.5
 
 
 def test_scale_and_mask_weigh_each_sample_alone() -> None:

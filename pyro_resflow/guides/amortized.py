@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..transforms import ActNorm, Compose, ConditionalAffine, conditional_residual
+from ..transforms import ActNorm, ConditionalAffine, ConditionalCompose, conditional_residual
 from ..transforms.residual import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
@@ -56,13 +56,13 @@ class AmortizedResidualFlow(dist.ConditionalDistribution, nn.Module):
         self.latent_dim = latent_dim
         logdet = logdet if logdet is not None else guide_logdet(latent_dim)
         hidden_dims = hidden_dims if hidden_dims is not None else (64,)
-        self.blocks = nn.ModuleList()
+        parts: list[Any] = []
         for _ in range(blocks):
             block = conditional_residual(
                 latent_dim, context_dim, hidden_dims, logdet=logdet, solver=solver, **network
             )
-            self.blocks.extend([block, ActNorm(latent_dim, initialized=True)])
-        self.affine = ConditionalAffine(latent_dim, context_dim)
+            parts += [block, ActNorm(latent_dim, initialized=True)]
+        self.flow = ConditionalCompose([*parts, ConditionalAffine(latent_dim, context_dim)])
         shrink_last_layers(self)
 
     def condition(self, context: Tensor) -> dist.TransformedDistribution:
@@ -75,14 +75,6 @@ class AmortizedResidualFlow(dist.ConditionalDistribution, nn.Module):
             A distribution of batch shape ``batch`` and event shape ``(latent_dim,)``, inside a
             plate and outside.
         """
-        transforms = [*self._conditioned(context), self.affine.condition(context)]
         zeros = context.new_zeros(self.latent_dim)
         base = dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
-        return dist.TransformedDistribution(base, [Compose(transforms)])
-
-    def _conditioned(self, context: Tensor) -> Iterator[dist.transforms.Transform]:
-        for block in self.blocks:
-            if isinstance(block, ActNorm):
-                yield block
-            else:
-                yield cast(dist.ConditionalTransformModule, block).condition(context)
+        return dist.TransformedDistribution(base, [self.flow.condition(context)])

@@ -1,15 +1,23 @@
 """Pyro transforms: every one a bijective ``TransformModule`` or ``ConditionalTransformModule``."""
 
-from .affine import ConditionalAffine, TriangularAffine
+from .affine import TriangularAffine
 from .base import OnePassTransform
 from .compose import Compose
+from .conditional import (
+    ConditionalAffine,
+    ConditionalBijection,
+    ConditionalCompose,
+    ConditionalInverse,
+    ConditionedAffine,
+    ConditionedCompose,
+    ConditionedTransform,
+)
 from .dequantization import ConditionedUniformDequantization, UniformDequantization
 from .determinism import NoisyEnergyError, is_deterministic, set_logdet
 from .elementwise import ActNorm, Logit
 from .inverse import Inverse
 from .multiscale import Flatten, Multiscale, Split, Squeeze
 from .residual import (
-    ConditionalInverse,
     ConditionalResidual,
     ConditionedResidual,
     Residual,
@@ -21,9 +29,14 @@ __all__ = [
     "ActNorm",
     "Compose",
     "ConditionalAffine",
+    "ConditionalBijection",
+    "ConditionalCompose",
     "ConditionalInverse",
     "ConditionalResidual",
+    "ConditionedAffine",
+    "ConditionedCompose",
     "ConditionedResidual",
+    "ConditionedTransform",
     "ConditionedUniformDequantization",
     "Flatten",
     "Inverse",

@@ -1,11 +1,10 @@
-"""Affine transforms of vectors: correlated, and dependent on a context."""
+"""A correlated affine transform of vectors."""
 
 from __future__ import annotations
 
 import torch
-from pyro.distributions import ConditionalTransformModule
 from torch import Tensor, nn
-from torch.distributions import AffineTransform, constraints
+from torch.distributions import constraints
 
 from .base import OnePassTransform, check_event_shape
 
@@ -68,42 +67,3 @@ class TriangularAffine(OnePassTransform):
 
     def _ladj(self, x: Tensor) -> Tensor:
         return self.log_scale.sum().expand(x.shape[:-1])
-
-
-class ConditionalAffine(ConditionalTransformModule):
-    r"""Scale and shift from a context, :math:`y = e^{s(c)} \odot x + b(c)`.
-
-    Starts as the identity for every context.
-
-    Args:
-        input_dim: size of the vectors.
-        context_dim: size of the context.
-        hidden_dim: width of the hidden layer of the network of s and b.
-
-    Raises:
-        ValueError: by ``condition``, for a context of another width.
-
-    Example:
-        >>> import torch
-        >>> from pyro_resflow.transforms import ConditionalAffine
-        >>> affine = ConditionalAffine(2, context_dim=3).condition(torch.randn(7, 3))
-        >>> affine(torch.randn(7, 2)).shape
-        torch.Size([7, 2])
-    """
-
-    domain = codomain = constraints.real_vector
-    bijective = True
-
-    def __init__(self, input_dim: int, context_dim: int, hidden_dim: int = 64) -> None:
-        super().__init__()
-        self.context_dim = context_dim
-        last = nn.Linear(hidden_dim, 2 * input_dim)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.net = nn.Sequential(nn.Linear(context_dim, hidden_dim), nn.SiLU(), last)
-
-    def condition(self, context: Tensor) -> AffineTransform:
-        """The transform at a context of shape ``(*batch, context_dim)``."""
-        check_event_shape("context", context, (self.context_dim,))
-        log_scale, shift = self.net(context).chunk(2, dim=-1)
-        return AffineTransform(shift, log_scale.exp(), event_dim=1)

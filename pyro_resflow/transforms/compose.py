@@ -38,7 +38,7 @@ class Compose(OnePassTransform):
 
     def __init__(self, parts: Iterable[Transform], *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
-        self.parts = list(_flattened(parts))
+        self.parts = list(flattened(parts))
         if not self.parts:
             raise ValueError("parts: expected at least one transform, got none.")
         for i, part in enumerate(self.parts):
@@ -96,7 +96,7 @@ class Compose(OnePassTransform):
         return shape
 
 
-def _flattened(parts: Iterable[Transform]) -> Iterator[Transform]:
+def flattened(parts: Iterable[Transform]) -> Iterator[Transform]:
     """The parts one by one, each a module if there are parameters in it.
 
     torch's own compositions and inverses are no modules: what is inside would not be registered.
@@ -105,10 +105,10 @@ def _flattened(parts: Iterable[Transform]) -> Iterator[Transform]:
         if not isinstance(part, Transform):
             raise ValueError(
                 f"parts: expected transforms, got {type(part).__name__}. A conditional transform "
-                "has to be conditioned first."
+                "has to be conditioned first, or composed with ConditionalCompose."
             )
         if type(part) is ComposeTransform:
-            yield from _flattened(part.parts)
+            yield from flattened(part.parts)
         elif isinstance(part, _InverseTransform) and isinstance(part.inv, nn.Module):
             yield Inverse(part.inv)
         elif not part.bijective:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
-from pyro.distributions import ConditionalTransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -14,7 +13,13 @@ from ..linearization import Linearizable, flatten_batch, resolve_event_dim
 from ..logdet import Exact, Krylov
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
-from .base import InverseMemory, OnePassTransform, check_event_shape
+from .base import OnePassTransform, check_event_shape
+from .conditional import (
+    ConditionalBijection,
+    ConditionalInverse,
+    ConditionedTransform,
+    check_context,
+)
 from .determinism import EstimatesLogDet
 from .inverse import Inverse
 
@@ -114,7 +119,7 @@ class ConditionalNetwork(Protocol):
         """The network of the input at one context per sample, ``(N, context_dim)``."""
 
 
-class ConditionalResidual(EstimatesLogDet, InverseMemory, ConditionalTransformModule):
+class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
     r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
 
     ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
@@ -134,8 +139,6 @@ class ConditionalResidual(EstimatesLogDet, InverseMemory, ConditionalTransformMo
         >>> t.condition(torch.randn(7, 3))(torch.randn(7, 2)).shape
         torch.Size([7, 2])
     """
-
-    bijective = True
 
     def __init__(
         self,
@@ -159,11 +162,6 @@ class ConditionalResidual(EstimatesLogDet, InverseMemory, ConditionalTransformMo
 
     codomain = domain
 
-    @property
-    def inv(self) -> ConditionalTransformModule:
-        """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
-        return self._remembered_inverse() or ConditionalInverse(self)
-
     def condition(self, context: Tensor) -> ConditionedResidual:
         """The transform at a context.
 
@@ -173,60 +171,24 @@ class ConditionalResidual(EstimatesLogDet, InverseMemory, ConditionalTransformMo
         Raises:
             ValueError: for a context of another width.
         """
-        if context.dim() < 1 or context.shape[-1] != self.net.context_dim:
-            raise ValueError(
-                f"context: expected shape (*batch, {self.net.context_dim}), got "
-                f"{tuple(context.shape)}."
-            )
+        check_context(context, self.net.context_dim)
         return ConditionedResidual(self, context)
 
 
-class ConditionalInverse(ConditionalTransformModule):
-    """The inverse of a conditional transform, sharing its parameters.
-
-    Args:
-        transform: the conditional transform.
-    """
-
-    bijective = True
-
-    def __init__(self, transform: ConditionalTransformModule) -> None:
-        super().__init__()
-        self.transform = transform
-        if isinstance(transform, InverseMemory):
-            transform.remember_inverse(self)
-
-    @property
-    def inv(self) -> ConditionalTransformModule:
-        """The conditional transform that this one inverts."""
-        return self.transform
-
-    def condition(self, context: Tensor) -> torch.distributions.Transform:
-        """The inverse at a context."""
-        return self.transform.condition(context).inv
-
-
-class ConditionedResidual(OnePassTransform):
+class ConditionedResidual(ConditionedTransform):
     """A conditional residual transform at one context; made by ``condition``.
 
     Args:
         conditional: the transform that was conditioned.
         context: shape ``(*batch, context_dim)``.
+        cache_size: 0 or 1.
     """
 
     def __init__(
         self, conditional: ConditionalResidual, context: Tensor, *, cache_size: int = 1
     ) -> None:
-        super().__init__(cache_size=cache_size)
-        self.conditional = conditional
-        self.context = context
+        super().__init__(conditional, context, cache_size=cache_size)
         self._event_shape = known_event_shape(conditional.net, self.domain.event_dim)
-
-    @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> constraints.Constraint:
-        return self.conditional.domain
-
-    codomain = domain
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x, net = self._aligned("x", x)
@@ -251,13 +213,6 @@ class ConditionedResidual(OnePassTransform):
         flat, _ = flatten_batch(y, self.domain.event_dim)
         return self.conditional.solver(net, flat, self.domain.event_dim).reshape(y.shape)
 
-    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        event = len(shape) - self.domain.event_dim
-        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
-        return torch.Size((*batch, *shape[event:]))
-
-    inverse_shape = forward_shape
-
     def _aligned(self, name: str, x: Tensor) -> tuple[Tensor, Network]:
         """x at the common batch shape, and the network bound to the context at it, flattened."""
         if self._event_shape is not None:
@@ -267,9 +222,6 @@ class ConditionedResidual(OnePassTransform):
         width = self.context.shape[-1]
         context = self.context.expand(*batch_shape, width).reshape(-1, width)
         return x.expand(shape), self.conditional.net.bind(context)
-
-    def _dependencies(self) -> list[Tensor]:
-        return [*super()._dependencies(), self.context]
 
 
 def residual(
@@ -347,9 +299,7 @@ def checked_fast(fast: str) -> str:
     return fast
 
 
-def default_logdet(
-    event_shape: torch.Size | None, *, exact_up_to: int = EXACT_UP_TO
-) -> LogDet:
+def default_logdet(event_shape: torch.Size | None, *, exact_up_to: int = EXACT_UP_TO) -> LogDet:
     """The exact log-determinant for small events, an unbiased estimate for others.
 
     Args:

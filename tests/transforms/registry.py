@@ -15,13 +15,20 @@ from pyro.distributions import ConditionalTransformModule
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_resflow import conditional_residual, residual, residual_flow
+from pyro_resflow import (
+    conditional_residual,
+    conditional_residual_flow,
+    residual,
+    residual_flow,
+)
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzConvNet, LipschitzDenseNet
 from pyro_resflow.transforms import (
     ActNorm,
     Compose,
+    ConditionalAffine,
+    ConditionalCompose,
     ConditionalInverse,
     Flatten,
     Inverse,
@@ -169,6 +176,18 @@ class Halved(torch.nn.Module):
         return 0.5 * torch.sin(0.5 * x)
 
 
+def started(transform: ConditionalTransformModule) -> ConditionalTransformModule:
+    """The transform with its ActNorms initialised, and away from where its affine maps start."""
+    dims = [(m.input_dim, m.context_dim) for m in transform.modules() if hasattr(m, "context_dim")]
+    input_dim, context_dim = dims[0]
+    conditioned = transform.condition(torch.randn(20, context_dim))
+    with torch.no_grad():
+        conditioned(torch.randn(20, input_dim))
+        for parameter in transform.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return transform
+
+
 CONDITIONAL: dict[str, Callable[[int, int], ConditionalTransformModule]] = {
     "conditional_residual": lambda d, c: conditional_residual(d, c, [8], logdet=Exact()),
     "conditional_residual_density": lambda d, c: conditional_residual(
@@ -176,5 +195,24 @@ CONDITIONAL: dict[str, Callable[[int, int], ConditionalTransformModule]] = {
     ),
     "conditional_inverse": lambda d, c: ConditionalInverse(
         conditional_residual(d, c, [8, 8], logdet=Exact())
+    ),
+    "conditional_affine": lambda d, c: started(ConditionalAffine(d, c, [8])),
+    "conditional_compose": lambda d, c: started(
+        ConditionalCompose(
+            [
+                ActNorm(d),
+                conditional_residual(d, c, [8], logdet=Exact()),
+                pyro_transforms.Permute(torch.arange(d).flip(0)),
+                pyro_transforms.conditional_affine_autoregressive(d, c, [8]),
+            ]
+        )
+    ),
+    "conditional_flow": lambda d, c: started(
+        conditional_residual_flow(d, c, 2, [8], context_hidden_dims=[8], logdet=Exact())
+    ),
+    "conditional_flow_density": lambda d, c: started(
+        conditional_residual_flow(
+            d, c, 2, [8], context_hidden_dims=[8], fast="density", logdet=Exact()
+        )
     ),
 }

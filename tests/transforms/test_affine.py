@@ -2,7 +2,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_resflow.transforms import ConditionalAffine, TriangularAffine
+from pyro_resflow.transforms import TriangularAffine
 
 
 def away_from_the_identity(module: torch.nn.Module) -> torch.nn.Module:
@@ -32,30 +32,3 @@ def test_triangular_affine_starts_as_the_identity_in_one_dimension_and_in_more()
 def test_vectors_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected shape \(\*batch, 3\)"):
         TriangularAffine(3)(torch.randn(2))
-    with pytest.raises(ValueError, match="context"):
-        ConditionalAffine(2, 3).condition(torch.randn(4))
-
-
-@pytest.mark.parametrize("batch", [(), (7,), (6, 7)])
-def test_conditional_affine_is_normal_given_the_context(batch: tuple[int, ...]) -> None:
-    affine = away_from_the_identity(ConditionalAffine(2, 3))
-    context = torch.randn(*batch, 3)
-    log_scale, shift = affine.net(context).chunk(2, dim=-1)
-    noise = dist.Normal(torch.zeros(2), 1.0).to_event(1)
-    found = dist.TransformedDistribution(noise, [affine.condition(context)])
-    assert found.batch_shape == batch
-    x = torch.randn(5, *batch, 2)
-    expected = dist.Normal(shift, log_scale.exp()).to_event(1)
-    torch.testing.assert_close(found.log_prob(x), expected.log_prob(x))
-
-
-def test_conditional_affine_starts_as_the_identity() -> None:
-    x = torch.randn(7, 2)
-    assert torch.equal(ConditionalAffine(2, 3).condition(torch.randn(7, 3))(x), x)
-
-
-def test_gradients_reach_the_network_of_a_conditional_affine() -> None:
-    affine = ConditionalAffine(2, 3)
-    affine.condition(torch.randn(7, 3))(torch.randn(7, 2)).square().sum().backward()
-    assert affine.net[-1].weight.grad.abs().sum() > 0
-    assert affine.inv.condition(torch.zeros(3)).inv.domain.event_dim == 1

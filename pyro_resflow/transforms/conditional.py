@@ -1,0 +1,245 @@
+"""Conditional transforms: what they share, their inverse and composition, and an affine one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import ConditionalTransformModule
+from pyro.distributions.conditional import ConditionalTransform
+from pyro.nn import DenseNN
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from .base import InverseMemory, OnePassTransform, check_event_shape
+from .compose import Compose, flattened
+
+
+class ConditionalBijection(InverseMemory, ConditionalTransformModule):
+    """A conditional transform that is a bijection at every context, and knows its inverse."""
+
+    bijective = True
+
+    @property
+    def inv(self) -> ConditionalTransformModule:
+        """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
+        return self._remembered_inverse() or ConditionalInverse(self)
+
+
+class ConditionedTransform(OnePassTransform):
+    """A conditional transform at one context, whose batch dimensions broadcast with the input's.
+
+    Args:
+        conditional: the transform that was conditioned; it has a ``domain``.
+        context: shape ``(*batch, context_dim)``.
+        cache_size: 0 or 1.
+    """
+
+    def __init__(self, conditional: Any, context: Tensor, *, cache_size: int = 1) -> None:
+        super().__init__(cache_size=cache_size)
+        self.conditional = conditional
+        self.context = context
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return self.conditional.domain
+
+    codomain = domain
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        event = len(shape) - self.domain.event_dim
+        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
+        return torch.Size((*batch, *shape[event:]))
+
+    inverse_shape = forward_shape
+
+    def _dependencies(self) -> list[Tensor]:
+        return [*super()._dependencies(), self.context]
+
+
+class ConditionedCompose(Compose):
+    """Transforms one after the other, some of them at a context; made by ``condition``.
+
+    Args:
+        parts: see :class:`pyro_resflow.transforms.Compose`.
+        context: shape ``(*batch, context_dim)``.
+        cache_size: 0 or 1.
+    """
+
+    def __init__(
+        self, parts: Iterable[Transform], context: Tensor, *, cache_size: int = 1
+    ) -> None:
+        super().__init__(parts, cache_size=cache_size)
+        self.context = context
+
+    def _dependencies(self) -> list[Tensor]:
+        return [*super()._dependencies(), self.context]
+
+
+class ConditionalCompose(ConditionalBijection):
+    """Transforms one after the other, some or all of them conditional, on the same context.
+
+    What ``condition(c)`` returns gathers value and log-determinant in one pass, as
+    :class:`pyro_resflow.transforms.Compose` does.
+
+    Args:
+        parts: conditional transforms and transforms, ours, Pyro's or torch's, at least one.
+
+    Raises:
+        ValueError: without parts, or for a part that is neither a conditional transform nor a
+            bijective transform.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow import conditional_residual
+        >>> from pyro_resflow.transforms import ActNorm, ConditionalCompose
+        >>> t = ConditionalCompose([conditional_residual(2, context_dim=3), ActNorm(2)])
+        >>> t.condition(torch.randn(7, 3))(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(self, parts: Iterable[Transform | ConditionalTransform]) -> None:
+        super().__init__()
+        self.parts: list[Transform | ConditionalTransform] = []
+        for part in parts:
+            if isinstance(part, ConditionalTransform):
+                self.parts.append(part)
+            else:
+                self.parts.extend(flattened([part]))
+        if not self.parts:
+            raise ValueError("parts: expected at least one transform, got none.")
+        for i, part in enumerate(self.parts):
+            if isinstance(part, nn.Module):
+                self.add_module(str(i), part)
+
+    def condition(self, context: Tensor) -> ConditionedCompose:
+        """The composition at a context of shape ``(*batch, context_dim)``."""
+        return ConditionedCompose(
+            [
+                part.condition(context) if isinstance(part, ConditionalTransform) else part
+                for part in self.parts
+            ],
+            context,
+        )
+
+
+class ConditionalInverse(ConditionalTransformModule):
+    """The inverse of a conditional transform, sharing its parameters.
+
+    Args:
+        transform: the conditional transform.
+    """
+
+    bijective = True
+
+    def __init__(self, transform: ConditionalTransformModule) -> None:
+        super().__init__()
+        self.transform = transform
+        if isinstance(transform, InverseMemory):
+            transform.remember_inverse(self)
+
+    @property
+    def inv(self) -> ConditionalTransformModule:
+        """The conditional transform that this one inverts."""
+        return self.transform
+
+    def condition(self, context: Tensor) -> Transform:
+        """The inverse at a context of shape ``(*batch, context_dim)``."""
+        return self.transform.condition(context).inv
+
+
+class ConditionalAffine(ConditionalBijection):
+    r"""Scale and shift of each entry by a context, :math:`y = e^{s(c)} x + b(c)`.
+
+    The log-scales are kept within :math:`\pm\bar s` by :math:`s = \bar s\tanh(h/\bar s)` of the
+    network's output h, so that no context makes a scale overflow. The network's last layer is zero
+    to begin with: the transform starts as the identity.
+
+    Alone on normal noise this is heteroscedastic normal regression. Between conditional residual
+    blocks it does for each context what an :class:`pyro_resflow.transforms.ActNorm` does for the
+    whole batch.
+
+    Args:
+        input_dim: D, size of the vectors.
+        context_dim: size of the context.
+        hidden_dims: widths of the hidden layers of the network, at least one.
+
+    Reference:
+        Lu and Huang, Structured Output Learning with Conditional Generative Flows, 2020.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import ConditionalAffine
+        >>> t = ConditionalAffine(2, context_dim=3).condition(torch.randn(7, 3))
+        >>> x = torch.randn(7, 2)
+        >>> torch.equal(t(x), x)
+        True
+    """
+
+    domain = codomain = constraints.real_vector
+
+    largest_log_scale = 5.0
+    r"""The bound :math:`\bar s` of the log-scales."""
+
+    def __init__(
+        self, input_dim: int, context_dim: int, hidden_dims: Sequence[int] = (64,)
+    ) -> None:
+        super().__init__()
+        self.input_dim = input_dim
+        self.context_dim = context_dim
+        self.net = DenseNN(
+            context_dim, list(hidden_dims), [input_dim, input_dim], nonlinearity=nn.SiLU()
+        )
+        for parameter in self.net.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def condition(self, context: Tensor) -> ConditionedAffine:
+        """The transform at a context.
+
+        Args:
+            context: shape ``(*batch, context_dim)``.
+
+        Raises:
+            ValueError: for a context of another width.
+        """
+        check_context(context, self.context_dim)
+        return ConditionedAffine(self, context)
+
+    def log_scale_and_shift(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """s(c) and b(c), each of shape ``(*batch, input_dim)``."""
+        raw, shift = self.net(context)
+        return self.largest_log_scale * (raw / self.largest_log_scale).tanh(), shift
+
+
+class ConditionedAffine(ConditionedTransform):
+    """A conditional affine transform at one context; made by ``condition``."""
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._at(x)
+        y = x * log_scale.exp() + shift
+        return y, log_scale.sum(-1).expand(y.shape[:-1])
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._at(y)
+        x = (y - shift) * (-log_scale).exp()
+        return x, log_scale.sum(-1).expand(x.shape[:-1])
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_ladj(y)[0]
+
+    def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape("x", x, (self.conditional.input_dim,))
+        return self.conditional.log_scale_and_shift(self.context)
+
+
+def check_context(context: Tensor, context_dim: int) -> None:
+    """Raise unless ``context`` has shape ``(*batch, context_dim)``.
+
+    Raises:
+        ValueError: saying what was expected and what was given.
+    """
+    if context.dim() < 1 or context.shape[-1] != context_dim:
+        raise ValueError(
+            f"context: expected shape (*batch, {context_dim}), got {tuple(context.shape)}."
+        )
