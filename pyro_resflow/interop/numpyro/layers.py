@@ -156,9 +156,11 @@ class ConditionalNetwork(NamedTuple):
 
 
 def array(value: Tensor | float) -> Array:
-    """A copy as a JAX array, in 64 bits if the value has them and JAX is allowed to."""
-    tensor = torch.as_tensor(value)
-    return jnp.array(tensor.numpy(force=True))
+    """A copy as a JAX array, in 64 bits if the value has them and JAX is allowed to.
+
+    A number takes the type of what it is put together with, and loses no digits before.
+    """
+    return jnp.array(value.numpy(force=True) if isinstance(value, Tensor) else value)
 
 
 @singledispatch

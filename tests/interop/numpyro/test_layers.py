@@ -89,6 +89,19 @@ def test_activations_from_end_to_end(kind: Callable[[], Activation], dtype: torc
     assert np.isfinite(jax.vmap(jax.jacrev(translated))(its)).all()
 
 
+def test_constants_are_as_precise_as_the_weights() -> None:
+    """Of a network in float64 where torch's default is float32, and the other way round."""
+    with precision("float64"):
+        torch.set_default_dtype(torch.float32)
+        for dtype in (torch.float32, torch.float64):
+            net = LipschitzMLP(D, [8], activation=CPila).to(dtype)
+            x = torch.randn(5, D, dtype=dtype)
+            value = to_jax(net)(jnp.array(x.numpy()))
+            assert value.dtype == x.numpy().dtype
+            tol = tolerance(dtype)
+            np.testing.assert_allclose(value, net(x).detach().numpy(), atol=tol, rtol=tol)
+
+
 def test_weights_beyond_their_bound_arrive_divided() -> None:
     net = spread(LipschitzMLP(D, [8]))
     assert max(layer.sigma() for layer in net if isinstance(layer, LipschitzLayer)) > 1.5
