@@ -102,6 +102,7 @@ def draw(fitted: dict[str, az.InferenceData], path: Path) -> None:
         combined=True,
         ax=axes[1],
         textsize=9,
+        legend=False,  # the colours are those on the left
     )
     axes[1].set_title("94% intervals", fontsize=12)
     predicted = next(reversed(fitted.values()))["posterior_predictive"]["effect"].values[0]
@@ -116,7 +117,7 @@ def draw(fitted: dict[str, az.InferenceData], path: Path) -> None:
 
 def main(
     steps: int = 2000,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 3e-2,
     blocks: int = 4,
     width: int = 32,
     num_samples: int = 1000,
