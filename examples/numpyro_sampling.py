@@ -153,13 +153,13 @@ def draw(
 def main(
     data: Name = "two_moons",
     steps: int = 600,
-    blocks: int = 8,
+    blocks: int = 4,
     width: int = 32,
     learning_rate: float = 1e-2,
     seen: float = 1.0,
     noise: float = 0.3,
-    warmup: int = 300,
-    num_samples: int = 500,
+    warmup: int = 200,
+    num_samples: int = 300,
     seed: int = 0,
     folder: Path = Path("runs/numpyro_sampling"),
 ) -> None:

@@ -23,6 +23,7 @@ import torch
 from jsonargparse import auto_cli
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoContinuous, AutoNormal, AutoNormalizingFlow
+from pyro.infer.autoguide.initialization import init_to_median
 from pyro.optim import ExponentialLR
 from torch import Tensor
 from tqdm import tqdm
@@ -59,7 +60,7 @@ def fit(guide: AutoContinuous, name: str, steps: int, learning_rate: float) -> N
             "gamma": 0.05 ** (1 / steps),
         }
     )
-    elbo = Trace_ELBO(num_particles=8, vectorize_particles=True)
+    elbo = Trace_ELBO(num_particles=8, max_plate_nesting=1, vectorize_particles=True)
     svi = SVI(model, guide, optimizer, elbo)
     progress = tqdm(range(steps), desc=name)
     for _ in progress:
@@ -102,8 +103,8 @@ def draw(fitted: dict[str, az.InferenceData], path: Path) -> None:
         combined=True,
         ax=axes[1],
         textsize=9,
-        legend=False,  # the colours are those on the left
     )
+    axes[1].get_legend().remove()  # the colours are those on the left
     axes[1].set_title("94% intervals", fontsize=12)
     predicted = next(reversed(fitted.values()))["posterior_predictive"]["effect"].values[0]
     axes[2].boxplot(predicted, tick_labels=SCHOOLS, showfliers=False)
@@ -116,7 +117,7 @@ def draw(fitted: dict[str, az.InferenceData], path: Path) -> None:
 
 
 def main(
-    steps: int = 2000,
+    steps: int = 1000,
     learning_rate: float = 3e-2,
     blocks: int = 4,
     width: int = 32,
@@ -137,7 +138,7 @@ def main(
     """
     torch.set_num_threads(1)  # the networks are too small to share
     guides: dict[str, Callable[[], AutoContinuous]] = {
-        "mean field": partial(AutoNormal, model),
+        "mean field": partial(AutoNormal, model, init_loc_fn=init_to_median),
         "residual flow": partial(flow_guide, blocks, width),
     }
     folder.mkdir(parents=True, exist_ok=True)

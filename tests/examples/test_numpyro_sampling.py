@@ -14,6 +14,7 @@ import matplotlib
 from examples.numpyro_sampling import Run, main
 
 
+@pytest.mark.slow
 def test_few_steps_sample_in_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     matplotlib.use("agg")
     main(steps=3, blocks=1, width=8, warmup=5, num_samples=10, folder=tmp_path / "new")

@@ -227,6 +227,7 @@ def test_any_normal_base() -> None:
     assert_equal(to_numpyro(d).log_prob(jax_array(x)), d.log_prob(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", ["density", "sampling"])
 def test_nuts_samples_the_flow(fast: str) -> None:
     """In either direction; brought back to the base, the samples are standard normal."""
