@@ -117,7 +117,7 @@ def draw(fitted: dict[str, az.InferenceData], path: Path) -> None:
 
 
 def main(
-    steps: int = 1000,
+    steps: int = 1500,
     learning_rate: float = 3e-2,
     blocks: int = 4,
     width: int = 32,

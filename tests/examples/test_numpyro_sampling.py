@@ -27,7 +27,7 @@ def test_few_steps_sample_in_both(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_rows_hold_the_moments() -> None:
     samples = np.array([[1.0, -2.0], [3.0, -2.0]] * 50)
-    row = Run("sampler", samples, seconds=2.0, gradients=1000).row()
+    row = Run("sampler", samples, seconds=2.0).row()
     assert "2.00 (1.00)" in row
     assert "-2.00 (0.00)" in row
-    assert "2.00" in row.split()[3]
+    assert row.startswith("sampler")
