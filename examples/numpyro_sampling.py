@@ -146,7 +146,7 @@ def main(
     seen: float = 1.0,
     noise: float = 0.3,
     warmup: int = 200,
-    num_samples: int = 300,
+    num_samples: int = 500,
     seed: int = 0,
     folder: Path = Path("runs/numpyro_sampling"),
 ) -> None:
