@@ -232,8 +232,10 @@ class TestParetoK:
         def guide() -> None:
             pyro.sample("z", dist.Normal(0.0, width))
 
-        k = pareto_k(guide, model=model, num_samples=2000)
-        assert abs(k - (1 - width**2)) < 0.15
+        # the shape is fitted to the 3 sqrt(S) largest of S ratios
+        expected, draws = 1 - width**2, 3000
+        error = (1 + expected) / math.sqrt(3 * math.sqrt(draws))
+        assert abs(pareto_k(guide, model=model, num_samples=draws) - expected) < 3 * error
 
     def test_autoguides_know_their_model(self) -> None:
         guide = flow_guide(conjugate, RefusingKrylov())
