@@ -226,8 +226,8 @@ def inverse_value(transform: Transform, y: Tensor) -> Tensor:
 
 def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
     """y = transform(x) and log|dy/dx|, in one pass where the transform offers it."""
-    if hasattr(transform, "call_and_ladj"):
-        return cast(tuple[Tensor, Tensor], transform.call_and_ladj(x))
+    if _offers(transform, "call_and_ladj"):
+        return cast(Any, transform).call_and_ladj(x)
     y = transform(x)
     ladj = transform.log_abs_det_jacobian(x, y)
     clear_cache(transform)
@@ -236,12 +236,17 @@ def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
     """x = transform.inv(y) and log|dy/dx|, in one pass where the transform offers it."""
-    if hasattr(transform, "inverse_and_ladj"):
-        return cast(tuple[Tensor, Tensor], transform.inverse_and_ladj(y))
+    if _offers(transform, "inverse_and_ladj"):
+        return cast(Any, transform).inverse_and_ladj(y)
     x = transform.inv(y)
     ladj = transform.log_abs_det_jacobian(x, y)
     clear_cache(transform)
     return x, ladj
+
+
+def _offers(transform: Transform, method: str) -> bool:
+    """Whether a class has a method of its own, beside those that zuko gives every transform."""
+    return getattr(type(transform), method, None) is not getattr(Transform, method, None)
 
 
 def clear_cache(transform: Transform) -> None:

@@ -1,0 +1,26 @@
+"""What the adapters say when the package they adapt to is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class MissingExtraError(ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Imports that need the extra ``name``.
+
+    Raises:
+        MissingExtraError: naming the extra, if one of the modules is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"pyro_resflow.interop.{name} needs {error.name}, which is not installed: "
+            f"pip install 'pyro-resflow[{name}]'"
+        ) from error

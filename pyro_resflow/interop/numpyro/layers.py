@@ -1,0 +1,282 @@
+"""Networks of vectors as functions of JAX arrays: named tuples, and so pytrees, of weights.
+
+Every layer is called with ``(*batch, features)`` and lets the batch dimensions pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import singledispatch
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ... import nn as lipschitz
+from ..extras import extra
+
+with extra("numpyro"):
+    import jax
+    import jax.numpy as jnp
+    from jax import Array
+
+
+class Layer(Protocol):
+    """A function of an array; as a pytree it holds its weights."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """The layer at x of shape ``(*batch, features)``."""
+
+
+class Linear(NamedTuple):
+    """W x + b, with W of shape ``(out, in)``."""
+
+    weight: Array
+    bias: Array | None
+
+    def __call__(self, x: Array) -> Array:
+        # full precision everywhere: an inverse cannot be solved to what a TPU keeps by default
+        y = jnp.matmul(x, self.weight.T, precision="highest")
+        return y if self.bias is None else y + self.bias
+
+
+class Shift(NamedTuple):
+    """x + s, with s of shape ``(*batch, features)``."""
+
+    shift: Array
+
+    def __call__(self, x: Array) -> Array:
+        return x + self.shift
+
+
+class LipSwish(NamedTuple):
+    """kappa silu(beta x), of two scalars."""
+
+    beta: Array
+    kappa: Array
+
+    def __call__(self, x: Array) -> Array:
+        return self.kappa * jax.nn.silu(self.beta * x)
+
+
+class SiLU(NamedTuple):
+    """x sigmoid(x)."""
+
+    def __call__(self, x: Array) -> Array:
+        return jax.nn.silu(x)
+
+
+class ELU(NamedTuple):
+    """x where that is positive, exp(x) - 1 elsewhere."""
+
+    def __call__(self, x: Array) -> Array:
+        return jax.nn.elu(x)
+
+
+class Tanh(NamedTuple):
+    """tanh(x)."""
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.tanh(x)
+
+
+class Softplus(NamedTuple):
+    """log(1 + exp(x)), and like torch's the identity above 20."""
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.where(x > 20, x, jax.nn.softplus(x))
+
+
+class Pila(NamedTuple):
+    """x where that is positive, (k^2 x^3 / 2 - k x^2 + x) exp(k x) elsewhere."""
+
+    k: Array
+
+    def __call__(self, x: Array) -> Array:
+        n = jnp.where(x > 0, 0, x)
+        kn = self.k * n
+        return jnp.where(x > 0, x, n * (1 - kn + kn * kn / 2) * jnp.exp(kn))
+
+
+class Concatenated(NamedTuple):
+    """[phi(x - s), phi(-x - s)] / c."""
+
+    activation: Layer
+    bound: Array
+    shift: Array
+
+    def __call__(self, x: Array) -> Array:
+        return self.activation(jnp.concatenate([x, -x], axis=-1) - self.shift) / self.bound
+
+
+class DenseConcatenation(NamedTuple):
+    """[eta_1 x, eta_2 h(x)], with eta of shape ``(2,)``."""
+
+    branch: Layer
+    eta: Array
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.concatenate([self.eta[0] * x, self.eta[1] * self.branch(x)], axis=-1)
+
+
+class Chain(NamedTuple):
+    """Layers one after the other."""
+
+    layers: tuple[Layer, ...]
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch dimensions that a context has brought in; none without."""
+        shifts = (layer.shift for layer in self.layers if isinstance(layer, Shift))
+        return jnp.broadcast_shapes(*(shift.shape[:-1] for shift in shifts))
+
+
+class ConditionalNetwork(NamedTuple):
+    """A chain whose linear layers are shifted by a network of the context."""
+
+    chain: Chain
+    shifts: Layer
+
+    def bind(self, context: Array) -> Chain:
+        """The network at a context of shape ``(*batch, context_dim)``."""
+        sizes = [layer.weight.shape[0] for layer in self.chain.layers if isinstance(layer, Linear)]
+        ends = list(itertools.accumulate(sizes))[:-1]
+        shifts = iter(jnp.split(self.shifts(context), ends, axis=-1))
+        layers: list[Layer] = []
+        for layer in self.chain.layers:
+            layers.append(layer)
+            if isinstance(layer, Linear):
+                layers.append(Shift(next(shifts)))
+        return Chain(tuple(layers))
+
+
+def array(value: Tensor | float) -> Array:
+    """A copy as a JAX array, in 64 bits if the value has them and JAX is allowed to.
+
+    A number takes the type of what it is put together with, and loses no digits before.
+    """
+    return jnp.array(value.numpy(force=True) if isinstance(value, Tensor) else value)
+
+
+@singledispatch
+def to_jax(module: Any) -> Any:
+    """A network of vectors, or a layer, as a function of JAX arrays that is a pytree.
+
+    The weights of Lipschitz layers are the effective ones, divided by max(1, sigma/c) here and
+    now. Translations of modules of your own can be added: ``to_jax.register(MyModule, translate)``
+    with a function that returns a pytree with ``__call__``, a named tuple of weights for instance.
+
+    Args:
+        module: a network of :mod:`pyro_resflow.nn` on vectors, or an ``nn.Sequential`` of linear
+            layers and activations.
+
+    Returns:
+        A :class:`Layer`; of a conditional network a :class:`ConditionalNetwork`.
+
+    Raises:
+        ValueError: for a module that there is no translation of.
+    """
+    raise ValueError(
+        f"module: there is no translation of {type(module).__name__} to JAX. Networks of vectors "
+        "from pyro_resflow.nn have one, and so have nn.Sequential, nn.Linear, nn.SiLU, nn.ELU, "
+        "nn.Tanh and nn.Softplus; add others with to_jax.register(type, function)."
+    )
+
+
+@to_jax.register
+@torch.no_grad()
+def _linear(module: lipschitz.LipschitzLinear) -> Linear:
+    bias = array(module.bias) if module.bias is not None else None
+    return Linear(array(module.effective_weight()), bias)
+
+
+@to_jax.register
+def _plain_linear(module: nn.Linear) -> Linear:
+    bias = array(module.bias) if module.bias is not None else None
+    return Linear(array(module.weight), bias)
+
+
+@to_jax.register
+def _shift(module: lipschitz.Shift) -> Shift:
+    return Shift(array(module.shift))
+
+
+@to_jax.register
+@torch.no_grad()
+def _lip_swish(module: lipschitz.LipSwish) -> LipSwish:
+    return LipSwish(array(module.input_gain()), array(module.output_gain()))
+
+
+@to_jax.register(nn.SiLU)
+def _silu(module: nn.Module) -> SiLU:
+    return SiLU()
+
+
+@to_jax.register(lipschitz.ELU)
+@to_jax.register(nn.ELU)
+def _elu(module: nn.Module) -> ELU:
+    _check_options(module, alpha=1.0)
+    return ELU()
+
+
+@to_jax.register(lipschitz.Tanh)
+@to_jax.register(nn.Tanh)
+def _tanh(module: nn.Module) -> Tanh:
+    return Tanh()
+
+
+@to_jax.register(lipschitz.Softplus)
+@to_jax.register(nn.Softplus)
+def _softplus(module: nn.Module) -> Softplus:
+    _check_options(module, beta=1.0, threshold=20.0)
+    return Softplus()
+
+
+@to_jax.register
+def _pila(module: lipschitz.Pila) -> Pila:
+    return Pila(array(module.k))
+
+
+@to_jax.register
+def _concatenated(module: lipschitz.Concatenated) -> Concatenated:
+    _check_vectors(module, module.feature_dim)
+    return Concatenated(to_jax(module.activation), array(module.bound), array(module.shift))
+
+
+@to_jax.register
+@torch.no_grad()
+def _dense_concatenation(module: lipschitz.DenseConcatenation) -> DenseConcatenation:
+    _check_vectors(module, module.feature_dim)
+    return DenseConcatenation(to_jax(module.branch), array(module.weights()))
+
+
+@to_jax.register
+def _sequential(module: nn.Sequential) -> Chain:
+    return Chain(tuple(to_jax(layer) for layer in module))
+
+
+@to_jax.register
+def _conditional(module: lipschitz.ConditionalLipschitzMLP) -> ConditionalNetwork:
+    return ConditionalNetwork(to_jax(module.chain), to_jax(module.shifts))
+
+
+def _check_options(module: nn.Module, **expected: float) -> None:
+    for name, value in expected.items():
+        if getattr(module, name, value) != value:
+            raise ValueError(
+                f"module: {module} is translated at {name}={value} only; add a translation of "
+                "yours with to_jax.register(type, function)."
+            )
+
+
+def _check_vectors(module: nn.Module, feature_dim: int) -> None:
+    if feature_dim != -1:
+        raise ValueError(
+            f"module: {type(module).__name__} has its features in dimension {feature_dim}; only "
+            "networks of vectors are translated."
+        )

@@ -1,0 +1,179 @@
+"""From Pyro's transforms and distributions to NumPyro's."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+import torch.distributions as torch_dist
+from pyro.distributions import conditional
+from pyro.distributions.transforms import Permute
+from torch.distributions import transforms as torch_transforms
+
+from ... import transforms
+from ..extras import extra
+from .layers import Chain, array, to_jax
+from .transforms import (
+    ConditionalCompose,
+    ConditionalInverse,
+    ConditionalResidualTransform,
+    ResidualTransform,
+)
+
+with extra("numpyro"):
+    import numpyro.distributions as dist
+    from numpyro.distributions.transforms import (
+        AffineTransform,
+        ComposeTransform,
+        IndependentTransform,
+        PermuteTransform,
+        Transform,
+    )
+
+
+@singledispatch
+def to_numpyro(flow: Any) -> Any:
+    """A trained flow of vectors as a NumPyro transform, or distribution, with the same weights.
+
+    Weights are copied as they are now, in their effective form; later training does not reach the
+    translation. It computes in 64 bits if the flow is in float64 and JAX is allowed to
+    (``jax_enable_x64``). Log-determinants are exact, whatever estimator the flow was trained with.
+
+    Translations of other types can be added: ``to_numpyro.register(MyTransform, translate)``.
+
+    Args:
+        flow: one of :class:`~pyro_resflow.transforms.Residual`,
+            :class:`~pyro_resflow.transforms.ConditionalResidual`,
+            :class:`~pyro_resflow.transforms.ActNorm`, their inverses and compositions, what
+            ``condition`` makes of them, Pyro's ``Permute``, torch's ``AffineTransform``; or a
+            ``TransformedDistribution`` of these on a normal base.
+
+    Returns:
+        A NumPyro ``Transform``; of a conditional transform an object with ``condition(context)``
+        that returns one; of a distribution a NumPyro ``Distribution``. All of them are pytrees.
+
+    Raises:
+        ValueError: for something that there is no translation of, named in the message.
+
+    Example:
+        >>> import jax, torch
+        >>> import numpyro.distributions as dist
+        >>> from pyro_resflow import residual_flow
+        >>> from pyro_resflow.interop.numpyro import to_numpyro
+        >>> flow = to_numpyro(residual_flow(2, blocks=2))
+        >>> density = dist.TransformedDistribution(dist.Normal().expand([2]).to_event(1), flow)
+        >>> x = density.sample(jax.random.PRNGKey(0), (7,))
+        >>> jax.jit(density.log_prob)(x).shape
+        (7,)
+    """
+    raise ValueError(
+        f"flow: there is no translation of {type(flow).__name__} to NumPyro. Residual transforms "
+        "of vectors have one, and so have ActNorm, Inverse, Compose and distributions on a normal "
+        "base; add others with to_numpyro.register(type, function)."
+    )
+
+
+@to_numpyro.register
+def _residual(flow: transforms.Residual) -> ResidualTransform:
+    _check_vectors(flow, flow.domain.event_dim)
+    net = to_jax(flow.net)
+    return ResidualTransform(net if isinstance(net, Chain) else Chain((net,)))
+
+
+@to_numpyro.register
+def _conditional_residual(flow: transforms.ConditionalResidual) -> ConditionalResidualTransform:
+    return ConditionalResidualTransform(to_jax(flow.net))
+
+
+@to_numpyro.register
+def _conditioned_residual(flow: transforms.ConditionedResidual) -> ResidualTransform:
+    return _conditional_residual(flow.conditional).condition(array(flow.context))
+
+
+@to_numpyro.register
+def _conditional_inverse(flow: transforms.ConditionalInverse) -> ConditionalInverse:
+    return ConditionalInverse(to_numpyro(flow.transform))
+
+
+@to_numpyro.register
+def _conditional_compose(
+    flow: conditional.ConditionalComposeTransformModule,
+) -> ConditionalCompose:
+    return ConditionalCompose(tuple(to_numpyro(part) for part in flow.transforms))
+
+
+@to_numpyro.register
+def _constant(flow: conditional.ConstantConditionalTransform) -> Transform:
+    return to_numpyro(flow.transform)
+
+
+@to_numpyro.register
+def _inverse(flow: transforms.Inverse) -> Transform:
+    return to_numpyro(flow.transform).inv
+
+
+@to_numpyro.register
+def _torch_inverse(flow: torch_transforms._InverseTransform) -> Transform:
+    return to_numpyro(flow.inv).inv
+
+
+@to_numpyro.register(transforms.Compose)
+@to_numpyro.register(torch_dist.ComposeTransform)
+def _compose(flow: Any) -> ComposeTransform:
+    return ComposeTransform([to_numpyro(part) for part in flow.parts])
+
+
+@to_numpyro.register
+@torch.no_grad()
+def _act_norm(flow: transforms.ActNorm) -> IndependentTransform:
+    _check_vectors(flow, flow.domain.event_dim)
+    if not bool(flow.initialized):
+        raise ValueError(
+            "flow: an ActNorm in it is not initialised yet; pass a batch through the flow first."
+        )
+    return IndependentTransform(AffineTransform(array(flow.shift), array(flow.log_scale.exp())), 1)
+
+
+@to_numpyro.register
+def _permute(flow: Permute) -> PermuteTransform:
+    if flow.dim != -1:
+        raise ValueError(f"flow: expected a Permute of the last dimension, got dim={flow.dim}.")
+    return PermuteTransform(array(flow.permutation))
+
+
+@to_numpyro.register
+def _affine(flow: torch_dist.AffineTransform) -> Transform:
+    return IndependentTransform(
+        AffineTransform(array(flow.loc), array(flow.scale)), flow.event_dim
+    )
+
+
+@to_numpyro.register
+def _transformed(flow: torch_dist.TransformedDistribution) -> dist.TransformedDistribution:
+    return dist.TransformedDistribution(
+        to_numpyro(flow.base_dist), [to_numpyro(part) for part in flow.transforms]
+    )
+
+
+@to_numpyro.register(torch_dist.Independent)
+def _independent(flow: Any) -> dist.Independent:
+    return to_numpyro(flow.base_dist).to_event(flow.reinterpreted_batch_ndims)
+
+
+@to_numpyro.register
+def _normal(flow: torch_dist.Normal) -> dist.Normal:
+    return dist.Normal(array(flow.loc), array(flow.scale))
+
+
+@to_numpyro.register
+def _multivariate_normal(flow: torch_dist.MultivariateNormal) -> dist.MultivariateNormal:
+    return dist.MultivariateNormal(array(flow.loc), scale_tril=array(flow.scale_tril))
+
+
+def _check_vectors(flow: Any, event_dim: int) -> None:
+    if event_dim != 1:
+        raise ValueError(
+            f"flow: {type(flow).__name__} has {event_dim} event dimensions; only transforms of "
+            "vectors, which have one, are translated."
+        )

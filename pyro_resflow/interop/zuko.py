@@ -1,0 +1,264 @@
+r"""Residual flows inside zuko's flows, and zuko's transforms inside Pyro's.
+
+The two libraries count directions from opposite ends: a Pyro transform maps noise to data, a zuko
+transform data to noise. Both adapters turn the direction around, so that the distribution stays
+the same: ``Flow(to_zuko(t), base)`` is ``TransformedDistribution(base, [t])``.
+
+``import zuko`` switches off the validation of arguments for every distribution of torch, Pyro's
+too. Imported through this module first, it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import overload
+
+import torch
+from pyro.distributions import ConditionalTransformModule, TransformModule
+from pyro.distributions.conditional import ConditionalTransform
+from torch import Tensor
+from torch.distributions import Distribution, Transform, constraints
+
+from ..transforms import Compose, OnePassTransform
+from ..transforms.base import InverseMemory, call_and_ladj
+from ..transforms.residual import ConditionalInverse
+from .extras import extra
+
+
+@contextmanager
+def _validation_kept() -> Iterator[None]:
+    """Whether distributions validate their arguments is afterwards what it was before."""
+    setting = Distribution._validate_args
+    try:
+        yield
+    finally:
+        Distribution._validate_args = setting
+
+
+with extra("zuko"), _validation_kept():
+    from zuko.lazy import Flow, LazyTransform
+
+
+class PyroLazyTransform(LazyTransform):
+    """A Pyro transform as a lazy zuko transform, from data to noise; made by :func:`to_zuko`.
+
+    Args:
+        transform: a transform, or a conditional one, from noise to data.
+    """
+
+    def __init__(self, transform: TransformModule | ConditionalTransformModule) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, c: Tensor | None = None) -> Transform:
+        """The transform from data to noise.
+
+        Args:
+            c: context of shape ``(*batch, context_dim)``. An unconditional transform ignores it,
+                as zuko's do.
+
+        Raises:
+            ValueError: if the transform is conditional and there is no context.
+        """
+        if not isinstance(self.transform, ConditionalTransform):
+            return self.transform.inv
+        if c is None:
+            raise ValueError(
+                "c: this transform is conditional; call the flow with a context, flow(c)."
+            )
+        return self.transform.condition(c).inv
+
+
+class ZukoTransform(OnePassTransform):
+    """A lazy zuko transform as a Pyro transform, from noise to data; made by :func:`from_zuko`.
+
+    Args:
+        lazy: the lazy transform, from data to noise.
+        cache_size: 0 or 1.
+    """
+
+    def __init__(self, lazy: LazyTransform, *, cache_size: int = 1) -> None:
+        super().__init__(cache_size=cache_size)
+        self.lazy = lazy
+
+    def encoder(self) -> Transform:
+        """zuko's transform, from data to noise, at the present parameters."""
+        return self.lazy()
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return self.encoder().codomain
+
+    @constraints.dependent_property(is_discrete=False)
+    def codomain(self) -> constraints.Constraint:
+        return self.encoder().domain
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return call_and_ladj(self.encoder().inv, x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, ladj = call_and_ladj(self.encoder(), y)
+        return x, -ladj
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.encoder().inv(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.encoder()(y)
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.encoder().inverse_shape(shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.encoder().forward_shape(shape)
+
+
+class ConditionedZukoTransform(ZukoTransform):
+    """A lazy zuko transform at one context; made by ``condition``.
+
+    Args:
+        lazy: the lazy transform, from data to noise.
+        context: shape ``(*batch, context_dim)``; its batch dimensions broadcast with those of x.
+        cache_size: 0 or 1.
+    """
+
+    def __init__(self, lazy: LazyTransform, context: Tensor, *, cache_size: int = 1) -> None:
+        super().__init__(lazy, cache_size=cache_size)
+        self.context = context
+
+    def encoder(self) -> Transform:
+        """zuko's transform, from data to noise, at the context and the present parameters."""
+        return self.lazy(self.context)
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        shape = super().forward_shape(shape)
+        event = len(shape) - self.codomain.event_dim
+        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
+        return torch.Size((*batch, *shape[event:]))
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        shape = super().inverse_shape(shape)
+        event = len(shape) - self.domain.event_dim
+        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
+        return torch.Size((*batch, *shape[event:]))
+
+    def _dependencies(self) -> list[Tensor]:
+        return [*super()._dependencies(), self.context]
+
+
+class ConditionalZukoTransform(InverseMemory, ConditionalTransformModule):
+    """A conditional lazy zuko transform as a Pyro one; made by :func:`from_zuko`.
+
+    Args:
+        lazy: the lazy transform, from data to noise given a context.
+        context_dim: size of the context.
+    """
+
+    bijective = True
+
+    def __init__(self, lazy: LazyTransform, context_dim: int) -> None:
+        super().__init__()
+        self.lazy = lazy
+        self.context_dim = context_dim
+
+    @property
+    def inv(self) -> ConditionalTransformModule:
+        """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
+        return self._remembered_inverse() or ConditionalInverse(self)
+
+    def condition(self, context: Tensor) -> ConditionedZukoTransform:
+        """The transform at a context of shape ``(*batch, context_dim)``.
+
+        Raises:
+            ValueError: for a context of another width.
+        """
+        if context.dim() < 1 or context.shape[-1] != self.context_dim:
+            raise ValueError(
+                f"context: expected shape (*batch, {self.context_dim}), got "
+                f"{tuple(context.shape)}."
+            )
+        return ConditionedZukoTransform(self.lazy, context)
+
+
+def to_zuko(transform: TransformModule | ConditionalTransformModule) -> PyroLazyTransform:
+    r"""A lazy zuko transform from data to noise, for ``zuko.lazy.Flow``.
+
+    For a transform f from noise to data it is :math:`x \mapsto f^{-1}(x)`, with the parameters of
+    f; value and log-determinant come from one pass (``call_and_ladj``).
+
+    Args:
+        transform: a transform or a conditional transform of this package or of Pyro, from noise to
+            data. For a flow that is fitted to data choose ``fast="density"``.
+
+    Raises:
+        ValueError: for something that is no module, and so has no parameters to train.
+
+    Example:
+        >>> import torch, zuko
+        >>> from pyro_resflow import residual_flow
+        >>> from pyro_resflow.interop.zuko import to_zuko
+        >>> base = zuko.lazy.UnconditionalDistribution(
+        ...     zuko.distributions.DiagNormal, torch.zeros(2), torch.ones(2), buffer=True
+        ... )
+        >>> flow = zuko.lazy.Flow(to_zuko(residual_flow(2, fast="density")), base)
+        >>> flow().log_prob(torch.randn(7, 2)).shape
+        torch.Size([7])
+    """
+    if isinstance(transform, TransformModule):
+        # Compose makes the inverse of one of Pyro's a module, too
+        return PyroLazyTransform(
+            transform if isinstance(transform.inv, TransformModule) else Compose([transform])
+        )
+    if isinstance(transform, ConditionalTransformModule):
+        return PyroLazyTransform(transform)
+    raise ValueError(
+        "transform: expected a TransformModule or a ConditionalTransformModule, got "
+        f"{type(transform).__name__}. Put transforms without parameters into a "
+        "pyro_resflow.transforms.Compose."
+    )
+
+
+@overload
+def from_zuko(lazy: Flow | LazyTransform, context_dim: None = None) -> ZukoTransform: ...
+
+
+@overload
+def from_zuko(lazy: Flow | LazyTransform, context_dim: int) -> ConditionalZukoTransform: ...
+
+
+def from_zuko(
+    lazy: Flow | LazyTransform, context_dim: int | None = None
+) -> ZukoTransform | ConditionalZukoTransform:
+    """A Pyro transform from noise to data, with the parameters of a zuko flow or lazy transform.
+
+    Args:
+        lazy: the flow or lazy transform. Of a flow the transform is taken; the base is given to
+            Pyro's ``TransformedDistribution`` as ever: for most of zuko's flows a standard normal,
+            for circular ones (``NCSF``) a uniform distribution.
+        context_dim: size of the context, if the result is to be conditional.
+
+    Returns:
+        A ``TransformModule``, or with ``context_dim`` a ``ConditionalTransformModule``.
+
+    Raises:
+        ValueError: for something that is neither.
+
+    Example:
+        >>> import torch, zuko
+        >>> import pyro.distributions as dist
+        >>> from pyro_resflow.interop.zuko import from_zuko
+        >>> base = dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
+        >>> spline = from_zuko(zuko.flows.NSF(3, transforms=1))
+        >>> dist.TransformedDistribution(base, [spline]).sample((7,)).shape
+        torch.Size([7, 3])
+    """
+    transform = lazy.transform if isinstance(lazy, Flow) else lazy
+    if not isinstance(transform, LazyTransform):
+        raise ValueError(
+            f"lazy: expected a zuko Flow or LazyTransform, got {type(lazy).__name__}. A plain "
+            "transform becomes one in zuko.lazy.UnconditionalTransform."
+        )
+    if context_dim is None:
+        return ZukoTransform(transform)
+    return ConditionalZukoTransform(transform, context_dim)
