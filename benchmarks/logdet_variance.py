@@ -195,8 +195,9 @@ def roulette_table(blocks: Sequence[Block], longest: Sequence[int] = (8, 16, 32)
         "power series, 2 + Poisson(2), as published": (series, 2, Poisson(2.0), 4),
         "power series, 2 + Geometric(2/3)": (series, 2, Geometric(2 / 3), 4),
         "power series, 2 + Geometric(1/2): `RussianRoulette()`": (series, 2, Geometric(0.5), 3),
-        "Krylov, 2 + Geometric(1/2): `Krylov()`": (krylov, 2, Geometric(0.5), 3),
-        "Krylov, 3 + Geometric(1/2): `Krylov(3)`": (krylov, 3, Geometric(0.5), 4),
+        "Krylov, 2 + Geometric(1/3): `Krylov()`": (krylov, 2, Geometric(1 / 3), 2.5),
+        "Krylov, 2 + Geometric(1/2)": (krylov, 2, Geometric(0.5), 3),
+        "Krylov, 3 + Geometric(1/3): `Krylov(3)`": (krylov, 3, Geometric(1 / 3), 3.5),
     }
     rows = []
     for name, (partial, terms, tail, products) in settings.items():

@@ -324,7 +324,7 @@ class ResidualFlow(ImageFlow):
         alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`.
         squeeze_first: squeeze before the first scale.
         factor_out: factor out half of the channels after each scale but the last.
-        logdet: estimator for every block; default ``Krylov()``.
+        logdet: estimator for every block; default: see :class:`pyro_resflow.transforms.Residual`.
         solver: solver for every block; default ``Anderson()``.
 
     Raises:

@@ -22,7 +22,7 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ..transforms import Compose, OnePassTransform
 from ..transforms.base import InverseMemory, call_and_ladj
-from ..transforms.residual import ConditionalInverse
+from ..transforms.conditional import ConditionalInverse
 from .extras import extra
 
 

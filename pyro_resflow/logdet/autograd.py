@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..linearization import Linearizable, first_derivative_only, without_autocast
+from .probes import Probe
 
 Vjp = Callable[[Tensor], Tensor]
 Memory = Literal["recompute", "keep"]
@@ -37,14 +38,20 @@ Estimation = Callable[[Vjp, Tensor], Estimate]
 
 
 def value_and_logdet(
-    net: Linearizable, estimation: Estimation, probes: Tensor, memory: Memory, x: Tensor
+    net: Linearizable,
+    estimation: Estimation,
+    probe: Probe,
+    num_probes: int,
+    memory: Memory,
+    x: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """g(x) and an estimate of log|det(I + J_g(x))|, with right gradients for both.
 
     Args:
         net: the network g.
         estimation: maps the vjp at x and the probes to an :class:`Estimate`.
-        probes: shape ``(S, N, *event)``.
+        probe: distribution of the probes.
+        num_probes: S.
         memory: ``"recompute"`` keeps x, the probes and the adjoints for the backward pass and
             runs the network again there; ``"keep"`` keeps the network's activations, which saves
             one pass and costs their memory.
@@ -53,7 +60,9 @@ def value_and_logdet(
     Returns:
         g(x) of shape ``(N, *event)`` and the log-determinant, averaged over probes, of ``(N,)``.
     """
-    return _ValueAndLogDet.apply(net, estimation, probes, memory, x, *net.coefficients())
+    return _ValueAndLogDet.apply(
+        net, estimation, probe, num_probes, memory, x, *net.coefficients()
+    )
 
 
 class _ValueAndLogDet(torch.autograd.Function):
@@ -62,7 +71,8 @@ class _ValueAndLogDet(torch.autograd.Function):
         ctx: Any,
         net: Linearizable,
         estimation: Estimation,
-        probes: Tensor,
+        probe: Probe,
+        num_probes: int,
         memory: Memory,
         x: Tensor,
         *coefficients: Tensor,
@@ -75,11 +85,12 @@ class _ValueAndLogDet(torch.autograd.Function):
                 return linearization.vjp(w)
 
         value = linearization.value
+        probes = probe.draw(x, num_probes)
         with without_autocast(x):
             estimate = estimation(vjp, probes)
-        ctx.net, ctx.autocast = net, ambient
+        ctx.net, ctx.autocast, ctx.probe = net, ambient, probe
         ctx.linearization = linearization if memory == "keep" else None
-        ctx.save_for_backward(x, probes, estimate.adjoint, *coefficients)
+        ctx.save_for_backward(x, probe.pack(probes), estimate.adjoint, *coefficients)
         return value, estimate.value.mean(0)
 
     @staticmethod
@@ -87,18 +98,19 @@ class _ValueAndLogDet(torch.autograd.Function):
         with torch.no_grad():
             gradients = _ValueAndLogDet._gradients(ctx, grad_g, grad_logdet)
         remedy = "a stochastic log-determinant is differentiable once; use logdet=Exact()."
-        return (None, None, None, None, *first_derivative_only(gradients, remedy))
+        return (None, None, None, None, None, *first_derivative_only(gradients, remedy))
 
     @staticmethod
     def _gradients(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> list[Tensor | None]:
-        x, probes, adjoint, *coefficients = ctx.saved_tensors
+        x, packed, adjoint, *coefficients = ctx.saved_tensors
+        probes = ctx.probe.unpack(packed, x)
         linearization, ctx.linearization = ctx.linearization, None
         weight = grad_logdet / len(probes)
         weighted = adjoint * weight.reshape(1, -1, *[1] * (x.dim() - 1))
         with ctx.autocast:
             if linearization is None:
                 linearization = ctx.net.linearize(x.detach(), coefficients)
-            found = linearization.dual_vjp(probes, grad_g, weighted, ctx.needs_input_grad[4:])
+            found = linearization.dual_vjp(probes, grad_g, weighted, ctx.needs_input_grad[5:])
         return [
             None if gradient is None else gradient.to(tensor.dtype)
             for gradient, tensor in zip(found, (x, *coefficients), strict=True)

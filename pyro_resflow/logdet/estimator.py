@@ -45,9 +45,8 @@ class StochasticEstimator:
     ) -> tuple[Tensor, Tensor]:
         event_dim = resolve_event_dim(net, event_dim)
         flat, batch_shape = flatten_batch(x, event_dim)
-        probes = self.probe.draw(flat, self.num_probes)
         g, logdet = value_and_logdet(
-            as_linearizable(net), self.estimate, probes, self.memory, flat
+            as_linearizable(net), self.estimate, self.probe, self.num_probes, self.memory, flat
         )
         return g.reshape(x.shape), logdet.reshape(batch_shape)
 

@@ -32,6 +32,14 @@ class Probe:
         """Draw a tensor of independent entries with mean 0 and variance 1."""
         raise NotImplementedError
 
+    def pack(self, probes: Tensor) -> Tensor:
+        """The probes in little memory, to be kept for the backward pass."""
+        return probes
+
+    def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
+        """What was packed, in the dtype of ``like``."""
+        return packed
+
     def host_generator(self) -> torch.Generator | None:
         """The generator for decisions taken on the host, such as the number of terms."""
         return None
@@ -45,6 +53,12 @@ class Rademacher(Probe):
     ) -> Tensor:
         bits = torch.empty(shape, dtype=like.dtype, device=like.device)
         return bits.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+
+    def pack(self, probes: Tensor) -> Tensor:
+        return probes.to(torch.int8)
+
+    def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
+        return packed.to(like.dtype)
 
 
 class Gaussian(Probe):
@@ -80,6 +94,12 @@ class Frozen(Probe):
         shape = (num_probes, 1, *x.shape[1:])
         generator = torch.Generator(x.device).manual_seed(self.seed)
         return self.probe.sample(shape, x, generator).expand(num_probes, *x.shape)
+
+    def pack(self, probes: Tensor) -> Tensor:
+        return self.probe.pack(probes[:, :1])  # the samples' are all the same
+
+    def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
+        return self.probe.unpack(packed, like).expand(len(packed), *like.shape)
 
     def host_generator(self) -> torch.Generator:
         return torch.Generator("cpu").manual_seed(self.seed)

@@ -1,7 +1,8 @@
-r"""Products with :math:`A^T A` or :math:`A A^T`, of several operators of one shape at once.
+r"""Products with :math:`A^T A` or :math:`A A^T`, of several operators at once.
 
 Both have the largest singular value of A, squared, for their largest eigenvalue; whichever acts on
-the shorter vectors is taken. One leading dimension counts the operators: vectors are ``(L, n)``.
+the shorter vectors is taken, for each operator, so that operators of one shape and of the
+transposed one go together. One leading dimension counts the operators: vectors are ``(L, n)``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .convolution import is_thin
 class Gram(Protocol):
     """A symmetric positive semidefinite map for each of L operators."""
 
-    on_domain: bool
-    """Whether it is A^T A, on inputs, or A A^T, on outputs."""
+    on_domain: list[bool]
+    """For each operator, whether it is A^T A, on inputs, or A A^T, on outputs."""
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """The products with vectors of shape ``(L, n)``."""
@@ -33,12 +34,13 @@ class MatrixGram:
     """Of matrices.
 
     Args:
-        weights: shape ``(L, out, in)``.
+        weights: shape ``(out, in)`` or transposed each.
     """
 
-    def __init__(self, weights: Tensor) -> None:
-        self.on_domain = weights.shape[2] <= weights.shape[1]
-        self.matrices = weights if self.on_domain else weights.mT
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.on_domain = [weight.shape[1] <= weight.shape[0] for weight in weights]
+        pairs = zip(weights, self.on_domain, strict=True)
+        self.matrices = torch.stack([w if on_domain else w.mT for w, on_domain in pairs])
 
     def __call__(self, vectors: Tensor) -> Tensor:
         return (self.matrices.mT @ self.across(vectors)[..., None]).squeeze(-1)
@@ -54,17 +56,15 @@ class ThinConvolutionGram:
     where the kernel's Gram matrix has only ``(channels k k)^2`` entries.
 
     Args:
-        weights: shape ``(L, out, in, k, k)``, one of the channel numbers small.
+        weights: shape ``(out, in, k, k)`` each, one of the channel numbers small, or transposed.
         input_size: height and width of the images.
     """
 
-    def __init__(self, weights: Tensor, input_size: tuple[int, int]) -> None:
-        self.on_domain = weights.shape[2] <= weights.shape[1]
+    def __init__(self, weights: Sequence[Tensor], input_size: tuple[int, int]) -> None:
+        self.on_domain = [weight.shape[1] <= weight.shape[0] for weight in weights]
         self.input_size = input_size
-        self.size = weights.shape[-1]
-        if not self.on_domain:  # the adjoint is the convolution by the flipped kernel
-            weights = weights.transpose(1, 2).flip(-2, -1)
-        self.kernels = weights.flatten(2)
+        self.size = weights[0].shape[-1]
+        self.kernels = _expanding(weights).flatten(2)
         self.matrices = self.kernels.mT @ self.kernels
 
     def __call__(self, vectors: Tensor) -> Tensor:
@@ -83,17 +83,16 @@ class ConvolutionGram:
     """Of convolutions of many channels.
 
     Args:
-        weights: shape ``(L, out, in, k, k)``.
+        weights: shape ``(out, in, k, k)`` or transposed each.
         input_size: height and width of the images.
     """
 
-    def __init__(self, weights: Tensor, input_size: tuple[int, int]) -> None:
-        self.on_domain = weights.shape[2] <= weights.shape[1]
+    def __init__(self, weights: Sequence[Tensor], input_size: tuple[int, int]) -> None:
+        self.on_domain = [weight.shape[1] <= weight.shape[0] for weight in weights]
         self.input_size = input_size
-        first, second = weights, weights.transpose(1, 2).flip(-2, -1)
-        if not self.on_domain:
-            first, second = second, first
-        self.kernels, self.adjoint = first.flatten(0, 1), second.flatten(0, 1)
+        kernels = _expanding(weights)
+        self.kernels = kernels.flatten(0, 1)
+        self.adjoint = kernels.transpose(1, 2).flip(-2, -1).flatten(0, 1)
         self.number = len(weights)
 
     def __call__(self, vectors: Tensor) -> Tensor:
@@ -110,11 +109,19 @@ class ConvolutionGram:
 
 
 def convolution_gram(weights: Sequence[Tensor], input_size: tuple[int, int]) -> Gram:
-    """The map for convolutions of one shape, ``(out, in, k, k)`` each."""
+    """The map for convolutions of shape ``(out, in, k, k)`` or transposed each."""
     outputs, inputs, size, _ = weights[0].shape
     thin = is_thin(outputs, inputs, size) or is_thin(inputs, outputs, size)
-    return (ThinConvolutionGram if thin else ConvolutionGram)(
-        torch.stack(list(weights)), input_size
+    return (ThinConvolutionGram if thin else ConvolutionGram)(weights, input_size)
+
+
+def _expanding(weights: Sequence[Tensor]) -> Tensor:
+    """Kernels to at least as many channels, ``(L, out, in, k, k)``; of some, the adjoint's."""
+    return torch.stack(
+        [
+            weight if weight.shape[1] <= weight.shape[0] else weight.transpose(0, 1).flip(-2, -1)
+            for weight in weights
+        ]
     )
 
 

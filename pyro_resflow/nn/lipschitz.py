@@ -35,12 +35,11 @@ class NonFiniteWeightError(ValueError):
 
 
 class Measured(NamedTuple):
-    """The norm of a weight as it is, at the vectors u and v, and what to multiply it by."""
+    """The norm of a weight as it is, its gradient, and what to multiply the weight by."""
 
     sigma: Tensor
     contraction: Tensor
-    u: Tensor
-    v: Tensor
+    gradient: Tensor
 
 
 class LipschitzLayer(nn.Module):
@@ -104,7 +103,9 @@ class LipschitzLayer(nn.Module):
     def kind(self) -> tuple[Any, ...]:
         """What layers have in common whose norms are measured together."""
         weight = self.weight
-        like = (type(self), weight.shape, weight.dtype, weight.device, self.v.shape)
+        channels = tuple(sorted(weight.shape[:2]))
+        sides = tuple(sorted((self.u.shape, self.v.shape)))
+        like = (type(self), channels, weight.shape[2:], sides, weight.dtype, weight.device)
         return (*like, *self.norm.kind())
 
     @property
@@ -188,29 +189,27 @@ class LipschitzLayer(nn.Module):
         Args:
             gain: a scalar to multiply it by.
         """
+        norm = self.norm
         if torch.compiler.is_compiling():
             u, v = _current_vectors(self.weight.detach(), self._key)
             sigma = self.norm.sigma(self.measured_operator(self.weight), u, v)
             return self.weight * (self._contraction(sigma) * gain)
-        if not isinstance(self.weight, nn.Parameter) or (
-            torch.is_grad_enabled() and not isinstance(self.norm, SpectralNorm)
-        ):
+        if not isinstance(self.weight, nn.Parameter) or not isinstance(norm, SpectralNorm):
             return self.weight * (self._contraction(self.sigma()) * gain)
         self.update()
         if self._measured is None:
-            self._measured = self._measure()
+            self._measured = self._measure(norm)
         if not torch.is_grad_enabled():
             return self.weight * (self._measured.contraction * gain)
-        return _DividedByNorm.apply(self, self._measured, self.weight, gain)
+        return _DividedByNorm.apply(norm.coefficient, self._measured, self.weight, gain)
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _measure(self) -> Measured:
-        if isinstance(self.norm, SpectralNorm):
-            sigma = self.norm.value(self.u, self.v)
-        else:
-            sigma = self.sigma()
-        return Measured(sigma, self._contraction(sigma), self.u.clone(), self.v.clone())
+    def _measure(self, norm: SpectralNorm) -> Measured:
+        sigma = norm.value(self.u, self.v)
+        with without_autocast(self.weight):
+            gradient = norm.gradient(self.measured_operator(self.weight), self.u, self.v)
+        return Measured(sigma, self._contraction(sigma), gradient.view_as(self.weight))
 
     def _contraction(self, sigma: Tensor) -> Tensor:
         c = self.norm.coefficient
@@ -272,33 +271,31 @@ class LipschitzLayer(nn.Module):
 
 
 class _DividedByNorm(torch.autograd.Function):
-    """The weight times its contraction and a gain; sigma's gradient by the weight is u v^T."""
+    """The weight times its contraction and a gain."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        layer: LipschitzLayer, measured: Measured, weight: Tensor, gain: Tensor | float
+        coefficient: float, measured: Measured, weight: Tensor, gain: Tensor | float
     ) -> Tensor:
         return weight * (measured.contraction * gain)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.layer, measured, weight, gain = inputs
+        ctx.coefficient, measured, weight, gain = inputs
         ctx.gain = None if isinstance(gain, Tensor) else gain
         saved_gain = () if ctx.gain is not None else (gain,)
         ctx.save_for_backward(weight, *measured, *saved_gain)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, sigma, contraction, u, v, *saved_gain = ctx.saved_tensors
+        weight, sigma, contraction, direction, *saved_gain = ctx.saved_tensors
         gain = saved_gain[0] if saved_gain else ctx.gain
         factor = contraction * gain
-        norm = ctx.layer.norm
-        direction = norm.gradient(ctx.layer.measured_operator(weight.detach()), u, v)
         share = (grad * weight).sum()
-        by_sigma = share * factor * torch.where(sigma > norm.coefficient, 1 / sigma, 0)
-        by_weight = torch.addcmul(grad * factor, direction.view_as(weight), by_sigma, value=-1)
+        by_sigma = share * factor * torch.where(sigma > ctx.coefficient, 1 / sigma, 0)
+        by_weight = torch.addcmul(grad * factor, direction, by_sigma, value=-1)
         return None, None, by_weight, share * contraction if saved_gain else None
 
 

@@ -59,7 +59,7 @@ class OperatorNorm(nn.Module):
     def iterate_together(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Update the vectors of several operators of one shape."""
+        """Update the vectors of several operators, of one shape or the transposed one."""
         return [self.iterate(*each) for each in zip(operators, us, vs, strict=True)]
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ class SpectralNorm(OperatorNorm):
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         gram = operators[0].gram(operators)
-        start = torch.stack([*vs] if gram.on_domain else [*us])
+        sides = zip(us, vs, gram.on_domain, strict=True)
+        start = torch.stack([v if on_domain else u for u, v, on_domain in sides])
         # after a change of the weight its largest singular vector can be orthogonal to the last
         vectors = unit(start) + 1e-3 * _generic_direction(start[0])
         spent = 0
@@ -122,12 +123,12 @@ class SpectralNorm(OperatorNorm):
             spent += steps
             if vectors.is_meta or self._settled(values, rise):
                 break
-        near = unit(vectors)
+        # of a weight that is zero nothing is found, and from zero no iteration comes back
+        vanished = (vectors == 0).all(1, keepdim=True)
+        near = torch.where(vanished, _generic_direction(vectors[0]), unit(vectors))
         far = gram.across(near)
-        vanished = (far == 0).all(1, keepdim=True)
-        near = torch.where(vanished, _generic_direction(near[0]), near)
-        pair = (far, near) if gram.on_domain else (near, far)
-        return list(zip(pair[0].unbind(), pair[1].unbind(), strict=True))
+        pairs = zip(near.unbind(), far.unbind(), gram.on_domain, strict=True)
+        return [(f, n) if on_domain else (n, f) for n, f, on_domain in pairs]
 
     def _settled(self, values: Tensor, rise: Tensor) -> bool:
         # of the squares

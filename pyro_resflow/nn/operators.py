@@ -32,7 +32,7 @@ class LinearOperator(Protocol):
         """The gradient of the sum of u A v by the weight, of its shape; u and v as above."""
 
     def gram(self, operators: Sequence[Any]) -> Gram:
-        """The Gram map of several operators of this shape together."""
+        """The Gram map of several operators together, of this shape or the transposed one."""
 
     def spectral_bound(self, steps: int) -> Tensor:
         """A certified upper bound of the largest singular value."""
@@ -66,7 +66,7 @@ class MatrixOperator:
         return u.reshape(-1, u.shape[-1]).t() @ v.reshape(-1, v.shape[-1])
 
     def gram(self, operators: Sequence[MatrixOperator]) -> Gram:
-        return MatrixGram(torch.stack([each.weight for each in operators]))
+        return MatrixGram([each.weight for each in operators])
 
     def spectral_bound(self, steps: int) -> Tensor:
         return gram_bound(self.weight[None], steps)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_resflow.linearization import AutogradNetwork
 from pyro_resflow.logdet import Exact
+from tests.derivatives import weighted_gradients
 from tests.networks import NETWORKS
 
 
@@ -31,6 +33,25 @@ def test_chunks_change_nothing() -> None:
     net, event_shape = NETWORKS["conv_net"](0.9)
     x = torch.randn(2, *event_shape)
     torch.testing.assert_close(Exact(chunk_size=3)(net, x, 3), Exact()(net, x, 3))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_are_those_of_autograd_for_any_weights_of_the_samples(
+    name: str, chunk_size: int | None
+) -> None:
+    net, event_shape = NETWORKS[name](0.9)
+    net.double()
+    x = torch.randn(3, *event_shape, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *net.parameters()]
+    weights = [torch.randn_like(x), torch.randn(3, dtype=torch.float64)]
+    found = Exact(chunk_size=chunk_size)(net, x, len(event_shape))
+    plain = AutogradNetwork(net)
+    expected = Exact().by_autograd(plain, x, plain.coefficients())
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        weighted_gradients(found, weights, inputs), weighted_gradients(expected, weights, inputs)
+    )
 
 
 def test_double_backward() -> None:

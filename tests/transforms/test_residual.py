@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.logdet import Exact, Frozen, Krylov
-from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.nn import LipschitzConvNet, LipschitzMLP
 from pyro_resflow.solvers import ConvergenceError, FixedPoint
 from pyro_resflow.transforms import Inverse, Residual
 
@@ -230,3 +230,19 @@ def test_network_that_is_no_contraction_fails_to_invert_with_figures() -> None:
         Residual(Expands()).inv(torch.full((2, 3), 3.0))
     assert error.value.iterations == 1000
     assert error.value.residual > 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: residual(8), Exact),
+        (lambda: residual(9), Krylov),
+        (lambda: conditional_residual(8, 2), Exact),
+        (lambda: conditional_residual(9, 2), Krylov),
+        (lambda: Residual(LipschitzConvNet((1, 2, 4), [4, 4])), Exact),
+        (lambda: Residual(LipschitzConvNet((1, 3, 3), [4, 4])), Krylov),
+        (lambda: Residual(nn.Tanh()), Krylov),  # of any size
+    ],
+)
+def test_default_log_determinant_is_exact_for_small_events(make, expected: type) -> None:
+    assert isinstance(make().logdet, expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyro_resflow.nn import LipschitzLayer
+from pyro_resflow.nn import update_norms
 
 from ..contenders import KEEP, RECOMPUTE, Model, Step
 from ..findings import AtMost, Findings, Measurement, Row
@@ -42,11 +42,9 @@ def update_share(workload: Workload, plan: Plan) -> Findings:
 
 def apart(group: str, model: Model, step: Step, plan: Plan) -> list[Measurement]:
     """Times of the step and of the update, which a step finds done and leaves to be done."""
-    layers = [m for m in model.modules() if isinstance(m, LipschitzLayer)]
 
     def update() -> None:
-        for layer in layers:
-            layer.update()
+        update_norms(model)
 
     step()
     durations: list[float] = []

@@ -6,14 +6,19 @@ from typing import Any, NamedTuple, Protocol
 
 from ..extras import extra
 from .calculus import call_and_ladj, invert
-from .layers import Chain, ConditionalNetwork
+from .layers import Chain, ConditionalNetwork, Layer
 
 with extra("numpyro"):
     import jax.numpy as jnp
     from jax import Array
     from jax.tree_util import tree_leaves, tree_structure
     from numpyro.distributions import constraints
-    from numpyro.distributions.transforms import ComposeTransform, Transform
+    from numpyro.distributions.transforms import (
+        AffineTransform,
+        ComposeTransform,
+        IndependentTransform,
+        Transform,
+    )
 
 
 class ResidualTransform(Transform):
@@ -98,6 +103,24 @@ class ConditionalResidualTransform(NamedTuple):
     def condition(self, context: Array) -> ResidualTransform:
         """The transform at a context of shape ``(*batch, context_dim)``."""
         return ResidualTransform(self.net.bind(jnp.asarray(context)))
+
+
+class ConditionalAffine(NamedTuple):
+    """Scale and shift of each entry by a context, y = exp(s(c)) x + b(c).
+
+    Attributes:
+        net: from the context to s before it is bounded, and b, side by side.
+        largest_log_scale: the bound of s.
+    """
+
+    net: Layer
+    largest_log_scale: Array
+
+    def condition(self, context: Array) -> IndependentTransform:
+        """The transform at a context of shape ``(*batch, context_dim)``."""
+        raw, shift = jnp.split(self.net(jnp.asarray(context)), 2, axis=-1)
+        log_scale = self.largest_log_scale * jnp.tanh(raw / self.largest_log_scale)
+        return IndependentTransform(AffineTransform(shift, jnp.exp(log_scale)), 1)
 
 
 class ConditionalInverse(NamedTuple):

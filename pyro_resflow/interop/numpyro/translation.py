@@ -9,12 +9,14 @@ import torch
 import torch.distributions as torch_dist
 from pyro.distributions import conditional
 from pyro.distributions.transforms import Permute
+from torch import nn
 from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
 from ..extras import extra
 from .layers import Chain, array, to_jax
 from .transforms import (
+    ConditionalAffine,
     ConditionalCompose,
     ConditionalInverse,
     ConditionalResidualTransform,
@@ -27,6 +29,7 @@ with extra("numpyro"):
         AffineTransform,
         ComposeTransform,
         IndependentTransform,
+        LowerCholeskyAffine,
         PermuteTransform,
         Transform,
     )
@@ -45,7 +48,10 @@ def to_numpyro(flow: Any) -> Any:
     Args:
         flow: one of :class:`~pyro_resflow.transforms.Residual`,
             :class:`~pyro_resflow.transforms.ConditionalResidual`,
-            :class:`~pyro_resflow.transforms.ActNorm`, their inverses and compositions, what
+            :class:`~pyro_resflow.transforms.ActNorm`,
+            :class:`~pyro_resflow.transforms.ConditionalAffine`,
+            :class:`~pyro_resflow.transforms.TriangularAffine`, their inverses and
+            compositions, what
             ``condition`` makes of them, Pyro's ``Permute``, torch's ``AffineTransform``; or a
             ``TransformedDistribution`` of these on a normal base.
 
@@ -92,12 +98,36 @@ def _conditioned_residual(flow: transforms.ConditionedResidual) -> ResidualTrans
 
 
 @to_numpyro.register
+def _conditional_affine(flow: transforms.ConditionalAffine) -> ConditionalAffine:
+    *hidden, last = flow.net.layers
+    layers = [part for layer in hidden for part in (layer, flow.net.f)]
+    return ConditionalAffine(to_jax(nn.Sequential(*layers, last)), array(flow.largest_log_scale))
+
+
+@to_numpyro.register
+def _conditioned_affine(flow: transforms.ConditionedAffine) -> Transform:
+    return _conditional_affine(flow.conditional).condition(array(flow.context))
+
+
+@to_numpyro.register
+@torch.no_grad()
+def _triangular_affine(flow: transforms.TriangularAffine) -> LowerCholeskyAffine:
+    scale_tril = flow.log_scale.exp()[:, None] * flow.unit_triangle()
+    return LowerCholeskyAffine(array(flow.shift), array(scale_tril))
+
+
+@to_numpyro.register
 def _conditional_inverse(flow: transforms.ConditionalInverse) -> ConditionalInverse:
     return ConditionalInverse(to_numpyro(flow.transform))
 
 
 @to_numpyro.register
-def _conditional_compose(
+def _conditional_compose(flow: transforms.ConditionalCompose) -> ConditionalCompose:
+    return ConditionalCompose(tuple(to_numpyro(part) for part in flow.parts))
+
+
+@to_numpyro.register
+def _conditional_compose_of_pyro(
     flow: conditional.ConditionalComposeTransformModule,
 ) -> ConditionalCompose:
     return ConditionalCompose(tuple(to_numpyro(part) for part in flow.transforms))

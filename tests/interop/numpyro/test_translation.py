@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -22,12 +23,17 @@ import numpyro
 import numpyro.distributions as numpyro_dist
 from numpyro.infer import MCMC, NUTS
 
-from pyro_resflow import conditional_residual, residual, residual_flow
+from pyro_resflow import (
+    conditional_residual,
+    conditional_residual_flow,
+    residual,
+    residual_flow,
+)
 from pyro_resflow.interop.numpyro import ResidualTransform, to_numpyro
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzConvNet, LipschitzDenseNet
 from pyro_resflow.solvers import Anderson
-from pyro_resflow.transforms import ActNorm, Compose, Inverse, Residual
+from pyro_resflow.transforms import ActNorm, Compose, Inverse, Residual, TriangularAffine
 
 from .precision import precision, tolerance
 
@@ -47,6 +53,7 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
             Inverse(residual(D, [8], **options)),
         ]
     ),
+    "guide": lambda **options: Compose([residual(D, [8], **options), TriangularAffine(D)]),
     "of_pyro": lambda **options: dist.ComposeTransformModule(
         [residual(D, [8], **options), T.Permute(torch.tensor([2, 0, 1]))]
     ),
@@ -109,8 +116,16 @@ def test_gradients_are_pyros(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("fast", ["sampling", "density"])
-def test_conditional(fast: str, dtype: torch.dtype) -> None:
-    flow = trained(lambda **options: conditional_residual(D, C, [8], fast=fast, **options), dtype)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: conditional_residual(D, C, [8], **options),
+        lambda **options: conditional_residual_flow(D, C, 2, [8], **options),
+    ],
+    ids=["block", "flow"],
+)
+def test_conditional(make: Callable[..., Any], fast: str, dtype: torch.dtype) -> None:
+    flow = trained(lambda **options: make(fast=fast, **options), dtype)
     x, c = torch.randn(5, D), torch.randn(5, C)
     expected = density(flow.condition(c)).log_prob(x)
     t = to_numpyro(flow)
