@@ -21,8 +21,8 @@ NOTES = [
     "networks are ours. The plain residual network makes the forward and the backward pass only; "
     "its norms are fixed and its activations a single fused operation.",
     "Terms of the log-determinant on average: `Krylov()` 2 + Geometric(1/3), that is 2.5; "
-    "normflows 2 + Poisson(2), that is 4, as published; torchflows 2, the k-th of which it divides by a "
-    "further k, so that what it estimates is not the log-determinant.",
+    "normflows 2 + Poisson(2), that is 4, as published; torchflows 2, the k-th of which it "
+    "divides by a further k, so that what it estimates is not the log-determinant.",
     "All networks are checked to be the same function, to 1e-5, before a run. Copied with the "
     "weights are the singular vectors of the norms; from there on each library updates its own.",
 ]
