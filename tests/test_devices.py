@@ -112,7 +112,8 @@ def test_log_prob_through_every_inverse(name: str) -> None:
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-@pytest.mark.parametrize("name", sorted(CONDITIONAL))
+# one of Pyro's own in the composition reads numbers off tensors while it is built
+@pytest.mark.parametrize("name", sorted(CONDITIONAL.keys() - {"conditional_compose"}))
 def test_log_prob_through_every_conditional_transform(name: str, inverse: bool) -> None:
     conditional: ConditionalTransformModule = on_meta(lambda: CONDITIONAL[name](3, 2))
     conditional = conditional.inv if inverse else conditional

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from pyro.distributions import ConditionalTransformModule
 from pyro.distributions.conditional import ConditionalTransform
-from pyro.nn import DenseNN
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
@@ -163,7 +163,7 @@ class ConditionalAffine(ConditionalBijection):
     Args:
         input_dim: D, size of the vectors.
         context_dim: size of the context.
-        hidden_dims: widths of the hidden layers of the network, at least one.
+        hidden_dims: widths of the hidden layers of the network.
 
     Reference:
         Lu and Huang, Structured Output Learning with Conditional Generative Flows, 2020.
@@ -188,10 +188,12 @@ class ConditionalAffine(ConditionalBijection):
         super().__init__()
         self.input_dim = input_dim
         self.context_dim = context_dim
-        self.net = DenseNN(
-            context_dim, list(hidden_dims), [input_dim, input_dim], nonlinearity=nn.SiLU()
-        )
-        for parameter in self.net.layers[-1].parameters():
+        widths = [context_dim, *hidden_dims, 2 * input_dim]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+        self.net = nn.Sequential(*layers[:-1])
+        for parameter in self.net[-1].parameters():
             nn.init.zeros_(parameter)
 
     def condition(self, context: Tensor) -> ConditionedAffine:
@@ -208,7 +210,7 @@ class ConditionalAffine(ConditionalBijection):
 
     def log_scale_and_shift(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """s(c) and b(c), each of shape ``(*batch, input_dim)``."""
-        raw, shift = self.net(context)
+        raw, shift = self.net(context).chunk(2, dim=-1)
         return self.largest_log_scale * (raw / self.largest_log_scale).tanh(), shift
 
 

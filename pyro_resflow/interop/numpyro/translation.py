@@ -9,7 +9,6 @@ import torch
 import torch.distributions as torch_dist
 from pyro.distributions import conditional
 from pyro.distributions.transforms import Permute
-from torch import nn
 from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
@@ -99,9 +98,7 @@ def _conditioned_residual(flow: transforms.ConditionedResidual) -> ResidualTrans
 
 @to_numpyro.register
 def _conditional_affine(flow: transforms.ConditionalAffine) -> ConditionalAffine:
-    *hidden, last = flow.net.layers
-    layers = [part for layer in hidden for part in (layer, flow.net.f)]
-    return ConditionalAffine(to_jax(nn.Sequential(*layers, last)), array(flow.largest_log_scale))
+    return ConditionalAffine(to_jax(flow.net), array(flow.largest_log_scale))
 
 
 @to_numpyro.register
