@@ -55,6 +55,8 @@ class LipschitzLayer(nn.Module):
 
     u: Tensor
     v: Tensor
+    """The vectors of the norm's iteration, of outputs and inputs; of a spectral norm the singular
+    vectors, one of them as long as the norm."""
 
     def __init__(
         self,
@@ -192,7 +194,7 @@ class LipschitzLayer(nn.Module):
         norm = self.norm
         if torch.compiler.is_compiling():
             u, v = _current_vectors(self.weight.detach(), self._key)
-            sigma = self.norm.sigma(self.measured_operator(self.weight), u, v)
+            sigma = norm.sigma(self.measured_operator(self.weight), u, v)
             return self.weight * (self._contraction(sigma) * gain)
         if not isinstance(self.weight, nn.Parameter) or not isinstance(norm, SpectralNorm):
             return self.weight * (self._contraction(self.sigma()) * gain)
