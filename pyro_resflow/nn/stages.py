@@ -82,7 +82,7 @@ class Scale(Stage):
     """x times a scalar.
 
     Args:
-        gain: gives the scalar.
+        gains: give the scalars whose product it is.
     """
 
     size = 1
