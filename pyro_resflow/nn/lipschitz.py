@@ -13,14 +13,15 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.nn import functional as F
 
 from ..linearization import without_autocast
 from .convolution import convolve
+from .divided import DividedByNorm, Measured
 from .norms import OperatorNorm, SpectralNorm
 from .operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from .stages import Affine, Stage
@@ -32,14 +33,6 @@ _LAYERS: weakref.WeakValueDictionary[int, LipschitzLayer] = weakref.WeakValueDic
 
 class NonFiniteWeightError(ValueError):
     """A weight holds nan or infinite values."""
-
-
-class Measured(NamedTuple):
-    """The norm of a weight as it is, its gradient, and what to multiply the weight by."""
-
-    sigma: Tensor
-    contraction: Tensor
-    gradient: Tensor
 
 
 class LipschitzLayer(nn.Module):
@@ -203,7 +196,7 @@ class LipschitzLayer(nn.Module):
             self._measured = self._measure(norm)
         if not torch.is_grad_enabled():
             return self.weight * (self._measured.contraction * gain)
-        return _DividedByNorm.apply(norm.coefficient, self._measured, self.weight, gain)
+        return DividedByNorm.apply(norm.coefficient, self._measured, self.weight, gain)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -272,36 +265,7 @@ class LipschitzLayer(nn.Module):
         self._arrived(complete)
 
 
-class _DividedByNorm(torch.autograd.Function):
-    """The weight times its contraction and a gain."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        coefficient: float, measured: Measured, weight: Tensor, gain: Tensor | float
-    ) -> Tensor:
-        return weight * (measured.contraction * gain)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.coefficient, measured, weight, gain = inputs
-        ctx.gain = None if isinstance(gain, Tensor) else gain
-        saved_gain = () if ctx.gain is not None else (gain,)
-        ctx.save_for_backward(weight, *measured, *saved_gain)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, sigma, contraction, direction, *saved_gain = ctx.saved_tensors
-        gain = saved_gain[0] if saved_gain else ctx.gain
-        factor = contraction * gain
-        share = (grad * weight).sum()
-        by_sigma = share * factor * torch.where(sigma > ctx.coefficient, 1 / sigma, 0)
-        by_weight = torch.addcmul(grad * factor, direction, by_sigma, value=-1)
-        return None, None, by_weight, share * contraction if saved_gain else None
-
-
-@torch.library.custom_op("pyro_resflow::current_vectors", mutates_args=())
+@library.custom_op("pyro_resflow::current_vectors", mutates_args=())
 def _current_vectors(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
     """A layer's vectors, updated; opaque to a compiler, so that it runs at each call."""
     layer = _LAYERS[key]

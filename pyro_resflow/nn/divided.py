@@ -1,0 +1,45 @@
+"""A weight divided by its norm, with the norm's known gradient."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Measured(NamedTuple):
+    """The norm of a weight as it is, its gradient, and what to multiply the weight by."""
+
+    sigma: Tensor
+    contraction: Tensor
+    gradient: Tensor
+
+
+class DividedByNorm(torch.autograd.Function):
+    """The weight times its contraction and a gain."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        coefficient: float, measured: Measured, weight: Tensor, gain: Tensor | float
+    ) -> Tensor:
+        return weight * (measured.contraction * gain)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.coefficient, measured, weight, gain = inputs
+        ctx.gain = None if isinstance(gain, Tensor) else gain
+        saved_gain = () if ctx.gain is not None else (gain,)
+        ctx.save_for_backward(weight, *measured, *saved_gain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, sigma, contraction, direction, *saved_gain = ctx.saved_tensors
+        gain = saved_gain[0] if saved_gain else ctx.gain
+        factor = contraction * gain
+        share = (grad * weight).sum()
+        by_sigma = share * factor * torch.where(sigma > ctx.coefficient, 1 / sigma, 0)
+        by_weight = torch.addcmul(grad * factor, direction, by_sigma, value=-1)
+        return None, None, by_weight, share * contraction if saved_gain else None
