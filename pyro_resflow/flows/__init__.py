@@ -1,0 +1,18 @@
+"""Ready-made flows: short assemblies of the public parts."""
+
+from .image_flow import Encoder, ImageFlow
+from .recipes import ConvBlock, DenseNetBlock, MLPBlock, NetworkRecipe
+from .residual_flow import ResidualFlow
+from .vectors import conditional_residual_flow, residual_flow
+
+__all__ = [
+    "ConvBlock",
+    "DenseNetBlock",
+    "Encoder",
+    "ImageFlow",
+    "MLPBlock",
+    "NetworkRecipe",
+    "ResidualFlow",
+    "conditional_residual_flow",
+    "residual_flow",
+]

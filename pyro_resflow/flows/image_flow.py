@@ -1,0 +1,92 @@
+"""What every flow of images is: an encoder of images to noise vectors, run backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Transform
+
+from ..transforms import Compose, Inverse
+from ..transforms.base import check_event_shape
+
+
+class Encoder(Compose):
+    """Transforms of images to vectors, one after the other, that check what they are given.
+
+    Args:
+        parts: see :class:`pyro_resflow.transforms.Compose`.
+        event_shape: ``(C, H, W)``.
+    """
+
+    def __init__(self, parts: Sequence[Transform], event_shape: Sequence[int]) -> None:
+        super().__init__(parts)
+        self.event_shape = torch.Size(event_shape)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape("images", x, self.event_shape)
+        return super().call_and_ladj(x)
+
+    def _call(self, x: Tensor) -> Tensor:
+        check_event_shape("images", x, self.event_shape)
+        return super()._call(x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape("noise", y, (self.event_shape.numel(),))
+        return super().inverse_and_ladj(y)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        check_event_shape("noise", y, (self.event_shape.numel(),))
+        return super()._inverse(y)
+
+
+class ImageFlow(Inverse):
+    """A flow from noise vectors to images on [0, 1]: an encoder of images, run backwards.
+
+    The density of an image takes one pass of the encoder; sampling inverts it.
+
+    Args:
+        parts: the encoder: transforms of images ``(C, H, W)`` to vectors of the same size.
+        event_shape: ``(C, H, W)``.
+    """
+
+    def __init__(self, parts: Sequence[Transform], event_shape: Sequence[int]) -> None:
+        super().__init__(Encoder(parts, event_shape))
+        self.event_shape = torch.Size(event_shape)
+
+    @property
+    def latent_dim(self) -> int:
+        """Size D of the noise vector."""
+        return self.event_shape.numel()
+
+    def distribution(self) -> dist.TransformedDistribution:
+        """The distribution of images: this flow on standard normal noise."""
+        like = next(self.parameters())
+        zeros = torch.zeros(self.latent_dim, dtype=like.dtype, device=like.device)
+        base = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False).to_event(1)
+        return dist.TransformedDistribution(base, [self])
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return torch.Size((*shape[:-1], *self.event_shape))
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return torch.Size((*shape[: len(shape) - 3], self.latent_dim))
+
+
+def checked_scales(event_shape: Sequence[int], scales: int, squeeze_first: bool) -> torch.Size:
+    """``event_shape`` as a size, checked against the number of squeezes.
+
+    Raises:
+        ValueError: if it is no image shape, there is no scale, or a squeeze does not divide it.
+    """
+    squeezes = scales - 1 + squeeze_first
+    if scales < 1:
+        raise ValueError("blocks: expected the number of blocks of at least one scale, got none.")
+    if len(event_shape) != 3 or any(size % 2**squeezes for size in event_shape[1:]):
+        raise ValueError(
+            f"event_shape: expected (C, H, W) with H and W divisible by {2**squeezes} for "
+            f"{squeezes} squeezes, got {tuple(event_shape)}."
+        )
+    return torch.Size(event_shape)

@@ -1,0 +1,104 @@
+"""Recipes: how the network of one residual block is built, for a flow that knows its shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..nn import (
+    Activation,
+    Chain,
+    CLipSwish,
+    LipschitzConvNet,
+    LipschitzDenseNet,
+    LipschitzMLP,
+    LipSwish,
+    SpectralNorm,
+)
+
+
+class NetworkRecipe(Protocol):
+    """Builds the network of one residual block."""
+
+    def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Any:
+        """The network for events of this shape, with an activation in front if asked."""
+
+
+@dataclass(frozen=True)
+class ConvBlock:
+    """Recipe of the published block: convolutions 3x3, 1x1, 3x3 with an activation before each.
+
+    Args:
+        hidden_channels: width of both hidden layers.
+        kernel_sizes: one size per convolution.
+        activation: makes one activation.
+        coefficient: Lipschitz constant of each convolution.
+    """
+
+    hidden_channels: int = 512
+    kernel_sizes: Sequence[int] = (3, 1, 3)
+    activation: Callable[[], Activation] = LipSwish
+    coefficient: float = 0.98
+
+    def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Chain:
+        return LipschitzConvNet(
+            event_shape,
+            [self.hidden_channels] * (len(self.kernel_sizes) - 1),
+            kernel_sizes=self.kernel_sizes,
+            activation=self.activation,
+            norm=SpectralNorm(self.coefficient),
+            preactivation=preactivation,
+        )
+
+
+@dataclass(frozen=True)
+class DenseNetBlock:
+    """Recipe of the i-DenseNet block: densely connected layers, no activation in front.
+
+    Args:
+        depth: number of dense layers.
+        growth: features that each adds.
+        activation: makes one activation from the feature dimension.
+        coefficient: Lipschitz constant of each linear layer.
+    """
+
+    depth: int = 3
+    growth: int = 172
+    activation: Callable[[int], Activation] = CLipSwish
+    coefficient: float = 0.98
+
+    def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Chain:
+        return LipschitzDenseNet(
+            event_shape,
+            depth=self.depth,
+            growth=self.growth,
+            activation=self.activation,
+            norm=SpectralNorm(self.coefficient),
+        )
+
+
+@dataclass(frozen=True)
+class MLPBlock:
+    """Recipe of a fully connected block, on vectors.
+
+    Args:
+        hidden_dims: widths of the hidden layers.
+        activation: makes one activation.
+        coefficient: Lipschitz constant of each linear layer.
+    """
+
+    hidden_dims: Sequence[int] = (128, 128)
+    activation: Callable[[], Activation] = LipSwish
+    coefficient: float = 0.98
+
+    def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Chain:
+        return LipschitzMLP(
+            event_shape.numel(),
+            self.hidden_dims,
+            activation=self.activation,
+            norm=SpectralNorm(self.coefficient),
+            preactivation=preactivation,
+        )

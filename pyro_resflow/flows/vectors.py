@@ -1,0 +1,142 @@
+"""Flows of vectors: residual blocks with an ActNorm after each, unconditional and conditional."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyro.distributions import ConditionalTransformModule
+from torch.distributions import Transform
+
+from ..transforms import (
+    ActNorm,
+    Compose,
+    ConditionalAffine,
+    ConditionalCompose,
+    ConditionalInverse,
+    Inverse,
+    conditional_residual,
+    residual,
+)
+from ..transforms.residual import Fast, LogDet, Solve, checked_fast
+
+
+def residual_flow(
+    input_dim: int,
+    blocks: int = 4,
+    hidden_dims: Sequence[int] | None = None,
+    *,
+    fast: Fast = "sampling",
+    logdet: LogDet | None = None,
+    solver: Solve | None = None,
+    **network: Any,
+) -> Compose | Inverse:
+    """Residual blocks of vectors with an ActNorm after each.
+
+    Args:
+        input_dim: size of the vectors.
+        blocks: number of residual blocks.
+        hidden_dims: widths of the hidden layers of each; default ``[64, 64]``.
+        fast: the direction without iteration. ``"sampling"`` for guides, where the ActNorms start
+            as the identity; ``"density"`` for fitting data, where the first batch that is scored
+            sets them.
+        logdet: see :class:`pyro_resflow.transforms.Residual`.
+        solver: see :class:`pyro_resflow.transforms.Residual`.
+        network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
+
+    Raises:
+        ValueError: for fewer than one block or an unknown ``fast``.
+
+    Example:
+        >>> from functools import partial
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro.infer.autoguide import AutoNormalizingFlow
+        >>> from pyro_resflow import residual_flow
+        >>> def model():
+        ...     pyro.sample("z", dist.Normal(0.0, 1.0).expand([5]).to_event(1))
+        >>> guide = AutoNormalizingFlow(model, partial(residual_flow, blocks=2))
+        >>> sorted(guide())
+        ['z']
+    """
+    starts_from_noise = checked_fast(fast) == "sampling"
+    parts: list[Transform] = [] if starts_from_noise else [ActNorm(input_dim)]
+    for _ in range(checked_blocks(blocks)):
+        parts.append(residual(input_dim, hidden_dims, logdet=logdet, solver=solver, **network))
+        parts.append(ActNorm(input_dim, initialized=starts_from_noise))
+    flow = Compose(parts)
+    return flow if starts_from_noise else Inverse(flow)
+
+
+def conditional_residual_flow(
+    input_dim: int,
+    context_dim: int,
+    blocks: int = 4,
+    hidden_dims: Sequence[int] | None = None,
+    *,
+    context_hidden_dims: Sequence[int] = (64,),
+    fast: Fast = "sampling",
+    logdet: LogDet | None = None,
+    solver: Solve | None = None,
+    **network: Any,
+) -> ConditionalCompose | ConditionalInverse:
+    """Conditional residual blocks of vectors, each followed by an affine map and an ActNorm.
+
+    The context shifts every layer of a block, and through
+    :class:`pyro_resflow.transforms.ConditionalAffine` it scales and shifts what leaves the block:
+    a contraction alone can stretch its input by no more than two, whatever the context.
+
+    Args:
+        input_dim: size of the vectors.
+        context_dim: size of the context.
+        blocks: number of residual blocks.
+        hidden_dims: widths of the hidden layers of each; default ``[64, 64]``.
+        context_hidden_dims: widths of the hidden layers of the networks of the context, at least
+            one.
+        fast: see :func:`residual_flow`.
+        logdet: see :class:`pyro_resflow.transforms.Residual`.
+        solver: see :class:`pyro_resflow.transforms.Residual`.
+        network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+
+    Raises:
+        ValueError: for fewer than one block or an unknown ``fast``.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> import torch
+        >>> from pyro_resflow import conditional_residual_flow
+        >>> flow = conditional_residual_flow(2, context_dim=3, fast="density")
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> conditional = dist.ConditionalTransformedDistribution(base, [flow])
+        >>> conditional.condition(torch.randn(7, 3)).log_prob(torch.randn(7, 2)).shape
+        torch.Size([7])
+    """
+    starts_from_noise = checked_fast(fast) == "sampling"
+    parts: list[Transform | ConditionalTransformModule] = []
+    if not starts_from_noise:
+        parts.append(ActNorm(input_dim))
+    for _ in range(checked_blocks(blocks)):
+        block = conditional_residual(
+            input_dim,
+            context_dim,
+            hidden_dims,
+            logdet=logdet,
+            solver=solver,
+            context_hidden_dims=context_hidden_dims,
+            **network,
+        )
+        parts.append(block)
+        parts.append(ConditionalAffine(input_dim, context_dim, context_hidden_dims))
+        parts.append(ActNorm(input_dim, initialized=starts_from_noise))
+    flow = ConditionalCompose(parts)
+    return flow if starts_from_noise else ConditionalInverse(flow)
+
+
+def checked_blocks(blocks: int) -> int:
+    """``blocks``, checked.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if blocks < 1:
+        raise ValueError(f"blocks: expected at least one residual block, got {blocks}.")
+    return blocks
