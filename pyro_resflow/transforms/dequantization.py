@@ -57,8 +57,8 @@ class UniformDequantization(ConditionalTransformModule):
 class ConditionedUniformDequantization(OnePassTransform):
     r"""The map :math:`u \mapsto (x + u)/bins` at images x.
 
-    u is kept clear of 1 by the rounding of a floating-point number of the size of ``bins``, so
-    that v never leaves its bin.
+    u is kept clear of 0 and of 1 by the rounding of a floating-point number of the size of
+    ``bins``, so that v never leaves its bin.
 
     Args:
         images: integers of shape ``(*batch, C, H, W)``.
@@ -75,8 +75,8 @@ class ConditionedUniformDequantization(OnePassTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        largest = 1 - 2 * self.bins * torch.finfo(x.dtype).eps
-        y = (self.images.to(x.dtype) + x.clamp(max=largest)) / self.bins
+        least = rounding_margin(self.bins, x.dtype)
+        y = (self.images.to(x.dtype) + x.clamp(least, 1 - least)) / self.bins
         return y, self._ladj(y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,3 +93,8 @@ class ConditionedUniformDequantization(OnePassTransform):
         return torch.broadcast_shapes(shape, self.images.shape)
 
     inverse_shape = forward_shape
+
+
+def rounding_margin(bins: int, dtype: torch.dtype) -> float:
+    """How far u has to stay from 0 and 1 for v = (x + u)/bins to stay in its bin when rounded."""
+    return 2 * bins * torch.finfo(dtype).eps
