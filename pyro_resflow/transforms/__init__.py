@@ -12,10 +12,21 @@ from .conditional import (
     ConditionedCompose,
     ConditionedTransform,
 )
+from .coupling import ConditionalCoupling, ConditionedCoupling, Coupling, CouplingTransform
 from .dequantization import ConditionedUniformDequantization, UniformDequantization
 from .determinism import NoisyEnergyError, is_deterministic, set_logdet
 from .elementwise import ActNorm, Logit
+from .elementwise_maps import (
+    Affine,
+    BoundedLogScale,
+    ElementwiseMap,
+    LearnedLogScale,
+    SigmoidScale,
+)
+from .full_image import OnFullImage
 from .inverse import Inverse
+from .logistic_mixture import LogisticMixture
+from .masks import ChannelHalves, Checkerboard, Columns, Mask
 from .multiscale import Flatten, Multiscale, Split, Squeeze
 from .residual import (
     ConditionalResidual,
@@ -27,24 +38,39 @@ from .residual import (
 
 __all__ = [
     "ActNorm",
+    "Affine",
+    "BoundedLogScale",
+    "ChannelHalves",
+    "Checkerboard",
+    "Columns",
     "Compose",
     "ConditionalAffine",
     "ConditionalBijection",
     "ConditionalCompose",
+    "ConditionalCoupling",
     "ConditionalInverse",
     "ConditionalResidual",
     "ConditionedAffine",
     "ConditionedCompose",
+    "ConditionedCoupling",
     "ConditionedResidual",
     "ConditionedTransform",
     "ConditionedUniformDequantization",
+    "Coupling",
+    "CouplingTransform",
+    "ElementwiseMap",
     "Flatten",
     "Inverse",
+    "LearnedLogScale",
+    "LogisticMixture",
     "Logit",
+    "Mask",
     "Multiscale",
     "NoisyEnergyError",
+    "OnFullImage",
     "OnePassTransform",
     "Residual",
+    "SigmoidScale",
     "Split",
     "Squeeze",
     "TriangularAffine",

@@ -6,8 +6,9 @@ input's event shape, and a function that draws inputs inside its domain.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyro.distributions.transforms as pyro_transforms
 import torch
@@ -26,15 +27,27 @@ from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzConvNet, LipschitzDenseNet
 from pyro_resflow.transforms import (
     ActNorm,
+    Affine,
+    ChannelHalves,
+    Checkerboard,
+    Columns,
     Compose,
     ConditionalAffine,
     ConditionalCompose,
+    ConditionalCoupling,
     ConditionalInverse,
+    Coupling,
+    ElementwiseMap,
     Flatten,
     Inverse,
+    LearnedLogScale,
+    LogisticMixture,
     Logit,
+    Mask,
     Multiscale,
+    OnFullImage,
     Residual,
+    SigmoidScale,
     Split,
     Squeeze,
     TriangularAffine,
@@ -99,6 +112,33 @@ def flat(make: Callable[[tuple[int, ...]], Transform], event_shape: tuple[int, .
     return Case(lambda _: make(event_shape), (torch.Size(event_shape).numel(),))
 
 
+class SmallConditioner(torch.nn.Module):
+    """A conditioner of one hidden layer, with or without a context beside the kept half."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        image = len(inputs) == 3
+        layer = partial(torch.nn.Conv2d, kernel_size=3, padding=1) if image else torch.nn.Linear
+        self.first, self.last = layer(inputs[0], 8), layer(8, outputs)
+
+    def forward(self, kept: Tensor, *context: Tensor) -> Tensor:
+        """The parameters of the changed half."""
+        return self.last(torch.tanh(self.first(torch.cat([kept, *context], dim=1))))
+
+
+def coupling(mask: Mask, elementwise: ElementwiseMap) -> Coupling:
+    """A coupling with a small conditioner of the packed half."""
+    outputs = elementwise.num_parameters * mask.changed_shape[0]
+    return Coupling(mask, elementwise, SmallConditioner(mask.kept_shape, outputs))
+
+
+def full_image_coupling(mask: Mask, elementwise: ElementwiseMap) -> Coupling:
+    """A coupling with a small conditioner of the whole image."""
+    channels, *size = mask.event_shape
+    net = SmallConditioner((channels + 1, *size), elementwise.num_parameters * channels)
+    return Coupling(mask, elementwise, OnFullImage(mask, net))
+
+
 TRANSFORMS: dict[str, Case] = {
     "residual_2": Case(lambda s: residual(s[0], [8], logdet=Exact()), (2,)),
     "residual_5": Case(lambda s: residual(s[0], [8, 8], logdet=Exact()), (5,)),
@@ -138,6 +178,29 @@ TRANSFORMS: dict[str, Case] = {
     "act_norm": Case(lambda s: ActNorm(s[0]), (5,)),
     "act_norm_image": Case(lambda s: ActNorm(s[0], event_dim=3), (2, 3, 4)),
     "triangular_affine": Case(lambda s: TriangularAffine(s[0]), (5,)),
+    "coupling_vector": Case(lambda s: coupling(ChannelHalves(s), Affine()), (5,)),
+    "coupling_vector_mixture": Case(
+        lambda s: coupling(ChannelHalves(s, swap=True), LogisticMixture(3)), (5,)
+    ),
+    "coupling_channels": Case(
+        lambda s: coupling(ChannelHalves(s), Affine(SigmoidScale())), (3, 2, 3)
+    ),
+    "coupling_channels_mixture": Case(
+        lambda s: coupling(ChannelHalves(s, swap=True), LogisticMixture(2)), (3, 2, 3)
+    ),
+    "coupling_checkerboard": Case(
+        lambda s: coupling(Checkerboard(s), Affine(LearnedLogScale())), (2, 3, 4)
+    ),
+    "coupling_checkerboard_mixture": Case(
+        lambda s: coupling(Checkerboard(s, parity=1), LogisticMixture(3)), (2, 3, 4)
+    ),
+    "coupling_columns": Case(lambda s: coupling(Columns(s, parity=1), Affine()), (2, 3, 4)),
+    "coupling_columns_mixture": Case(
+        lambda s: coupling(Columns(s), LogisticMixture(3)), (2, 3, 4)
+    ),
+    "coupling_full_image": Case(
+        lambda s: full_image_coupling(Checkerboard(s), Affine(LearnedLogScale())), (2, 3, 3)
+    ),
     "squeeze": Case(lambda s: Squeeze(), (1, 4, 6), trainable=False),
     "flatten": Case(Flatten, (2, 3, 4), trainable=False),
     "split": Case(lambda s: Split(ActNorm(2, event_dim=3), s), (3, 2, 2)),
@@ -168,6 +231,15 @@ TRANSFORMS: dict[str, Case] = {
 }
 
 
+def conditional_coupling(
+    mask: Mask, elementwise: ElementwiseMap, context_shape: tuple[int, ...]
+) -> ConditionalCoupling:
+    """A conditional coupling with a small conditioner of the packed half."""
+    inputs = (mask.kept_shape[0] + context_shape[0], *context_shape[1:])
+    net = SmallConditioner(inputs, elementwise.num_parameters * mask.changed_shape[0])
+    return ConditionalCoupling(mask, elementwise, net, context_shape)
+
+
 class Halved(torch.nn.Module):
     """A contraction for any weight: half a sine of a bounded input."""
 
@@ -176,10 +248,10 @@ class Halved(torch.nn.Module):
         return 0.5 * torch.sin(0.5 * x)
 
 
-def started(transform: ConditionalTransformModule) -> ConditionalTransformModule:
+def started(
+    transform: ConditionalTransformModule, input_dim: int, context_dim: int
+) -> ConditionalTransformModule:
     """The transform with its ActNorms initialised, and away from where its affine maps start."""
-    dims = [(m.input_dim, m.context_dim) for m in transform.modules() if hasattr(m, "context_dim")]
-    input_dim, context_dim = dims[0]
     conditioned = transform.condition(torch.randn(20, context_dim))
     with torch.no_grad():
         conditioned(torch.randn(20, input_dim))
@@ -196,7 +268,7 @@ CONDITIONAL: dict[str, Callable[[int, int], ConditionalTransformModule]] = {
     "conditional_inverse": lambda d, c: ConditionalInverse(
         conditional_residual(d, c, [8, 8], logdet=Exact())
     ),
-    "conditional_affine": lambda d, c: started(ConditionalAffine(d, c, [8])),
+    "conditional_affine": lambda d, c: started(ConditionalAffine(d, c, [8]), d, c),
     "conditional_compose": lambda d, c: started(
         ConditionalCompose(
             [
@@ -205,14 +277,22 @@ CONDITIONAL: dict[str, Callable[[int, int], ConditionalTransformModule]] = {
                 pyro_transforms.Permute(torch.arange(d).flip(0)),
                 pyro_transforms.conditional_affine_autoregressive(d, c, [8]),
             ]
-        )
+        ),
+        d,
+        c,
     ),
     "conditional_flow": lambda d, c: started(
-        conditional_residual_flow(d, c, 2, [8], context_hidden_dims=[8], logdet=Exact())
+        conditional_residual_flow(d, c, 2, [8], context_hidden_dims=[8], logdet=Exact()), d, c
     ),
     "conditional_flow_density": lambda d, c: started(
         conditional_residual_flow(
             d, c, 2, [8], context_hidden_dims=[8], fast="density", logdet=Exact()
-        )
+        ),
+        d,
+        c,
+    ),
+    "conditional_coupling": lambda d, c: conditional_coupling(ChannelHalves((d,)), Affine(), (c,)),
+    "conditional_coupling_mixture": lambda d, c: conditional_coupling(
+        ChannelHalves((d,), swap=True), LogisticMixture(3), (c,)
     ),
 }
