@@ -2,6 +2,7 @@
 
 from .affine import TriangularAffine
 from .base import OnePassTransform
+from .batch_norm import BatchNorm
 from .compose import Compose
 from .conditional import (
     ConditionalAffine,
@@ -24,7 +25,9 @@ from .elementwise_maps import (
     SigmoidScale,
 )
 from .full_image import OnFullImage
+from .initialization import initialize
 from .inverse import Inverse
+from .invertible_conv import InvertibleConv1x1
 from .logistic_mixture import LogisticMixture
 from .masks import ChannelHalves, Checkerboard, Columns, Mask
 from .multiscale import Flatten, Multiscale, Split, Squeeze
@@ -35,10 +38,12 @@ from .residual import (
     conditional_residual,
     residual,
 )
+from .split_prior import SplitPrior
 
 __all__ = [
     "ActNorm",
     "Affine",
+    "BatchNorm",
     "BoundedLogScale",
     "ChannelHalves",
     "Checkerboard",
@@ -61,6 +66,7 @@ __all__ = [
     "ElementwiseMap",
     "Flatten",
     "Inverse",
+    "InvertibleConv1x1",
     "LearnedLogScale",
     "LogisticMixture",
     "Logit",
@@ -72,10 +78,12 @@ __all__ = [
     "Residual",
     "SigmoidScale",
     "Split",
+    "SplitPrior",
     "Squeeze",
     "TriangularAffine",
     "UniformDequantization",
     "conditional_residual",
+    "initialize",
     "is_deterministic",
     "residual",
     "set_logdet",

@@ -24,10 +24,11 @@ from pyro_resflow import (
 )
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import LipschitzConvNet, LipschitzDenseNet
+from pyro_resflow.nn import ConvConditioner, LipschitzConvNet, LipschitzDenseNet
 from pyro_resflow.transforms import (
     ActNorm,
     Affine,
+    BatchNorm,
     ChannelHalves,
     Checkerboard,
     Columns,
@@ -40,6 +41,7 @@ from pyro_resflow.transforms import (
     ElementwiseMap,
     Flatten,
     Inverse,
+    InvertibleConv1x1,
     LearnedLogScale,
     LogisticMixture,
     Logit,
@@ -49,6 +51,7 @@ from pyro_resflow.transforms import (
     Residual,
     SigmoidScale,
     Split,
+    SplitPrior,
     Squeeze,
     TriangularAffine,
     UniformDequantization,
@@ -201,6 +204,12 @@ TRANSFORMS: dict[str, Case] = {
     "coupling_full_image": Case(
         lambda s: full_image_coupling(Checkerboard(s), Affine(LearnedLogScale())), (2, 3, 3)
     ),
+    # in training mode the batches passed change it: tests/transforms/test_batch_norm.py
+    "batch_norm": Case(lambda s: BatchNorm(s[0]).eval(), (5,), trainable=False),
+    "batch_norm_image": Case(
+        lambda s: BatchNorm(s[0], event_dim=3).eval(), (2, 3, 4), trainable=False
+    ),
+    "invertible_conv": Case(lambda s: InvertibleConv1x1(s[0]), (3, 2, 3)),
     "squeeze": Case(lambda s: Squeeze(), (1, 4, 6), trainable=False),
     "flatten": Case(Flatten, (2, 3, 4), trainable=False),
     "split": Case(lambda s: Split(ActNorm(2, event_dim=3), s), (3, 2, 2)),
@@ -212,6 +221,11 @@ TRANSFORMS: dict[str, Case] = {
             ],
             s,
         ),
+        (1, 4, 4),
+    ),
+    "split_prior": Case(lambda s: SplitPrior(s, ConvConditioner(4)), (3, 2, 3)),
+    "multiscale_learned_prior": Case(
+        lambda s: Multiscale([Squeeze(), ActNorm(2, event_dim=3)], s, prior=ConvConditioner(4)),
         (1, 4, 4),
     ),
     "dequantization": Case(
