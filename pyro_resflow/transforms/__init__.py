@@ -14,7 +14,12 @@ from .conditional import (
     ConditionedTransform,
 )
 from .coupling import ConditionalCoupling, ConditionedCoupling, Coupling, CouplingTransform
-from .dequantization import ConditionedUniformDequantization, UniformDequantization
+from .coupling_step import CouplingStep
+from .dequantization import (
+    ConditionedUniformDequantization,
+    Dequantization,
+    UniformDequantization,
+)
 from .determinism import NoisyEnergyError, is_deterministic, set_logdet
 from .elementwise import ActNorm, Logit
 from .elementwise_maps import (
@@ -25,6 +30,7 @@ from .elementwise_maps import (
     SigmoidScale,
 )
 from .full_image import OnFullImage
+from .halves import OnHalves
 from .initialization import initialize
 from .inverse import Inverse
 from .invertible_conv import InvertibleConv1x1
@@ -39,6 +45,10 @@ from .residual import (
     residual,
 )
 from .split_prior import SplitPrior
+from .variational_dequantization import (
+    ConditionedVariationalDequantization,
+    VariationalDequantization,
+)
 
 __all__ = [
     "ActNorm",
@@ -61,8 +71,11 @@ __all__ = [
     "ConditionedResidual",
     "ConditionedTransform",
     "ConditionedUniformDequantization",
+    "ConditionedVariationalDequantization",
     "Coupling",
+    "CouplingStep",
     "CouplingTransform",
+    "Dequantization",
     "ElementwiseMap",
     "Flatten",
     "Inverse",
@@ -74,6 +87,7 @@ __all__ = [
     "Multiscale",
     "NoisyEnergyError",
     "OnFullImage",
+    "OnHalves",
     "OnePassTransform",
     "Residual",
     "SigmoidScale",
@@ -82,6 +96,7 @@ __all__ = [
     "Squeeze",
     "TriangularAffine",
     "UniformDequantization",
+    "VariationalDequantization",
     "conditional_residual",
     "initialize",
     "is_deterministic",

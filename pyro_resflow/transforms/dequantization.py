@@ -13,7 +13,34 @@ from torch.distributions import constraints
 from .base import OnePassTransform
 
 
-class UniformDequantization(ConditionalTransformModule):
+class Dequantization(ConditionalTransformModule):
+    """A conditional transform from noise to v = (x + u)/bins, and the noise that it starts from.
+
+    Args:
+        bins: number of grey levels; pixels are integers 0 .. bins - 1.
+
+    Raises:
+        ValueError: for fewer than two bins.
+    """
+
+    bijective = True
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        if bins < 2:
+            raise ValueError(f"bins: expected at least two grey levels, got {bins}.")
+        self.bins = bins
+
+    def noise(self, x: Tensor) -> dist.TorchDistribution:
+        """The distribution of the noise for images of shape ``(*batch, C, H, W)``."""
+        raise NotImplementedError
+
+    def distribution(self, x: Tensor) -> dist.TransformedDistribution:
+        """q(v|x): the distribution of v for images of shape ``(*batch, C, H, W)``."""
+        return dist.TransformedDistribution(self.noise(x), [self.condition(x)])
+
+
+class UniformDequantization(Dequantization):
     r"""Uniform noise in each pixel's bin: ``condition(x)`` maps u to :math:`v = (x + u)/bins`.
 
     Args:
@@ -30,17 +57,10 @@ class UniformDequantization(ConditionalTransformModule):
         >>> from pyro_resflow.transforms import UniformDequantization
         >>> x = torch.randint(0, 256, (7, 1, 4, 4))
         >>> dequantize = UniformDequantization(256)
-        >>> u = dequantize.noise(x).sample()
-        >>> v = dequantize.condition(x)(u)
+        >>> v = dequantize.distribution(x).sample()
         >>> bool(((v * 256).floor() == x).all())
         True
     """
-
-    def __init__(self, bins: int) -> None:
-        super().__init__()
-        if bins < 2:
-            raise ValueError(f"bins: expected at least two grey levels, got {bins}.")
-        self.bins = bins
 
     def noise(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of u for images of shape ``(*batch, C, H, W)``."""

@@ -22,9 +22,16 @@ from pyro_resflow import (
     residual,
     residual_flow,
 )
-from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
+from pyro_resflow.flows import ConvBlock, DenseNetBlock, FlowPlusPlus, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import ConvConditioner, LipschitzConvNet, LipschitzDenseNet
+from pyro_resflow.nn import (
+    ConvConditioner,
+    GatedAttentionConditioner,
+    GatedEncoder,
+    GatedSelfAttention,
+    LipschitzConvNet,
+    LipschitzDenseNet,
+)
 from pyro_resflow.transforms import (
     ActNorm,
     Affine,
@@ -38,6 +45,7 @@ from pyro_resflow.transforms import (
     ConditionalCoupling,
     ConditionalInverse,
     Coupling,
+    CouplingStep,
     ElementwiseMap,
     Flatten,
     Inverse,
@@ -48,6 +56,7 @@ from pyro_resflow.transforms import (
     Mask,
     Multiscale,
     OnFullImage,
+    OnHalves,
     Residual,
     SigmoidScale,
     Split,
@@ -55,6 +64,7 @@ from pyro_resflow.transforms import (
     Squeeze,
     TriangularAffine,
     UniformDequantization,
+    VariationalDequantization,
 )
 
 
@@ -110,9 +120,13 @@ def image_flow(event_shape: tuple[int, ...], **options: object) -> ResidualFlow:
     return flow
 
 
-def flat(make: Callable[[tuple[int, ...]], Transform], event_shape: tuple[int, ...]) -> Case:
+def flat(
+    make: Callable[[tuple[int, ...]], Transform],
+    event_shape: tuple[int, ...],
+    draw: Callable[..., Tensor] = real,
+) -> Case:
     """A case of an image flow, whose input is a flat vector."""
-    return Case(lambda _: make(event_shape), (torch.Size(event_shape).numel(),))
+    return Case(lambda _: make(event_shape), (torch.Size(event_shape).numel(),), draw)
 
 
 class SmallConditioner(torch.nn.Module):
@@ -140,6 +154,35 @@ def full_image_coupling(mask: Mask, elementwise: ElementwiseMap) -> Coupling:
     channels, *size = mask.event_shape
     net = SmallConditioner((channels + 1, *size), elementwise.num_parameters * channels)
     return Coupling(mask, elementwise, OnFullImage(mask, net))
+
+
+def step(elementwise: Callable[[], ElementwiseMap], *, mix_channels: bool = True) -> CouplingStep:
+    """A small step of Flow++, with attention."""
+    conditioner = GatedAttentionConditioner(4, 1, GatedSelfAttention(2))
+    return CouplingStep(conditioner, elementwise, mix_channels)
+
+
+def flow_plus_plus(event_shape: tuple[int, ...], **options: object) -> FlowPlusPlus:
+    """A small Flow++, initialised from images."""
+    flow = FlowPlusPlus(event_shape, **options)
+    with torch.no_grad():
+        flow.inv(torch.rand(20, *event_shape))
+    return flow
+
+
+def variational_dequantization(event_shape: tuple[int, ...]) -> Transform:
+    """Small variational dequantization of two grey levels at one image, initialised by others."""
+    dequantization = VariationalDequantization(
+        event_shape,
+        2,
+        2,
+        step=step(partial(LogisticMixture, 2)),
+        features=GatedEncoder(2, 1, mixing=GatedSelfAttention(1)),
+    )
+    images = torch.randint(2, (20, *event_shape))
+    with torch.no_grad():
+        dequantization.condition(images)(torch.randn(20, *event_shape))
+    return dequantization.condition(torch.arange(16).reshape(event_shape) % 2)
 
 
 TRANSFORMS: dict[str, Case] = {
@@ -180,6 +223,17 @@ TRANSFORMS: dict[str, Case] = {
     "logit_image": Case(lambda s: Logit(1e-6, event_dim=3), (2, 3, 4), draw=unit, trainable=False),
     "act_norm": Case(lambda s: ActNorm(s[0]), (5,)),
     "act_norm_image": Case(lambda s: ActNorm(s[0], event_dim=3), (2, 3, 4)),
+    "act_norm_pixels": Case(lambda s: ActNorm(s, event_dim=3), (2, 3, 4)),
+    "on_halves": Case(
+        lambda s: OnHalves(Checkerboard(s), InvertibleConv1x1(s[0]), ActNorm(s[0], event_dim=3)),
+        (2, 3, 4),
+    ),
+    "coupling_step": Case(
+        lambda s: step(partial(LogisticMixture, 2))(ChannelHalves(s)), (3, 2, 2)
+    ),
+    "coupling_step_of_unequal_halves": Case(
+        lambda s: step(Affine)(Checkerboard(s, parity=1)), (2, 3, 3)
+    ),
     "triangular_affine": Case(lambda s: TriangularAffine(s[0]), (5,)),
     "coupling_vector": Case(lambda s: coupling(ChannelHalves(s), Affine()), (5,)),
     "coupling_vector_mixture": Case(
@@ -233,6 +287,26 @@ TRANSFORMS: dict[str, Case] = {
         (1, 4, 4),
         draw=unit,
         trainable=False,
+    ),
+    "variational_dequantization": Case(variational_dequantization, (1, 4, 4), draw=unit),
+    # noise of the bulk only: perturbed couplings send the rest where the logit rounds to 0 or 1
+    "flow_plus_plus": flat(
+        lambda s: flow_plus_plus(
+            s, couplings=((0, 1), (1, 1)), step=step(partial(LogisticMixture, 2))
+        ),
+        (1, 4, 4),
+        unit,
+    ),
+    "flow_plus_plus_as_for_imagenet64": flat(
+        lambda s: flow_plus_plus(
+            s,
+            couplings=((1, 1),),
+            step=step(Affine, mix_channels=False),
+            mask=Columns,
+            squeeze_first=True,
+        ),
+        (1, 4, 4),
+        unit,
     ),
     "image_flow": flat(lambda s: image_flow(s, blocks=(1, 1)), (1, 4, 4)),
     "image_flow_factor_out": flat(
