@@ -22,14 +22,28 @@ from pyro_resflow import (
     residual,
     residual_flow,
 )
-from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
+from pyro_resflow.flows import (
+    ConvBlock,
+    DenseNetBlock,
+    Glow,
+    ImageFlow,
+    MLPBlock,
+    RealNVP,
+    ResidualFlow,
+)
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import ConvConditioner, LipschitzConvNet, LipschitzDenseNet
+from pyro_resflow.nn import (
+    ConvConditioner,
+    LipschitzConvNet,
+    LipschitzDenseNet,
+    ResidualConditioner,
+)
 from pyro_resflow.transforms import (
     ActNorm,
     Affine,
     BatchNorm,
     ChannelHalves,
+    ChannelPermutation,
     Checkerboard,
     Columns,
     Compose,
@@ -55,6 +69,7 @@ from pyro_resflow.transforms import (
     Squeeze,
     TriangularAffine,
     UniformDequantization,
+    initialize,
 )
 
 
@@ -105,8 +120,12 @@ def image_flow(event_shape: tuple[int, ...], **options: object) -> ResidualFlow:
         logdet=Exact(),
         **options,
     )
-    with torch.no_grad():
-        flow.inv(torch.rand(20, *event_shape))
+    return with_images(flow)
+
+
+def with_images(flow: ImageFlow) -> ImageFlow:
+    """The flow, initialised from images."""
+    initialize(flow, torch.rand(20, *flow.event_shape))
     return flow
 
 
@@ -210,6 +229,9 @@ TRANSFORMS: dict[str, Case] = {
         lambda s: BatchNorm(s[0], event_dim=3).eval(), (2, 3, 4), trainable=False
     ),
     "invertible_conv": Case(lambda s: InvertibleConv1x1(s[0]), (3, 2, 3)),
+    "channel_permutation": Case(
+        lambda s: ChannelPermutation([2, 0, 1]), (3, 2, 2), trainable=False
+    ),
     "squeeze": Case(lambda s: Squeeze(), (1, 4, 6), trainable=False),
     "flatten": Case(Flatten, (2, 3, 4), trainable=False),
     "split": Case(lambda s: Split(ActNorm(2, event_dim=3), s), (3, 2, 2)),
@@ -238,6 +260,13 @@ TRANSFORMS: dict[str, Case] = {
     "image_flow_factor_out": flat(
         lambda s: image_flow(s, blocks=(1, 1), squeeze_first=True, factor_out=True), (1, 4, 4)
     ),
+    "real_nvp": flat(
+        lambda s: with_images(
+            RealNVP(s, network=ResidualConditioner(4, blocks=1), growth=2).eval()
+        ),
+        (1, 4, 4),
+    ),
+    "glow": flat(lambda s: with_images(Glow(s, (1, 1), network=ConvConditioner(4))), (1, 4, 4)),
     "image_flow_dense_nets": flat(
         lambda s: ResidualFlow(s, (1,), network=DenseNetBlock(2, 4), end_blocks=0, logdet=Exact()),
         (2, 2, 3),
