@@ -1,7 +1,9 @@
 """Ready-made flows: short assemblies of the public parts."""
 
 from .flow_plus_plus import FlowPlusPlus
+from .glow import Glow
 from .image_flow import Encoder, ImageFlow
+from .real_nvp import RealNVP
 from .recipes import ConvBlock, DenseNetBlock, MLPBlock, NetworkRecipe
 from .residual_flow import ResidualFlow
 from .vectors import conditional_residual_flow, residual_flow
@@ -11,9 +13,11 @@ __all__ = [
     "DenseNetBlock",
     "Encoder",
     "FlowPlusPlus",
+    "Glow",
     "ImageFlow",
     "MLPBlock",
     "NetworkRecipe",
+    "RealNVP",
     "ResidualFlow",
     "conditional_residual_flow",
     "residual_flow",

@@ -68,12 +68,14 @@ class FlowPlusPlus(ImageFlow):
         alpha: float = 0.05,
         squeeze_first: bool = False,
     ) -> None:
-        if not couplings or any(len(scale) != 2 or min(scale) < 0 for scale in couplings):
+        shape = checked_scales(
+            event_shape, len(couplings), squeeze_first=squeeze_first, name="couplings"
+        )
+        if any(len(scale) != 2 or min(scale) < 0 for scale in couplings):
             raise ValueError(
-                "couplings: expected two numbers that are not negative for each of at least one "
-                f"scale, got {tuple(couplings)}."
+                "couplings: expected two numbers that are not negative for each scale, got "
+                f"{tuple(couplings)}."
             )
-        shape = checked_scales(event_shape, len(couplings), squeeze_first)
         step = step if step is not None else CouplingStep()
         parts: list[Transform] = [Logit(alpha, event_dim=3)]
         for scale, (by_channel, by_pixel) in enumerate(couplings):

@@ -37,6 +37,7 @@ from .invertible_conv import InvertibleConv1x1
 from .logistic_mixture import LogisticMixture
 from .masks import ChannelHalves, Checkerboard, Columns, Mask
 from .multiscale import Flatten, Multiscale, Split, Squeeze
+from .permutation import ChannelPermutation
 from .residual import (
     ConditionalResidual,
     ConditionedResidual,
@@ -56,6 +57,7 @@ __all__ = [
     "BatchNorm",
     "BoundedLogScale",
     "ChannelHalves",
+    "ChannelPermutation",
     "Checkerboard",
     "Columns",
     "Compose",

@@ -22,7 +22,16 @@ from pyro_resflow import (
     residual,
     residual_flow,
 )
-from pyro_resflow.flows import ConvBlock, DenseNetBlock, FlowPlusPlus, MLPBlock, ResidualFlow
+from pyro_resflow.flows import (
+    ConvBlock,
+    DenseNetBlock,
+    FlowPlusPlus,
+    Glow,
+    ImageFlow,
+    MLPBlock,
+    RealNVP,
+    ResidualFlow,
+)
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import (
     ConvConditioner,
@@ -31,12 +40,14 @@ from pyro_resflow.nn import (
     GatedSelfAttention,
     LipschitzConvNet,
     LipschitzDenseNet,
+    ResidualConditioner,
 )
 from pyro_resflow.transforms import (
     ActNorm,
     Affine,
     BatchNorm,
     ChannelHalves,
+    ChannelPermutation,
     Checkerboard,
     Columns,
     Compose,
@@ -65,6 +76,7 @@ from pyro_resflow.transforms import (
     TriangularAffine,
     UniformDequantization,
     VariationalDequantization,
+    initialize,
 )
 
 
@@ -115,8 +127,12 @@ def image_flow(event_shape: tuple[int, ...], **options: object) -> ResidualFlow:
         logdet=Exact(),
         **options,
     )
-    with torch.no_grad():
-        flow.inv(torch.rand(20, *event_shape))
+    return with_images(flow)
+
+
+def with_images(flow: ImageFlow) -> ImageFlow:
+    """The flow, initialised from images."""
+    initialize(flow, torch.rand(20, *flow.event_shape))
     return flow
 
 
@@ -160,14 +176,6 @@ def step(elementwise: Callable[[], ElementwiseMap], *, mix_channels: bool = True
     """A small step of Flow++, with attention."""
     conditioner = GatedAttentionConditioner(4, 1, GatedSelfAttention(2))
     return CouplingStep(conditioner, elementwise, mix_channels)
-
-
-def flow_plus_plus(event_shape: tuple[int, ...], **options: object) -> FlowPlusPlus:
-    """A small Flow++, initialised from images."""
-    flow = FlowPlusPlus(event_shape, **options)
-    with torch.no_grad():
-        flow.inv(torch.rand(20, *event_shape))
-    return flow
 
 
 def variational_dequantization(event_shape: tuple[int, ...]) -> Transform:
@@ -264,6 +272,9 @@ TRANSFORMS: dict[str, Case] = {
         lambda s: BatchNorm(s[0], event_dim=3).eval(), (2, 3, 4), trainable=False
     ),
     "invertible_conv": Case(lambda s: InvertibleConv1x1(s[0]), (3, 2, 3)),
+    "channel_permutation": Case(
+        lambda s: ChannelPermutation([2, 0, 1]), (3, 2, 2), trainable=False
+    ),
     "squeeze": Case(lambda s: Squeeze(), (1, 4, 6), trainable=False),
     "flatten": Case(Flatten, (2, 3, 4), trainable=False),
     "split": Case(lambda s: Split(ActNorm(2, event_dim=3), s), (3, 2, 2)),
@@ -291,19 +302,21 @@ TRANSFORMS: dict[str, Case] = {
     "variational_dequantization": Case(variational_dequantization, (1, 4, 4), draw=unit),
     # noise of the bulk only: perturbed couplings send the rest where the logit rounds to 0 or 1
     "flow_plus_plus": flat(
-        lambda s: flow_plus_plus(
-            s, couplings=((0, 1), (1, 1)), step=step(partial(LogisticMixture, 2))
+        lambda s: with_images(
+            FlowPlusPlus(s, ((0, 1), (1, 1)), step=step(partial(LogisticMixture, 2)))
         ),
         (1, 4, 4),
         unit,
     ),
     "flow_plus_plus_as_for_imagenet64": flat(
-        lambda s: flow_plus_plus(
-            s,
-            couplings=((1, 1),),
-            step=step(Affine, mix_channels=False),
-            mask=Columns,
-            squeeze_first=True,
+        lambda s: with_images(
+            FlowPlusPlus(
+                s,
+                ((1, 1),),
+                step=step(Affine, mix_channels=False),
+                mask=Columns,
+                squeeze_first=True,
+            )
         ),
         (1, 4, 4),
         unit,
@@ -312,6 +325,13 @@ TRANSFORMS: dict[str, Case] = {
     "image_flow_factor_out": flat(
         lambda s: image_flow(s, blocks=(1, 1), squeeze_first=True, factor_out=True), (1, 4, 4)
     ),
+    "real_nvp": flat(
+        lambda s: with_images(
+            RealNVP(s, network=ResidualConditioner(4, blocks=1), growth=2).eval()
+        ),
+        (1, 4, 4),
+    ),
+    "glow": flat(lambda s: with_images(Glow(s, (1, 1), network=ConvConditioner(4))), (1, 4, 4)),
     "image_flow_dense_nets": flat(
         lambda s: ResidualFlow(s, (1,), network=DenseNetBlock(2, 4), end_blocks=0, logdet=Exact()),
         (2, 2, 3),
