@@ -135,7 +135,8 @@ class BatchNorm(DataInitialized, OnePassTransform):
 
     def _batch_moments(self, x: Tensor) -> Tensor:
         """Mean and variance of each feature, shape ``(2, num_features)``."""
-        features = x.movedim(x.dim() - self._event_dim, 0).flatten(1).to(self.mean.dtype)
+        features = x.movedim(x.dim() - self._event_dim, 0).reshape(self.num_features, -1)
+        features = features.to(self.mean.dtype)
         if features.shape[1] < 2:
             raise ValueError(
                 f"x: a BatchNorm in training mode, or not initialised yet, needs more than one "
