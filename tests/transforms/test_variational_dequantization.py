@@ -61,13 +61,13 @@ def test_density_integrates_to_one_over_the_bin() -> None:
     dequantization = small((1, 1, 2), 4).double()
     x = torch.tensor([1, 3]).reshape(1, 1, 2)
     step = 0.1
-    logits = torch.arange(-8, 8, step, dtype=torch.float64)
+    logits = torch.arange(-6, 6, step, dtype=torch.float64)
     margin = 2 * 4 * torch.finfo(torch.float64).eps
     u = margin + (1 - 2 * margin) * torch.cartesian_prod(logits, logits).sigmoid()
     v = (x + u.reshape(-1, 1, 1, 2)) / 4
     slopes = (u * (1 - u) / 4).log().sum(1)
     with torch.no_grad():
-        log_q = dequantization.distribution(x.expand(len(v), 1, 1, 2)).log_prob(v)
+        log_q = dequantization.distribution(x).log_prob(v)
     total = (log_q + slopes).exp().sum() * step**2
     assert (total - 1).abs() < 1e-4
 
