@@ -13,7 +13,7 @@ from .conditional import (
     ConditionedTransform,
 )
 from .dequantization import ConditionedUniformDequantization, UniformDequantization
-from .determinism import NoisyEnergyError, is_deterministic, set_logdet
+from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
 from .elementwise import ActNorm, Logit
 from .inverse import Inverse
 from .multiscale import Flatten, Multiscale, Split, Squeeze
@@ -53,4 +53,5 @@ __all__ = [
     "is_deterministic",
     "residual",
     "set_logdet",
+    "temporary_logdet",
 ]
