@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Protocol, cast
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from .transforms.base import call_and_ladj, transforms_inside
+from .transforms.base import call_and_ladj
 from .transforms.determinism import refuse_noise_in_average
 
 
@@ -172,7 +172,7 @@ class Dequantized(dist.TorchDistribution):
         check_images(value, self.event_shape, self.bins, check_values=self._validate_args)
         if self.num_samples == 1:
             return self._log_weights(value, torch.Size())
-        refuse_noise_in_average(self._parts())
+        refuse_noise_in_average(self)
         total = None
         for number in self._chunks():
             part = self._log_weights(value, torch.Size((number,))).logsumexp(0)
@@ -191,16 +191,6 @@ class Dequantized(dist.TorchDistribution):
         size = self.chunk_size if self.chunk_size is not None else self.num_samples
         for start in range(0, self.num_samples, size):
             yield min(size, self.num_samples - start)
-
-    def _parts(self) -> Iterator[object]:
-        """What the densities of v are made of."""
-        if isinstance(self.dequantizer, nn.Module):
-            yield from self.dequantizer.modules()
-        distribution: Any = self.flow_dist
-        while distribution is not None:
-            for transform in getattr(distribution, "transforms", ()):
-                yield from transforms_inside(transform)
-            distribution = getattr(distribution, "base_dist", None)
 
     def bits_per_dim(self, value: Tensor) -> Tensor:
         """The bound as a code length, -log_prob / (D log 2) bits per pixel and channel."""

@@ -24,6 +24,7 @@ from pyro_resflow.transforms import (
     Residual,
     is_deterministic,
     set_logdet,
+    temporary_logdet,
 )
 
 FROZEN = Krylov(4, tail=NoTail(), probe=Frozen())
@@ -224,6 +225,41 @@ def test_set_logdet_reaches_every_block_and_keeps_the_parameters() -> None:
     assert torch.equal(flow._call(x), before)
     first = flow.call_and_ladj(x)[1]
     assert torch.equal(first, flow.call_and_ladj(x)[1])
+
+
+def test_set_logdet_reaches_the_flow_of_a_distribution() -> None:
+    flow = residual_flow(20, blocks=2, fast="density")
+    base = dist.Normal(torch.zeros(20), 1.0).to_event(1)
+    composed = dist.TransformedDistribution(base, [torch.distributions.ComposeTransform([flow])])
+    for prior in (dist.TransformedDistribution(base, [flow]), composed.mask(True)):
+        set_logdet(flow, Krylov())
+        assert not is_deterministic(prior)
+        set_logdet(prior, Exact())
+        assert is_deterministic(flow)
+
+
+def test_temporary_logdet_ends_with_the_block_even_if_that_fails() -> None:
+    flow = residual_flow(20, blocks=2)
+    usual = [part.logdet for part in flow.modules() if isinstance(part, Residual)]
+
+    def fail() -> None:
+        with temporary_logdet(flow, Exact()):
+            assert is_deterministic(flow)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert [part.logdet for part in flow.modules() if isinstance(part, Residual)] == usual
+
+
+def test_temporary_logdet_scores_afresh() -> None:
+    flow = residual_flow(20, blocks=1)
+    x = torch.randn(3, 20)
+    y = flow(x)  # an estimate is computed along, and waits to be asked for
+    with temporary_logdet(flow, Exact()):
+        inside = flow.log_abs_det_jacobian(x, y)
+    set_logdet(flow, Exact())
+    assert torch.equal(inside, flow.log_abs_det_jacobian(x, flow(x)))
 
 
 def test_set_logdet_of_a_model_without_residual_blocks_is_refused() -> None:

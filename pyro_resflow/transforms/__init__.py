@@ -20,7 +20,7 @@ from .dequantization import (
     Dequantization,
     UniformDequantization,
 )
-from .determinism import NoisyEnergyError, is_deterministic, set_logdet
+from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
 from .elementwise import ActNorm, Logit
 from .elementwise_maps import (
     Affine,
@@ -104,4 +104,5 @@ __all__ = [
     "is_deterministic",
     "residual",
     "set_logdet",
+    "temporary_logdet",
 ]
