@@ -76,7 +76,7 @@ class ImageFlow(Inverse):
 
 
 def checked_scales(
-    event_shape: Sequence[int], scales: int, *, squeeze_first: bool, name: str
+    event_shape: Sequence[int], scales: int, squeeze_first: bool, *, name: str = "blocks"
 ) -> torch.Size:
     """``event_shape`` as a size, checked against the number of squeezes.
 

@@ -63,9 +63,7 @@ class ResidualFlow(ImageFlow):
         logdet: LogDet | None = None,
         solver: Solve | None = None,
     ) -> None:
-        shape = checked_scales(
-            event_shape, len(blocks), squeeze_first=squeeze_first, name="blocks"
-        )
+        shape = checked_scales(event_shape, len(blocks), squeeze_first)
         if min(blocks) < 0 or end_blocks < 0:
             raise ValueError(
                 f"blocks, end_blocks: expected no negative number, got {tuple(blocks)} and "
