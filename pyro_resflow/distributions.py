@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -173,11 +173,11 @@ class Dequantized(dist.TorchDistribution):
         if self.num_samples == 1:
             return self._log_weights(value, torch.Size())
         refuse_noise_in_average(self)
-        total = None
-        for number in self._chunks():
-            part = self._log_weights(value, torch.Size((number,))).logsumexp(0)
-            total = part if total is None else torch.logaddexp(total, part)
-        return cast(Tensor, total) - math.log(self.num_samples)
+        chunks = [
+            self._log_weights(value, torch.Size((number,))).logsumexp(0)
+            for number in self._chunks()
+        ]
+        return torch.stack(chunks).logsumexp(0) - math.log(self.num_samples)
 
     def _log_weights(self, value: Tensor, sample_shape: torch.Size) -> Tensor:
         """log p(v) - log q(v|value) of draws of v, shape ``(*sample_shape, *batch)``."""
@@ -199,6 +199,8 @@ class Dequantized(dist.TorchDistribution):
     @torch.no_grad()
     def evaluate(self, images: Tensor, *, batch_size: int = 256) -> BitsPerDim:
         """Mean bits/dim of a set of images, with its standard error.
+
+        A flow with batch norms or dropout is to be in evaluation mode, by ``flow.eval()``.
 
         Args:
             images: integers of shape ``(N, C, H, W)``, at least two.

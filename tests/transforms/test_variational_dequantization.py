@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from pyro_resflow.nn import GatedAttentionConditioner, GatedEncoder
 from pyro_resflow.transforms import (
     Columns,
     CouplingStep,
+    Dequantization,
     LogisticMixture,
     UniformDequantization,
     VariationalDequantization,
@@ -189,6 +191,17 @@ def test_more_samples_tighten_the_bound() -> None:
     gain = draws[16].mean() - draws[1].mean()
     error = math.hypot(*(each.std().item() / 500**0.5 for each in draws.values()))
     assert gain > 4 * error
+
+
+@pytest.mark.parametrize("make", [small, lambda: UniformDequantization(8)])
+def test_conditional_inverse(make: Callable[[], Dequantization]) -> None:
+    dequantization = make()
+    assert dequantization.inv.inv is dequantization
+    x = torch.randint(8, (5, 1, 4, 4))
+    noise = dequantization.noise(x).sample()
+    v = dequantization.condition(x)(noise)
+    found = dequantization.inv.condition(x)(v)
+    torch.testing.assert_close(found, noise, atol=1e-3, rtol=1e-3)
 
 
 def test_copies_and_pickles_give_the_same() -> None:
