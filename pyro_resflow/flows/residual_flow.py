@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Transform
 
 from ..transforms import ActNorm, Compose, Flatten, Logit, Multiscale, Residual, Squeeze
-from ..transforms.residual import LogDet, Solve
+from ..transforms.contraction import LogDet, Solve
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, MLPBlock, NetworkRecipe
 

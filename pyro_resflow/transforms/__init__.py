@@ -16,6 +16,7 @@ from .dequantization import ConditionedUniformDequantization, UniformDequantizat
 from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
 from .elementwise import ActNorm, Logit
 from .inverse import Inverse
+from .monotone import Monotone, monotone
 from .multiscale import Flatten, Multiscale, Split, Squeeze
 from .residual import (
     ConditionalResidual,
@@ -41,6 +42,7 @@ __all__ = [
     "Flatten",
     "Inverse",
     "Logit",
+    "Monotone",
     "Multiscale",
     "NoisyEnergyError",
     "OnePassTransform",
@@ -51,6 +53,7 @@ __all__ = [
     "UniformDequantization",
     "conditional_residual",
     "is_deterministic",
+    "monotone",
     "residual",
     "set_logdet",
     "temporary_logdet",

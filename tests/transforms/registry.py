@@ -23,7 +23,7 @@ from pyro_resflow import (
 )
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import LipschitzConvNet, LipschitzDenseNet
+from pyro_resflow.nn import CPila, LipschitzConvNet, LipschitzDenseNet
 from pyro_resflow.transforms import (
     ActNorm,
     Compose,
@@ -33,12 +33,14 @@ from pyro_resflow.transforms import (
     Flatten,
     Inverse,
     Logit,
+    Monotone,
     Multiscale,
     Residual,
     Split,
     Squeeze,
     TriangularAffine,
     UniformDequantization,
+    monotone,
 )
 
 
@@ -114,6 +116,19 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "residual_dense_net": Case(
         lambda s: Residual(LipschitzDenseNet(s, depth=2, growth=4), logdet=Exact()), (2, 3, 4)
+    ),
+    "monotone": Case(lambda s: monotone(s[0], [8], logdet=Exact()), (3,)),
+    "monotone_module": Case(
+        lambda s: Monotone(
+            torch.nn.Sequential(torch.nn.Linear(s[0], s[0]), Halved()), logdet=Exact()
+        ),
+        (3,),
+    ),
+    "monotone_dense_net": Case(
+        lambda s: Monotone(
+            LipschitzDenseNet(s, depth=2, growth=4, activation=CPila), logdet=Exact()
+        ),
+        (2, 3, 4),
     ),
     "residual_flow": Case(
         lambda s: residual_flow(s[0], blocks=2, hidden_dims=[8], logdet=Exact()), (4,)
