@@ -1,5 +1,6 @@
 """Ready-made flows: short assemblies of the public parts."""
 
+from .i_resnet import IResNet
 from .image_flow import Encoder, ImageFlow
 from .recipes import ConvBlock, DenseNetBlock, MLPBlock, NetworkRecipe
 from .residual_flow import ResidualFlow
@@ -9,6 +10,7 @@ __all__ = [
     "ConvBlock",
     "DenseNetBlock",
     "Encoder",
+    "IResNet",
     "ImageFlow",
     "MLPBlock",
     "NetworkRecipe",

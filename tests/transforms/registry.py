@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyro.distributions.transforms as pyro_transforms
 import torch
@@ -21,9 +22,16 @@ from pyro_resflow import (
     residual,
     residual_flow,
 )
-from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
+from pyro_resflow.flows import (
+    ConvBlock,
+    DenseNetBlock,
+    ImageFlow,
+    IResNet,
+    MLPBlock,
+    ResidualFlow,
+)
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import CPila, LipschitzConvNet, LipschitzDenseNet
+from pyro_resflow.nn import ELU, CPila, LipschitzConvNet, LipschitzDenseNet
 from pyro_resflow.transforms import (
     ActNorm,
     Compose,
@@ -42,6 +50,8 @@ from pyro_resflow.transforms import (
     UniformDequantization,
     monotone,
 )
+
+Flow = TypeVar("Flow", bound=ImageFlow)
 
 
 def real(*shape: int) -> Tensor:
@@ -91,8 +101,18 @@ def image_flow(event_shape: tuple[int, ...], **options: object) -> ResidualFlow:
         logdet=Exact(),
         **options,
     )
+    return fed(flow)
+
+
+def i_resnet(event_shape: tuple[int, ...]) -> IResNet:
+    """A small i-ResNet, initialised from images."""
+    return fed(IResNet(event_shape, (1, 1), network=ConvBlock(4, activation=ELU), logdet=Exact()))
+
+
+def fed(flow: Flow) -> Flow:
+    """The flow, initialised from images."""
     with torch.no_grad():
-        flow.inv(torch.rand(20, *event_shape))
+        flow.inv(torch.rand(20, *flow.event_shape))
     return flow
 
 
@@ -176,6 +196,8 @@ TRANSFORMS: dict[str, Case] = {
     "image_flow_factor_out": flat(
         lambda s: image_flow(s, blocks=(1, 1), squeeze_first=True, factor_out=True), (1, 4, 4)
     ),
+    "image_flow_monotone": flat(lambda s: image_flow(s, blocks=(1, 1), block=Monotone), (1, 4, 4)),
+    "i_resnet": flat(i_resnet, (1, 4, 4)),
     "image_flow_dense_nets": flat(
         lambda s: ResidualFlow(s, (1,), network=DenseNetBlock(2, 4), end_blocks=0, logdet=Exact()),
         (2, 2, 3),
