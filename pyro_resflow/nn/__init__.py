@@ -29,6 +29,7 @@ from .networks import (
     Shift,
 )
 from .norms import InducedNorm, OperatorNorm, SpectralNorm
+from .padding import InjectivePadding
 
 __all__ = [
     "ELU",
@@ -40,6 +41,7 @@ __all__ = [
     "ConditionalLipschitzMLP",
     "DenseConcatenation",
     "InducedNorm",
+    "InjectivePadding",
     "LipSwish",
     "LipschitzConv2d",
     "LipschitzConvNet",
