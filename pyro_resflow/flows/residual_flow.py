@@ -34,7 +34,8 @@ class ResidualFlow(ImageFlow):
         end_network: recipe of their networks, on vectors.
         block: what is made of each network: :class:`pyro_resflow.transforms.Residual` or
             :class:`pyro_resflow.transforms.Monotone`.
-        alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`.
+        alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`; ``None`` for no
+            logit, as in hybrid models: the ActNorm alone then standardises the images.
         squeeze_first: squeeze before the first scale.
         factor_out: factor out half of the channels after each scale but the last.
         logdet: estimator for every block; default: see :class:`pyro_resflow.transforms.Residual`.
@@ -68,7 +69,7 @@ class ResidualFlow(ImageFlow):
         end_blocks: int = 4,
         end_network: NetworkRecipe | None = None,
         block: type[ContractionTransform] = Residual,
-        alpha: float = 0.05,
+        alpha: float | None = 0.05,
         squeeze_first: bool = False,
         factor_out: bool = False,
         logdet: LogDet | None = None,
@@ -85,7 +86,7 @@ class ResidualFlow(ImageFlow):
             net = network(shape, preactivation=not first)
             return [make(net, event_dim=3), ActNorm(shape[0], event_dim=3)]
 
-        parts: list[Transform] = [Logit(alpha, event_dim=3)]
+        parts: list[Transform] = [Logit(alpha, event_dim=3)] if alpha is not None else []
         if squeeze_first:
             parts.append(Squeeze())
             shape = parts[-1].forward_shape(shape)

@@ -15,6 +15,7 @@ from .conditional import (
 from .dequantization import ConditionedUniformDequantization, UniformDequantization
 from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
 from .elementwise import ActNorm, Logit
+from .features import image_features
 from .inverse import Inverse
 from .monotone import Monotone, monotone
 from .multiscale import Flatten, Multiscale, Split, Squeeze
@@ -52,6 +53,7 @@ __all__ = [
     "TriangularAffine",
     "UniformDequantization",
     "conditional_residual",
+    "image_features",
     "is_deterministic",
     "monotone",
     "residual",
