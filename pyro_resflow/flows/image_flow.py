@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -55,6 +56,11 @@ class ImageFlow(Inverse):
     def __init__(self, parts: Sequence[Transform], event_shape: Sequence[int]) -> None:
         super().__init__(Encoder(parts, event_shape))
         self.event_shape = torch.Size(event_shape)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The inverse: images to noise vectors."""
+        return cast(Encoder, self.transform)
 
     @property
     def latent_dim(self) -> int:
