@@ -108,8 +108,7 @@ def test_one_pass_serves_both_and_classification_alone_needs_no_log_det() -> Non
     x = torch.rand(5, 1, 8, 8)
     hybrid(x)
     assert logdet.calls == 3
-    with torch.no_grad():
-        hybrid.logits(x)
+    hybrid.logits(x).sum().backward()
     assert logdet.calls == 3
 
 
@@ -124,7 +123,7 @@ def test_pyro_model_takes_one_pass_and_weighs_the_density() -> None:
         with pyro.plate("images", len(x)):
             with poutine.scale(scale=0.25):
                 pyro.sample("x", hybrid.flow.distribution(), obs=x)
-            pyro.sample("y", dist.Categorical(logits=hybrid.logits(x)), obs=labels)
+            pyro.sample("y", hybrid.class_distribution(x), obs=labels)
 
     pyro.clear_param_store()
     log_prob, logits = hybrid(x)
@@ -136,6 +135,16 @@ def test_pyro_model_takes_one_pass_and_weighs_the_density() -> None:
     svi = SVI(model, lambda *_: None, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     first = [svi.step(x, labels) for _ in range(6)]
     assert first[-1] < first[0]
+
+
+def test_model_draws_images_and_their_classes() -> None:
+    hybrid = Hybrid(residual_flow(), 3, hidden_channels=8)
+    hybrid(torch.rand(5, 1, 8, 8))
+    with torch.no_grad(), pyro.plate("images", 4):
+        x = pyro.sample("x", hybrid.flow.distribution())
+        y = pyro.sample("y", hybrid.class_distribution(x))
+    assert x.shape == (4, 1, 8, 8)
+    assert y.shape == (4,)
 
 
 def test_learns_both() -> None:
