@@ -19,9 +19,10 @@ from ..linearization import (
     resolve_event_dim,
     without_autocast,
 )
+from ..rebuilding import Rebuildable
 
 
-class Exact:
+class Exact(Rebuildable):
     r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable twice.
 
     Costs one product with the Jacobian per dimension and :math:`O(D^3)` for the determinant: the

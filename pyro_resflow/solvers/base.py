@@ -17,11 +17,12 @@ from ..linearization import (
     resolve_event_dim,
     without_autocast,
 )
+from ..rebuilding import Rebuildable
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
 
 
-class Solver:
+class Solver(Rebuildable):
     r"""Solve x + g(x) = y for a contraction g.
 
     Calling it as ``solver(net, y, event_dim=None)`` returns x of the shape of y. With respect to y

@@ -12,11 +12,12 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from ..rebuilding import Rebuildable
 from .base import InverseMemory, OnePassTransform, check_event_shape
 from .compose import Compose, flattened
 
 
-class ConditionalBijection(InverseMemory, ConditionalTransformModule):
+class ConditionalBijection(Rebuildable, InverseMemory, ConditionalTransformModule):
     """A conditional transform that is a bijection at every context, and knows its inverse."""
 
     bijective = True
@@ -124,7 +125,7 @@ class ConditionalCompose(ConditionalBijection):
         )
 
 
-class ConditionalInverse(ConditionalTransformModule):
+class ConditionalInverse(Rebuildable, ConditionalTransformModule):
     """The inverse of a conditional transform, sharing its parameters.
 
     Args:

@@ -10,10 +10,11 @@ from pyro.distributions import ConditionalTransformModule
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..rebuilding import Rebuildable
 from .base import OnePassTransform
 
 
-class UniformDequantization(ConditionalTransformModule):
+class UniformDequantization(Rebuildable, ConditionalTransformModule):
     r"""Uniform noise in each pixel's bin: ``condition(x)`` maps u to :math:`v = (x + u)/bins`.
 
     Args:
