@@ -17,6 +17,10 @@ from torch.distributions.transforms import _InverseTransform
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
+_CACHE = {"cache_size": "_cache_size"}
+_DENSE = ("input_dim", "hidden_dims", "param_dims")
+_CLIPS = ("log_scale_min_clip", "log_scale_max_clip")
+
 
 def _attributes(*names: str, **renamed: str) -> Callable[[Any], Arguments]:
     """Each argument is an attribute of its name, or of the one given for it."""
@@ -38,10 +42,6 @@ def _autoregressive(*context_dim: str) -> Callable[[Any], Arguments]:
 
     return arguments
 
-
-_CACHE = {"cache_size": "_cache_size"}
-_DENSE = ("input_dim", "hidden_dims", "param_dims")
-_CLIPS = ("log_scale_min_clip", "log_scale_max_clip")
 
 FOREIGN: dict[str, tuple[type, Callable[[Any], Arguments]]] = {
     # torch.distributions
