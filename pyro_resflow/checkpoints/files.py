@@ -141,7 +141,9 @@ def read_shapes(path: Path_) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]
 def is_torch_file(path: Path_) -> bool:
     """Whether a file begins as those of ``torch.save`` do."""
     with open(path, "rb") as file:
-        return file.read(2) in (b"PK", b"\x80\x02")
+        start = file.read(9)
+    # the first eight bytes of a safetensors file are a length, which can be anything
+    return start[:2] in (b"PK", b"\x80\x02") and start[8:] != b"{"
 
 
 @contextmanager

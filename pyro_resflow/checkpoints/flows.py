@@ -118,7 +118,7 @@ def load(
     description, tensors = read(path)
     with about(path), undisturbed(device):
         check_own_classes(description, own)
-        flow = _made(description, tensors, own, device)
+        flow = _made(description, tensors, own, device, dtype)
         flow.to(device=device, dtype=dtype)
     if certify:
         warn_unless_contraction(flow)
@@ -130,8 +130,13 @@ def _made(
     tensors: Mapping[str, Tensor],
     own: Mapping[str, type],
     device: torch.device,
+    dtype: torch.dtype | None,
 ) -> nn.Module:
-    arguments = {name: each.to(device) for name, each in tensors.items() if name.startswith("#")}
+    arguments = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in tensors.items()
+        if name.startswith("#")
+    }
     state = {name: each for name, each in tensors.items() if name not in arguments}
     decoder = Decoder(arguments, own)
     flow = decoder.decode(description["flow"], "flow")

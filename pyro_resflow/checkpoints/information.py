@@ -111,21 +111,26 @@ def expression(node: Any, indent: str = "") -> str:
         node: what JSON has.
         indent: of the lines after the first.
     """
+    inside = f"{indent}  "
     if isinstance(node, list):
-        return f"[{', '.join(expression(entry, indent) for entry in node)}]"
+        return _bracketed("[", [expression(entry, inside) for entry in node], "]", indent)
     if not isinstance(node, dict):
         return repr(node)
-    if "tuple" in node or "size" in node:
-        entries = [expression(entry, indent) for entry in node.get("tuple", node.get("size"))]
-        return f"({', '.join(entries)}{',' if len(entries) == 1 else ''})"
-    if "arguments" not in node:
-        kind, what = next(iter(node.items()))
-        return str(what) if kind in ("type", "dtype", "float") else f"<{kind} {what}>"
-    made = node["class"] if "class" in node else f"partial {expression(node['partial'])}"
-    inside = f"{indent}  "
-    given = [expression(entry, inside) for entry in node.get("positional", [])]
-    given += [f"{name}={expression(e, inside)}" for name, e in node["arguments"].items()]
-    line = f"{made}({', '.join(given)})"
+    if "arguments" in node:
+        made = node["class"] if "class" in node else f"partial {expression(node['partial'])}"
+        given = [expression(entry, inside) for entry in node.get("positional", [])]
+        given += [f"{name}={expression(e, inside)}" for name, e in node["arguments"].items()]
+        return _bracketed(f"{made}(", given, ")", indent)
+    (kind, what), *_ = node.items()
+    if kind in ("tuple", "size"):
+        entries = [expression(entry, inside) for entry in what]
+        return _bracketed("(", entries, ",)" if len(entries) == 1 else ")", indent)
+    return str(what) if kind in ("type", "dtype", "float") else f"<{kind} {what}>"
+
+
+def _bracketed(start: str, entries: list[str], end: str, indent: str) -> str:
+    """Entries in a line if there is room, else one below the other."""
+    line = f"{start}{', '.join(entries)}{end}"
     if "\n" not in line and len(indent) + len(line) < WIDTH:
         return line
-    return f"{made}(\n" + "".join(f"{inside}{each},\n" for each in given) + f"{indent})"
+    return f"{start}\n" + "".join(f"{indent}  {each},\n" for each in entries) + f"{indent}{end}"

@@ -51,15 +51,17 @@ def check_alike(flow: nn.Module, rebuilt: nn.Module) -> None:
         NotRebuildableError: naming what differs.
     """
     remedy = "it was changed after it was made. Make it as it is, or save its state_dict."
-    have = {path: type(part).__name__ for path, part in flow.named_modules(remove_duplicate=False)}
-    made = {
-        path: type(part).__name__ for path, part in rebuilt.named_modules(remove_duplicate=False)
-    }
+    have, made = _classes(flow), _classes(rebuilt)
     for path in [*have, *made]:
-        if have.get(path) != made.get(path):
+        if have.get(path) is not made.get(path):
+            is_now, was = have.get(path, type(None)), made.get(path, type(None))
             raise NotRebuildableError(
-                f"flow: {path or 'the whole'!r} is {have.get(path, 'missing')} where its "
-                f"constructor makes {made.get(path, 'nothing')}; {remedy}"
+                f"flow: {path or 'the whole'!r} is {is_now.__name__} where its constructor makes "
+                f"{was.__name__}; {remedy}"
+            )
+        if have[path].get_extra_state is not nn.Module.get_extra_state:
+            raise NotRebuildableError(
+                f"flow: {path!r} has a state beside its tensors, which no file can hold."
             )
     tensors, others = named_tensors(flow), named_tensors(rebuilt)
     differing = tensors.keys() ^ others.keys()
@@ -182,6 +184,10 @@ def check_shapes(
         raise TensorMismatchError(
             f"{what} are not those of the flow described: {'; '.join(problems[:SHOWN])}{more}."
         )
+
+
+def _classes(module: nn.Module) -> dict[str, type[nn.Module]]:
+    return {path: type(part) for path, part in module.named_modules(remove_duplicate=False)}
 
 
 def _joined(path: str, name: str) -> str:
