@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -121,7 +122,7 @@ def load(
         flow = _made(description, tensors, own, device, dtype)
         flow.to(device=device, dtype=dtype)
     if certify:
-        warn_unless_contraction(flow)
+        warn_unless_contraction(flow, path)
     return flow
 
 
@@ -159,8 +160,12 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         yield
 
 
-def warn_unless_contraction(flow: nn.Module) -> None:
+def warn_unless_contraction(flow: nn.Module, path: Path_) -> None:
     """Warn if the networks inside a flow are not certified to be contractions.
+
+    Args:
+        flow: the flow.
+        path: the file that it was loaded from.
 
     Warns:
         ContractionWarning: naming the layer, with its bound.
@@ -172,4 +177,10 @@ def warn_unless_contraction(flow: nn.Module) -> None:
     try:
         check_contraction(flow)
     except ValueError as error:
-        warnings.warn(str(error), ContractionWarning, stacklevel=3)
+        warnings.warn(
+            f"{os.fspath(path)}: the norms in it are too low for its weights. The flow computes "
+            "what the file says, but may have no inverse where it is steep. The next training "
+            f"step measures the norms anew. {error}",
+            ContractionWarning,
+            stacklevel=3,
+        )

@@ -74,7 +74,7 @@ def load_reference(
         flow.load_state_dict(_converted(file, parts, records))
         flow.to(device)
     if certify:
-        warn_unless_contraction(flow)
+        warn_unless_contraction(flow, path)
     return flow
 
 
