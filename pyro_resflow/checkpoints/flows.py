@@ -178,9 +178,8 @@ def warn_unless_contraction(flow: nn.Module, path: Path_) -> None:
         check_contraction(flow)
     except ValueError as error:
         warnings.warn(
-            f"{os.fspath(path)}: the norms in it are too low for its weights. The flow computes "
-            "what the file says, but may have no inverse where it is steep. The next training "
-            f"step measures the norms anew. {error}",
+            f"{os.fspath(path)}: the flow computes what the file says, but is not certified to be "
+            f"invertible; the next training step measures its norms anew. In detail: {error}",
             ContractionWarning,
             stacklevel=3,
         )

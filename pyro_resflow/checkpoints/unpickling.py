@@ -79,8 +79,11 @@ class StoredTensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-class RestrictedUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(pickle._Unpickler):
     """Reads one pickle of a file of ``torch.save``.
+
+    Python's own unpickler, not the one in C: that makes room for as many objects as a pickle says
+    it has, and a damaged pickle may say more than there is memory for.
 
     Args:
         file: at the beginning of the pickle; afterwards at its end.
