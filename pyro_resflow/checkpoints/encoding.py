@@ -99,15 +99,16 @@ class Encoder:
         return {"tensor": name, "parameter": isinstance(value, nn.Parameter)}
 
     def _object(self, value: Any) -> dict[str, Any]:
+        made_with = self._made_with(value)
         name = self._name(type(value))
-        return {"class": name, **self._arguments(self._made_with(value), type(value).__name__)}
+        return {"class": name, **self._arguments(made_with, type(value).__name__)}
 
     def _made_with(self, value: Any) -> Arguments:
         if type(value) in FOREIGN_NAMES:
             return FOREIGN[FOREIGN_NAMES[type(value)]][1](value)
         if isinstance(value, Rebuildable):
             return _made_with(value)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, NotKept):
             fields = (field.name for field in dataclasses.fields(value) if field.init)
             return (), {name: getattr(value, name) for name in fields}
         raise self._refusal(_what(value))
@@ -125,6 +126,8 @@ class Encoder:
 
     def _name(self, made: type) -> str:
         name = name_of(made)
+        if name is None:
+            raise self._refusal(f"{made.__name__}, which is no public class,")
         if name.startswith(f"{OWN}.") and self.own.setdefault(made.__name__, made) is not made:
             raise NotRebuildableError(f"there are two classes named {made.__name__} in the flow.")
         return name

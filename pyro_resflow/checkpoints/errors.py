@@ -36,4 +36,4 @@ class UnsupportedFlowError(CheckpointError):
 
 
 class ContractionWarning(UserWarning):
-    """A network that was loaded is not certified to be a contraction."""
+    """A network that was loaded is not a contraction, as far as can be told."""

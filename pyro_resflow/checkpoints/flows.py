@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import Chain, NonFiniteWeightError, check_contraction, update_norms
+from ..nn import NonFiniteWeightError, update_norms
+from .contraction import warn_unless_contraction
 from .decoding import Decoder
 from .encoding import Encoder
-from .errors import ContractionWarning, CorruptCheckpointError, NotRebuildableError
+from .errors import CorruptCheckpointError, NotRebuildableError
 from .files import Path_, about, read, write
 from .names import by_name, check_own_classes
 from .structure import (
@@ -98,11 +97,14 @@ def load(
         device: where to put the flow; default: torch's default device.
         dtype: floating-point type to convert it to; default: the one it was saved in.
         classes: the classes of your own that are part of the flow.
-        certify: warn if a network is not certified to be a contraction. For flows of some ten
-            million parameters this takes longer than reading them.
+        certify: look whether the networks are contractions, as their norms in the file say, and
+            warn if not. For flows of some ten million parameters this takes longer than reading.
 
     Returns:
         The flow, in training mode, as its constructor makes it.
+
+    Warns:
+        ContractionWarning: for a network that is no contraction; see ``certify``.
 
     Raises:
         CorruptCheckpointError: for a file that is truncated, damaged or not of this format.
@@ -158,28 +160,3 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     accelerators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(accelerators), torch.inference_mode(False), device:
         yield
-
-
-def warn_unless_contraction(flow: nn.Module, path: Path_) -> None:
-    """Warn if the networks inside a flow are not certified to be contractions.
-
-    Args:
-        flow: the flow.
-        path: the file that it was loaded from.
-
-    Warns:
-        ContractionWarning: naming the layer, with its bound.
-    """
-    if not any(isinstance(part, Chain) for part in flow.modules()):
-        return
-    if any(tensor.is_meta for tensor in flow.parameters()):
-        return
-    try:
-        check_contraction(flow)
-    except ValueError as error:
-        warnings.warn(
-            f"{os.fspath(path)}: the flow computes what the file says, but is not certified to be "
-            f"invertible; the next training step measures its norms anew. In detail: {error}",
-            ContractionWarning,
-            stacklevel=3,
-        )

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from ..rebuilding import Rebuildable
-from .errors import NotRebuildableError, UnknownClassError
+from .errors import UnknownClassError
 from .foreign import FOREIGN, FOREIGN_NAMES
 
 PARTS = frozenset({"nn", "logdet", "solvers", "transforms", "flows"})
@@ -18,21 +18,15 @@ OWN = "own"
 """What stands before the name of a user's class: ``own.MyNet``."""
 
 
-def name_of(made: type) -> str:
-    """The name of a class in a file.
-
-    Raises:
-        NotRebuildableError: for a class of this package that is not public.
-    """
+def name_of(made: type) -> str | None:
+    """The name of a class in a file; ``None`` for one of this package that is not public."""
     if made in FOREIGN_NAMES:
         return FOREIGN_NAMES[made]
     package, _, rest = made.__module__.partition(".")
     if package != __name__.partition(".")[0]:
         return f"{OWN}.{made.__name__}"
     name = f"{rest.partition('.')[0]}.{made.__name__}"
-    if _public_class(name) is not made:
-        raise NotRebuildableError(f"{made.__qualname__} is no public class of {package}.")
-    return name
+    return name if _public_class(name) is made else None
 
 
 def class_of(name: str, own: Mapping[str, type]) -> type:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..flows import ResidualFlow
 from .architecture import architecture
+from .contraction import warn_unless_contraction
 from .counterparts import Counterpart, Shapes, counterparts
 from .errors import CorruptCheckpointError, UnsupportedFlowError
 from .files import Path_, about
-from .flows import undisturbed, warn_unless_contraction
+from .flows import undisturbed
 from .structure import check_shapes
 from .torch_files import TorchFile
 from .unpickling import StandIn, StoredTensor

@@ -92,7 +92,8 @@ def _damage_is_named() -> Iterator[None]:
         raise
     except Exception as error:
         raise CorruptCheckpointError(
-            f"truncated, damaged or no file of torch.save ({type(error).__name__}: {error})."
+            f"truncated, damaged or no file of torch.save ({type(error).__name__}: {error}). One "
+            "of pyro_resflow.checkpoints.save is read by load."
         ) from error
 
 

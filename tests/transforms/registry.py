@@ -24,6 +24,7 @@ from pyro_resflow import (
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzConvNet, LipschitzDenseNet
+from pyro_resflow.rebuilding import Rebuildable
 from pyro_resflow.transforms import (
     ActNorm,
     Compose,
@@ -168,7 +169,7 @@ TRANSFORMS: dict[str, Case] = {
 }
 
 
-class Halved(torch.nn.Module):
+class Halved(Rebuildable, torch.nn.Module):
     """A contraction for any weight: half a sine of a bounded input."""
 
     def forward(self, x: Tensor) -> Tensor:
