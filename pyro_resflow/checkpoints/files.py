@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import stat
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -79,9 +79,9 @@ def _replaced(target: Path) -> Iterator[Path]:
     temporary = target.with_name(name)
     try:
         temporary.touch()
+        mode = (target if target.exists() else temporary).stat().st_mode
         yield temporary
-        if target.exists():
-            shutil.copymode(target, temporary)
+        temporary.chmod(stat.S_IMODE(mode))  # safetensors makes a file that nobody else may read
         _synchronise(temporary)
         os.replace(temporary, target)
         with suppress(OSError):  # some systems cannot open a folder

@@ -145,6 +145,8 @@ def _made(
     flow = decoder.decode(description["flow"], "flow")
     if not isinstance(flow, nn.Module):
         raise CorruptCheckpointError(f"flow: expected a module, got {type(flow).__name__}.")
+    if not all(isinstance(each, dict) for each in description["settings"].values()):
+        raise CorruptCheckpointError("settings: expected names and values for each module.")
     found = {
         path: {name: decoder.decode(node, f"settings of {path}") for name, node in each.items()}
         for path, each in description["settings"].items()
