@@ -53,13 +53,13 @@ def check_alike(flow: nn.Module, rebuilt: nn.Module) -> None:
     remedy = "it was changed after it was made. Make it as it is, or save its state_dict."
     have, made = _classes(flow), _classes(rebuilt)
     for path in [*have, *made]:
-        if have.get(path) is not made.get(path):
-            is_now, was = have.get(path, type(None)), made.get(path, type(None))
+        if have.get(path) != made.get(path):
             raise NotRebuildableError(
-                f"flow: {path or 'the whole'!r} is {is_now.__name__} where its constructor makes "
-                f"{was.__name__}; {remedy}"
+                f"flow: {path or 'the whole'!r} is {have.get(path, 'missing')} where its "
+                f"constructor makes {made.get(path, 'nothing')}; {remedy}"
             )
-        if have[path].get_extra_state is not nn.Module.get_extra_state:
+    for path, part in flow.named_modules():
+        if type(part).get_extra_state is not nn.Module.get_extra_state:
             raise NotRebuildableError(
                 f"flow: {path!r} has a state beside its tensors, which no file can hold."
             )
@@ -187,8 +187,10 @@ def check_shapes(
         )
 
 
-def _classes(module: nn.Module) -> dict[str, type[nn.Module]]:
-    return {path: type(part) for path, part in module.named_modules(remove_duplicate=False)}
+def _classes(module: nn.Module) -> dict[str, str]:
+    """The class of each part, by its name: parametrized modules have one each, of equal names."""
+    parts = module.named_modules(remove_duplicate=False)
+    return {path: f"{type(part).__module__}.{type(part).__name__}" for path, part in parts}
 
 
 def _joined(path: str, name: str) -> str:
