@@ -7,13 +7,14 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
+from ..rebuilding import Rebuildable
 from .autograd import Estimate, Memory, Vjp, value_and_logdet
 from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe, Rademacher
 from .tails import Geometric, Tail
 
 
-class StochasticEstimator:
+class StochasticEstimator(Rebuildable):
     r"""An estimator that probes the Jacobian with random vectors.
 
     Calling it as ``estimator(net, x, event_dim=None)`` returns

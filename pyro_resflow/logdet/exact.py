@@ -19,10 +19,11 @@ from ..linearization import (
     resolve_event_dim,
     without_autocast,
 )
+from ..rebuilding import Rebuildable
 from .functions import LOG_ONE_PLUS, SpectralFunction
 
 
-class Exact:
+class Exact(Rebuildable):
     r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable twice.
 
     Costs one product with the Jacobian per dimension and :math:`O(D^3)` for the determinant: the

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..rebuilding import Rebuildable
 from .stages import BothSigns, Core, Scale, Stage, scaled
 
 
-class Activation(nn.Module):
+class Activation(Rebuildable, nn.Module):
     r"""Elementwise :math:`\phi(h) = \kappa\,\psi(\beta h)` with Lipschitz constant at most 1.
 
     Subclasses give the core :math:`\psi` (:meth:`core`), its slope and its curvature, and may

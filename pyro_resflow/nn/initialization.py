@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..rebuilding import Rebuildable
 
-class DataInitialized(nn.Module):
+
+class DataInitialized(Rebuildable, nn.Module):
     """A module whose parameters are set by the first batch that passes.
 
     The flag that this has happened is a buffer, so that it is saved. Subclasses call

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..rebuilding import Rebuildable
 from .activations import Activation, CLipSwish, LipSwish
 from .linearized import Beside, LinearizedStages, evaluate
 from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
@@ -22,7 +23,7 @@ from .stages import Layer, Stage, Translate, folded
 Norms = OperatorNorm | Sequence[OperatorNorm] | None
 
 
-class Chain(nn.Sequential):
+class Chain(Rebuildable, nn.Sequential):
     """Layers one after the other, linearized by the chain rule.
 
     Args:
@@ -74,7 +75,7 @@ class Chain(nn.Sequential):
         return torch.stack(bounds).prod()
 
 
-class Shift(nn.Module):
+class Shift(Rebuildable, nn.Module):
     """Add a constant to each sample, which leaves the Jacobian alone.
 
     Args:
@@ -195,7 +196,7 @@ class LipschitzConvNet(Chain):
         self.event_shape = torch.Size(event_shape)
 
 
-class DenseConcatenation(nn.Module):
+class DenseConcatenation(Rebuildable, nn.Module):
     r"""Input and new features side by side, :math:`[\eta_1 x, \eta_2 h(x)]`, at :math:`|\eta|=1`.
 
     :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|` with

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..rebuilding import Rebuildable
 
-class InjectivePadding(nn.Module):
+
+class InjectivePadding(Rebuildable, nn.Module):
     r"""Channels of zeros behind those of an image: :math:`x \mapsto [x, 0]`.
 
     Injective, but no bijection, and so no transform with a density: it loses nothing of x, and

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ..rebuilding import Rebuildable
 
-class Iterative:
+
+class Iterative(Rebuildable):
     """What iterates until it is within a tolerance.
 
     Args:

@@ -12,12 +12,13 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from ..rebuilding import Rebuildable
 from .base import InverseMemory, OnePassTransform, check_event_shape
 from .compose import Compose, flattened
 from .elementwise_maps import BoundedLogScale
 
 
-class ConditionalBijection(InverseMemory, ConditionalTransformModule):
+class ConditionalBijection(Rebuildable, InverseMemory, ConditionalTransformModule):
     """A conditional transform that is a bijection at every context, and knows its inverse."""
 
     bijective = True
@@ -136,7 +137,7 @@ class ConditionalCompose(ConditionalBijection):
         )
 
 
-class ConditionalInverse(ConditionalTransformModule):
+class ConditionalInverse(Rebuildable, ConditionalTransformModule):
     """The inverse of a conditional transform, sharing its parameters.
 
     Args:

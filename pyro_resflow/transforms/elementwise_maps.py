@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..rebuilding import Rebuildable
 
-class ElementwiseMap(nn.Module):
+
+class ElementwiseMap(Rebuildable, nn.Module):
     r"""An increasing map of each entry, with parameters that are other for each entry.
 
     Subclasses say how many parameters an entry takes, and implement both directions. Parameters
@@ -29,7 +31,7 @@ class ElementwiseMap(nn.Module):
         raise NotImplementedError
 
 
-class BoundedLogScale(nn.Module):
+class BoundedLogScale(Rebuildable, nn.Module):
     r"""The log-scale :math:`s = \bar s\tanh(h/\bar s)` of a network's output h.
 
     No output makes a scale overflow, and zero gives the scale 1.
@@ -52,7 +54,7 @@ class BoundedLogScale(nn.Module):
         return self.bound * (h / self.bound).tanh()
 
 
-class LearnedLogScale(nn.Module):
+class LearnedLogScale(Rebuildable, nn.Module):
     r"""Real NVP's log-scale :math:`s = a\tanh(h)` with a learned scalar a, 0 to begin with.
 
     Reference:
@@ -69,7 +71,7 @@ class LearnedLogScale(nn.Module):
         return self.amplitude * h.tanh()
 
 
-class SigmoidScale(nn.Module):
+class SigmoidScale(Rebuildable, nn.Module):
     r"""Glow's scale :math:`e^s = \sigma(h + o)`, below 1.
 
     Zero gives :math:`\sigma(o)`, so that a coupling does not start as the identity: 0.88 at o = 2.

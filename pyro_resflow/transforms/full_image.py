@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..rebuilding import Rebuildable
 from .masks import Mask
 
 
-class OnFullImage(nn.Module):
+class OnFullImage(Rebuildable, nn.Module):
     """A conditioner that sees the kept pixels at their places in the image.
 
     The kept half is laid on an image of zeros, with a context channel that is 1 where it lies; of

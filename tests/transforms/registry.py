@@ -46,6 +46,7 @@ from pyro_resflow.nn import (
     LipschitzDenseNet,
     ResidualConditioner,
 )
+from pyro_resflow.rebuilding import Rebuildable
 from pyro_resflow.transforms import (
     ActNorm,
     Affine,
@@ -159,7 +160,7 @@ def flat(
     return Case(lambda _: make(event_shape), (torch.Size(event_shape).numel(),), draw)
 
 
-class SmallConditioner(torch.nn.Module):
+class SmallConditioner(Rebuildable, torch.nn.Module):
     """A conditioner of one hidden layer, with or without a context beside the kept half."""
 
     def __init__(self, inputs: Sequence[int], outputs: int) -> None:
@@ -377,7 +378,7 @@ def conditional_coupling(
     return ConditionalCoupling(mask, elementwise, net, context_shape)
 
 
-class Halved(torch.nn.Module):
+class Halved(Rebuildable, torch.nn.Module):
     """A contraction for any weight: half a sine of a bounded input."""
 
     def forward(self, x: Tensor) -> Tensor:

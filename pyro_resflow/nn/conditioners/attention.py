@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ...rebuilding import Rebuildable
 from .gated import GATE_STD, GatedConv, GatedSelfAttention, Mixing
 from .layers import ChannelNorm, Convolution, InitializedConv2d, concat_elu
 
@@ -51,7 +52,7 @@ class GatedEncoder:
         return GatedStack(self, in_shape, context_channels)
 
 
-class GatedStack(nn.Module):
+class GatedStack(Rebuildable, nn.Module):
     """The network of a :class:`GatedEncoder`; its positions are shared by all its blocks.
 
     Args:
@@ -158,7 +159,7 @@ class GatedAttentionConditioner:
         )
 
 
-class GatedNet(nn.Module):
+class GatedNet(Rebuildable, nn.Module):
     """The network of a :class:`GatedAttentionConditioner`.
 
     Args:

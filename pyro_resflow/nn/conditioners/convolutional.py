@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...rebuilding import Rebuildable
 from .layers import Convolution, InitializedConv2d
 from .recipe import check_context
 
@@ -46,7 +47,7 @@ class ConvConditioner:
         return ConvNet(self, in_shape[0], out_channels, context_channels)
 
 
-class ConvNet(nn.Module):
+class ConvNet(Rebuildable, nn.Module):
     """The network of a :class:`ConvConditioner`.
 
     Args:

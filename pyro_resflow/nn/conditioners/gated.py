@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...rebuilding import Rebuildable
 from .layers import Convolution, InitializedConv2d, concat_elu
 from .recipe import check_context
 
@@ -15,7 +16,7 @@ GATE_STD = 0.1
 """Standard deviation of what enters a gate at first: each block starts near the identity."""
 
 
-class GatedConv(nn.Module):
+class GatedConv(Rebuildable, nn.Module):
     r"""A gated residual convolution, :math:`x + a\,\sigma(b)`.
 
     a and b are the halves of a second convolution of concatenated ELUs of a first one of 3x3. A

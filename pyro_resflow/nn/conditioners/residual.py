@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...rebuilding import Rebuildable
 from .layers import WeightNormConv2d
 from .recipe import check_context
 
@@ -50,7 +51,7 @@ class ResidualConditioner:
         return ResidualNet(self, in_shape[0], out_channels, context_channels)
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(Rebuildable, nn.Module):
     """The network of a :class:`ResidualConditioner`.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the adapters say when the package they adapt to is not installed."""
+"""What is said when an optional dependency is not installed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"pyro_resflow.interop.{name} needs {error.name}, which is not installed: "
+            f"this part of pyro_resflow needs {error.name}, which is not installed: "
             f"pip install 'pyro-resflow[{name}]'"
         ) from error
