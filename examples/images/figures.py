@@ -40,7 +40,7 @@ def interpolation(
 ) -> Figure:
     """Show images between pairs, a row for each pair; see `exploration.interpolate`."""
     between = exploration.interpolate(flow, first, second, steps, path)
-    return _rows({"": between.transpose(0, 1).flatten(0, 1)}, columns=steps)
+    return rows_of({"": between.transpose(0, 1).flatten(0, 1)}, columns=steps)
 
 
 def temperatures(
@@ -49,7 +49,7 @@ def temperatures(
     """Show samples from the same noise at several temperatures, a row for each."""
     samples = exploration.sample_at(flow, temperatures, number)
     titles = [f"temperature {temperature:g}" for temperature in temperatures]
-    return _rows(dict(zip(titles, samples, strict=True)), columns=number)
+    return rows_of(dict(zip(titles, samples, strict=True)), columns=number)
 
 
 def reconstructions(flow: ImageFlow, images: Tensor, bins: int) -> Figure:
@@ -65,7 +65,7 @@ def reconstructions(flow: ImageFlow, images: Tensor, bins: int) -> Figure:
             result.error / largest.clamp(min=torch.finfo(largest.dtype).tiny)
         ),
     }
-    return _rows(rows, columns=len(images))
+    return rows_of(rows, columns=len(images))
 
 
 def ranking(distribution: Dequantized, images: Tensor, number: int = 10, draws: int = 1) -> Figure:
@@ -79,7 +79,7 @@ def ranking(distribution: Dequantized, images: Tensor, number: int = 10, draws: 
         )
         for end, part in ends.items()
     }
-    return _rows(rows, columns=number)
+    return rows_of(rows, columns=number)
 
 
 def learning_curve(log_folder: Path, held_out: HeldOut) -> Figure:
@@ -99,7 +99,7 @@ def learning_curve(log_folder: Path, held_out: HeldOut) -> Figure:
     return figure
 
 
-def _rows(rows: dict[str, Tensor], columns: int) -> Figure:
+def rows_of(rows: dict[str, Tensor], columns: int) -> Figure:
     """Show images in [0, 1] in rows of so many, under their titles."""
     pictures = {title: grid(images, columns) for title, images in rows.items()}
     heights = [picture.shape[-2] for picture in pictures.values()]

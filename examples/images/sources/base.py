@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 Portion: TypeAlias = Dataset[tuple[Tensor, ...]]
 """A sequence of `(image,)` or `(image, label)`: the image uint8 `(C, H, W)`, the label int64."""
@@ -49,6 +49,33 @@ class Mapped(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         image, *label = self.portion[index]
         return self.function(image), *label
+
+
+class InMemory(Source):
+    """The images of a source, read once and kept: for sources that compute their images.
+
+    Args:
+        source: Where the images come from.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.event_shape = source.event_shape
+        self.bins = source.bins
+        self.classes = source.classes
+        self._portions: tuple[Portion, Portion] | None = None
+
+    def load(self) -> tuple[Portion, Portion]:
+        """Return the portions of the source, read at the first call."""
+        if self._portions is None:
+            training, test = self.source.load()
+            self._portions = _read(training), _read(test)
+        return self._portions
+
+
+def _read(portion: Portion) -> Portion:
+    items = [portion[index] for index in range(len(portion))]
+    return TensorDataset(*(torch.stack(column) for column in zip(*items, strict=True)))
 
 
 def hold_out(portion: Portion, fraction: float, seed: int) -> tuple[Portion, Portion]:
