@@ -1,6 +1,9 @@
 """Ready-made flows: short assemblies of the public parts."""
 
+from .flow_plus_plus import FlowPlusPlus
+from .glow import Glow
 from .image_flow import Encoder, ImageFlow
+from .real_nvp import RealNVP
 from .recipes import ConvBlock, DenseNetBlock, MLPBlock, NetworkRecipe
 from .residual_flow import ResidualFlow
 from .vectors import conditional_residual_flow, residual_flow
@@ -9,9 +12,12 @@ __all__ = [
     "ConvBlock",
     "DenseNetBlock",
     "Encoder",
+    "FlowPlusPlus",
+    "Glow",
     "ImageFlow",
     "MLPBlock",
     "NetworkRecipe",
+    "RealNVP",
     "ResidualFlow",
     "conditional_residual_flow",
     "residual_flow",

@@ -63,7 +63,9 @@ class ResidualFlow(ImageFlow):
         logdet: LogDet | None = None,
         solver: Solve | None = None,
     ) -> None:
-        shape = checked_scales(event_shape, len(blocks), squeeze_first)
+        shape = checked_scales(
+            event_shape, len(blocks), squeeze_first=squeeze_first, name="blocks"
+        )
         if min(blocks) < 0 or end_blocks < 0:
             raise ValueError(
                 f"blocks, end_blocks: expected no negative number, got {tuple(blocks)} and "

@@ -1,4 +1,4 @@
-"""Networks with a known Lipschitz constant (torch only)."""
+"""Networks with a known Lipschitz constant, and conditioners of couplings (torch only)."""
 
 from .activations import (
     ELU,
@@ -12,7 +12,20 @@ from .activations import (
     Tanh,
 )
 from .conditional import ConditionalLipschitzMLP
+from .conditioners import (
+    Conditioner,
+    ConvConditioner,
+    GatedAttentionConditioner,
+    GatedConv,
+    GatedEncoder,
+    GatedMaxout,
+    GatedSelfAttention,
+    InitializedConv2d,
+    ResidualConditioner,
+    WeightNormConv2d,
+)
 from .contraction import check_contraction
+from .initialization import DataInitialized
 from .lipschitz import (
     LipschitzConv2d,
     LipschitzLayer,
@@ -38,8 +51,17 @@ __all__ = [
     "Chain",
     "Concatenated",
     "ConditionalLipschitzMLP",
+    "Conditioner",
+    "ConvConditioner",
+    "DataInitialized",
     "DenseConcatenation",
+    "GatedAttentionConditioner",
+    "GatedConv",
+    "GatedEncoder",
+    "GatedMaxout",
+    "GatedSelfAttention",
     "InducedNorm",
+    "InitializedConv2d",
     "LipSwish",
     "LipschitzConv2d",
     "LipschitzConvNet",
@@ -50,10 +72,12 @@ __all__ = [
     "NonFiniteWeightError",
     "OperatorNorm",
     "Pila",
+    "ResidualConditioner",
     "Shift",
     "Softplus",
     "SpectralNorm",
     "Tanh",
+    "WeightNormConv2d",
     "check_contraction",
     "update_norms",
 ]

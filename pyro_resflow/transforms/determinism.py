@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class EstimatesLogDet:
 def is_deterministic(transform: nn.Module) -> bool:
     """Whether two calls of ``log_abs_det_jacobian`` at one point give one value.
 
+    Fresh noise comes from estimators of log-determinants, and from dropout in training mode.
+
     Args:
         transform: a transform, or any module that holds some.
 
@@ -41,7 +43,7 @@ def is_deterministic(transform: nn.Module) -> bool:
         >>> is_deterministic(flow)
         True
     """
-    return not any(_noisy(transform))
+    return not any(_noisy(transform.modules())) and not any(_active_dropout(transform))
 
 
 def set_logdet(module: nn.Module, logdet: Callable[..., tuple[Tensor, Tensor]]) -> None:
@@ -57,7 +59,7 @@ def set_logdet(module: nn.Module, logdet: Callable[..., tuple[Tensor, Tensor]]) 
     Raises:
         ValueError: if there is no residual block inside.
     """
-    blocks = list(_blocks(module))
+    blocks = list(_blocks(module.modules()))
     if not blocks:
         raise ValueError(
             f"module: expected residual blocks inside, found none in {type(module).__name__}. A "
@@ -80,7 +82,12 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
     """
     if not _a_sampler_is_asking():
         return
-    for logdet in _noisy(transform):
+    for dropout in _active_dropout(transform):
+        raise NoisyEnergyError(
+            f"transform: its {type(dropout).__name__} draws new noise at every call, and HMC, "
+            "NUTS and other Markov chains need one energy function. Call eval() on the flow."
+        )
+    for logdet in _noisy(transform.modules()):
         raise NoisyEnergyError(
             f"logdet: {_name(logdet)} draws new noise at every call, and HMC, NUTS and other "
             "Markov chains need one energy function: they would sample from a wrong "
@@ -88,6 +95,27 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
             "pyro_resflow.transforms.set_logdet(flow, logdet.Exact()), or guide.set_logdet(...), "
             "or in many dimensions logdet.Krylov(6, tail=NoTail(), probe=Frozen()). An "
             "estimator of your own says so with an attribute is_deterministic = True."
+        )
+
+
+def refuse_noise_in_average(parts: Iterable[object]) -> None:
+    """Raise if one of these estimates its log-determinant with fresh noise.
+
+    The mean of exp(log p + noise) is larger than that of p.
+
+    Args:
+        parts: the transforms, and other objects, that a density is made of.
+
+    Raises:
+        ValueError: naming the estimator and the remedies.
+    """
+    for logdet in _noisy(parts):
+        raise ValueError(
+            f"num_samples: {_name(logdet)} draws new noise at every call, and a mean of densities "
+            "over several samples comes out too high when their logarithms are noisy. Use a "
+            "deterministic log-determinant: pyro_resflow.transforms.set_logdet(flow, "
+            "logdet.Exact()), or in many dimensions logdet.Krylov(6, tail=NoTail(), "
+            "probe=Frozen()); or num_samples=1."
         )
 
 
@@ -105,14 +133,19 @@ def _a_sampler_is_asking() -> bool:
     return False
 
 
-def _blocks(module: nn.Module) -> Iterator[EstimatesLogDet]:
-    return (part for part in module.modules() if isinstance(part, EstimatesLogDet))
+def _blocks(parts: Iterable[object]) -> Iterator[EstimatesLogDet]:
+    return (part for part in parts if isinstance(part, EstimatesLogDet))
 
 
-def _noisy(module: nn.Module) -> Iterator[object]:
-    """The estimators inside that do not say of themselves that they are deterministic."""
-    estimators = (block.logdet for block in _blocks(module))
+def _noisy(parts: Iterable[object]) -> Iterator[object]:
+    """The estimators among them that do not say of themselves that they are deterministic."""
+    estimators = (block.logdet for block in _blocks(parts))
     return (each for each in estimators if not getattr(each, "is_deterministic", False))
+
+
+def _active_dropout(module: nn.Module) -> Iterator[nn.Module]:
+    dropouts = (part for part in module.modules() if isinstance(part, nn.Dropout))
+    return (part for part in dropouts if part.training and part.p > 0)
 
 
 def _name(logdet: object) -> str:

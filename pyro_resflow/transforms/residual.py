@@ -171,7 +171,7 @@ class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
         Raises:
             ValueError: for a context of another width.
         """
-        check_context(context, self.net.context_dim)
+        check_context(context, (self.net.context_dim,))
         return ConditionedResidual(self, context)
 
 
@@ -219,9 +219,7 @@ class ConditionedResidual(ConditionedTransform):
             check_event_shape(name, x, self._event_shape)
         shape = self.forward_shape(x.shape)
         batch_shape = shape[: len(shape) - self.domain.event_dim]
-        width = self.context.shape[-1]
-        context = self.context.expand(*batch_shape, width).reshape(-1, width)
-        return x.expand(shape), self.conditional.net.bind(context)
+        return x.expand(shape), self.conditional.net.bind(self._flat_context(batch_shape))
 
 
 def residual(
