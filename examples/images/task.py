@@ -1,6 +1,7 @@
 """What is learned: the density of integer images, as a Lightning module."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from pyro_resflow.distributions import Dequantized
-from pyro_resflow.transforms import UniformDequantization
+from pyro_resflow.transforms import Dequantization, UniformDequantization
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,19 @@ def constant_rate(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
+def uniform_noise(event_shape: Sequence[int], bins: int) -> Dequantization:
+    """Dequantize by uniform noise."""
+    return UniformDequantization(bins)
+
+
 class DensityEstimation(LightningModule):
     """Maximum likelihood of integer images under a dequantized flow, in bits/dim.
 
     Args:
         flow: Maps base noise to images in [0, 1], as `pyro_resflow.flows.ResidualFlow` does.
         bins: Number of grey levels of the images.
+        dequantizer: Builds the dequantization from the shape of an image and the grey levels, as
+            `pyro_resflow.transforms.VariationalDequantization` does; it is trained with the flow.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
         test_draws: Draws of dequantization noise (and probes) averaged for each test image.
@@ -65,13 +73,14 @@ class DensityEstimation(LightningModule):
         self,
         flow: TransformModule,
         bins: int,
+        dequantizer: Callable[[Sequence[int], int], Dequantization] = uniform_noise,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable = constant_rate,
         test_draws: int = 10,
     ) -> None:
         super().__init__()
         self.flow = flow
-        self.dequantizer = UniformDequantization(bins)
+        self.dequantizer = dequantizer(flow.event_shape, bins)
         self.bins = bins
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
