@@ -21,11 +21,10 @@ import torch
 from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import LambdaLR
 from torch import Tensor
-from tqdm import tqdm
 
+from examples.training import no_guide, train
 from pyro_resflow import conditional_residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import SpectralNorm
@@ -116,9 +115,6 @@ def fit(
         with pyro.plate("pairs", len(x)):
             pyro.sample("y", conditional.condition(x), obs=y)
 
-    def guide(x: Tensor, y: Tensor) -> None:
-        """There are no latent variables."""
-
     def rise_and_fall(step: int) -> float:
         """Share of the learning rate; at full rate the first steps could be lost in the tails."""
         return min(5 * (step + 1), 1.25 * (steps - step)) / steps
@@ -131,12 +127,8 @@ def fit(
             "lr_lambda": rise_and_fall,
         }
     )
-    svi = SVI(model, guide, optimizer, Trace_ELBO())
-    progress = tqdm(range(steps))
-    for _ in progress:
-        nats = svi.step(*draw(batch_size))
-        optimizer.step()
-        progress.set_postfix(nats=f"{nats:.3f}", refresh=False)
+    batches = (draw(batch_size) for _ in range(steps))
+    train(model, no_guide, optimizer, batches, steps=steps)
 
 
 @torch.no_grad()

@@ -21,11 +21,9 @@ import torch
 from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import ExponentialLR
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from examples.training import no_guide, slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipSwish, SpectralNorm
@@ -112,23 +110,10 @@ def fit(
         with pyro.plate("data", len(data)):
             pyro.sample("x", density, obs=data)
 
-    def guide(data: Tensor) -> None:
-        """There are no latent variables."""
-
     pyro.clear_param_store()
-    optimizer = ExponentialLR(
-        {
-            "optimizer": torch.optim.Adam,
-            "optim_args": {"lr": learning_rate},
-            "gamma": 0.05 ** (1 / steps),
-        }
-    )
-    svi = SVI(model, guide, optimizer, Trace_ELBO())
-    progress = tqdm(range(steps), desc=draw.__name__)
-    for _ in progress:
-        nats = svi.step(draw(batch_size))
-        optimizer.step()
-        progress.set_postfix(nats=f"{nats:.3f}", refresh=False)
+    batches = ((draw(batch_size),) for _ in range(steps))
+    optimizer = slowing_adam(learning_rate, steps)
+    train(model, no_guide, optimizer, batches, steps=steps, description=draw.__name__)
 
 
 @torch.no_grad()

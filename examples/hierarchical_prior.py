@@ -23,13 +23,12 @@ import torch
 from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
+from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_value
-from pyro.optim import ExponentialLR
 from torch import Tensor
 from torch.distributions import constraints
-from tqdm import tqdm
 
+from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.transforms import ActNorm, Inverse
@@ -119,20 +118,13 @@ def fit(hierarchy: Hierarchy, *, steps: int, learning_rate: float) -> dist.Multi
     """Fit prior and guide by SVI, and return the guide's effects, of batch shape ``(J,)``."""
     pyro.clear_param_store()
     groups = len(hierarchy.data.x)
-    optimizer = ExponentialLR(
-        {
-            "optimizer": torch.optim.Adam,
-            "optim_args": {"lr": learning_rate},
-            "gamma": 0.05 ** (1 / steps),
-        }
+    train(
+        poutine.scale(hierarchy.model, 1 / groups),
+        poutine.scale(hierarchy.guide, 1 / groups),
+        slowing_adam(learning_rate, steps),
+        (() for _ in range(steps)),
+        steps=steps,
     )
-    scaled = (poutine.scale(part, 1 / groups) for part in (hierarchy.model, hierarchy.guide))
-    svi = SVI(*scaled, optimizer, Trace_ELBO())
-    progress = tqdm(range(steps), desc="SVI")
-    for _ in progress:
-        nats = svi.step()
-        optimizer.step()
-        progress.set_postfix(nats=f"{nats:.3f}", refresh=False)
     return dist.MultivariateNormal(
         pyro.param("loc").detach(), scale_tril=pyro.param("tril").detach()
     )

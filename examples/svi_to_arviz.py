@@ -21,13 +21,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jsonargparse import auto_cli
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoContinuous, AutoNormal, AutoNormalizingFlow
 from pyro.infer.autoguide.initialization import init_to_median
-from pyro.optim import ExponentialLR
 from torch import Tensor
-from tqdm import tqdm
 
+from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.arviz import from_svi, loo
 
@@ -53,20 +52,15 @@ def flow_guide(blocks: int, width: int) -> AutoContinuous:
 
 def fit(guide: AutoContinuous, name: str, steps: int, learning_rate: float) -> None:
     """Maximise the ELBO."""
-    optimizer = ExponentialLR(
-        {
-            "optimizer": torch.optim.Adam,
-            "optim_args": {"lr": learning_rate},
-            "gamma": 0.05 ** (1 / steps),
-        }
+    train(
+        model,
+        guide,
+        slowing_adam(learning_rate, steps),
+        ((EFFECTS, ERRORS) for _ in range(steps)),
+        steps=steps,
+        elbo=Trace_ELBO(num_particles=8, max_plate_nesting=1, vectorize_particles=True),
+        description=name,
     )
-    elbo = Trace_ELBO(num_particles=8, max_plate_nesting=1, vectorize_particles=True)
-    svi = SVI(model, guide, optimizer, elbo)
-    progress = tqdm(range(steps), desc=name)
-    for _ in progress:
-        loss = svi.step(EFFECTS, ERRORS)
-        optimizer.step()
-        progress.set_postfix(elbo=f"{-loss:.2f}", refresh=False)
 
 
 def report(data: az.InferenceData) -> str:

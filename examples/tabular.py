@@ -38,7 +38,7 @@ from pyro_resflow import residual_flow
 from pyro_resflow.interop.zuko import from_zuko
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzDenseNet
-from pyro_resflow.transforms import ActNorm, Compose, Inverse, Residual
+from pyro_resflow.transforms import ActNorm, Compose, Inverse, Residual, temporary_logdet
 
 import zuko  # isort: skip  # after the adapter, which keeps the validation of arguments
 
@@ -102,18 +102,13 @@ def density(flow: TransformModule, features: int) -> dist.TransformedDistributio
 @contextmanager
 def exact_log_determinants(flow: TransformModule) -> Iterator[None]:
     """Residual blocks and continuous flows without an estimate, for as long as this lasts."""
-    blocks = [m for m in flow.modules() if isinstance(m, Residual)]
     ode = [m for m in flow.modules() if isinstance(m, zuko.flows.FFJTransform)]
-    estimators = [block.logdet for block in blocks]
-    for block in blocks:
-        block.logdet = Exact()
     for part in ode:
         part.exact = True
     try:
-        yield
+        with temporary_logdet(flow, Exact()):
+            yield
     finally:
-        for block, estimator in zip(blocks, estimators, strict=True):
-            block.logdet = estimator
         for part in ode:
             part.exact = False
 

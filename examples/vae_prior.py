@@ -23,14 +23,12 @@ import torch
 from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import DenseNN
-from pyro.optim import ExponentialLR
 from torch import Tensor, nn
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
 from examples.images import sources
+from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 
 
@@ -127,22 +125,16 @@ def fit(
 ) -> None:
     """Raise the evidence lower bound of batches of images, whose order the seed alone decides."""
     pyro.clear_param_store()
-    optimizer = ExponentialLR(
-        {
-            "optimizer": torch.optim.Adam,
-            "optim_args": {"lr": learning_rate},
-            "gamma": 0.05 ** (1 / steps),
-        }
-    )
-    scaled = (poutine.scale(part, 1 / batch_size) for part in (vae.model, vae.guide))
-    svi = SVI(*scaled, optimizer, Trace_ELBO())
     order = torch.Generator().manual_seed(seed)
-    progress = tqdm(range(steps), desc=f"seed {seed}")
-    for _ in progress:
-        chosen = torch.randint(len(images), (batch_size,), generator=order)
-        nats = svi.step(images[chosen])
-        optimizer.step()
-        progress.set_postfix(nats=f"{nats:.2f}", refresh=False)
+    chosen = (torch.randint(len(images), (batch_size,), generator=order) for _ in range(steps))
+    train(
+        poutine.scale(vae.model, 1 / batch_size),
+        poutine.scale(vae.guide, 1 / batch_size),
+        slowing_adam(learning_rate, steps),
+        ((images[rows],) for rows in chosen),
+        steps=steps,
+        description=f"seed {seed}",
+    )
 
 
 def with_error(values: Tensor) -> str:

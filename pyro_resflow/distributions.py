@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from .transforms.base import call_and_ladj, transforms_inside
+from .transforms.base import call_and_ladj
 from .transforms.determinism import refuse_noise_in_average
 
 
@@ -172,12 +172,12 @@ class Dequantized(dist.TorchDistribution):
         check_images(value, self.event_shape, self.bins, check_values=self._validate_args)
         if self.num_samples == 1:
             return self._log_weights(value, torch.Size())
-        refuse_noise_in_average(self._parts())
-        total = None
-        for number in self._chunks():
-            part = self._log_weights(value, torch.Size((number,))).logsumexp(0)
-            total = part if total is None else torch.logaddexp(total, part)
-        return cast(Tensor, total) - math.log(self.num_samples)
+        refuse_noise_in_average(self)
+        chunks = [
+            self._log_weights(value, torch.Size((number,))).logsumexp(0)
+            for number in self._chunks()
+        ]
+        return torch.stack(chunks).logsumexp(0) - math.log(self.num_samples)
 
     def _log_weights(self, value: Tensor, sample_shape: torch.Size) -> Tensor:
         """log p(v) - log q(v|value) of draws of v, shape ``(*sample_shape, *batch)``."""
@@ -192,16 +192,6 @@ class Dequantized(dist.TorchDistribution):
         for start in range(0, self.num_samples, size):
             yield min(size, self.num_samples - start)
 
-    def _parts(self) -> Iterator[object]:
-        """What the densities of v are made of."""
-        if isinstance(self.dequantizer, nn.Module):
-            yield from self.dequantizer.modules()
-        distribution: Any = self.flow_dist
-        while distribution is not None:
-            for transform in getattr(distribution, "transforms", ()):
-                yield from transforms_inside(transform)
-            distribution = getattr(distribution, "base_dist", None)
-
     def bits_per_dim(self, value: Tensor) -> Tensor:
         """The bound as a code length, -log_prob / (D log 2) bits per pixel and channel."""
         return -self.log_prob(value) / (self.event_shape.numel() * math.log(2))
@@ -209,6 +199,8 @@ class Dequantized(dist.TorchDistribution):
     @torch.no_grad()
     def evaluate(self, images: Tensor, *, batch_size: int = 256) -> BitsPerDim:
         """Mean bits/dim of a set of images, with its standard error.
+
+        A flow with batch norms or dropout is to be in evaluation mode, by ``flow.eval()``.
 
         Args:
             images: integers of shape ``(N, C, H, W)``, at least two.

@@ -1,5 +1,6 @@
 """Dequantized: honest probabilities on a problem small enough to integrate."""
 
+import copy
 import itertools
 import math
 
@@ -133,7 +134,7 @@ def test_gradient_of_several_samples_is_the_weighted_one(flow: ResidualFlow) -> 
 
 
 def test_noisy_log_det_is_refused_for_several_samples_only(flow: ResidualFlow) -> None:
-    noisy = tiny_flow()
+    noisy = copy.deepcopy(flow)
     set_logdet(noisy, Krylov())
     dequantized(noisy).log_prob(IMAGES)
     several = dequantized(noisy, num_samples=2)
@@ -182,8 +183,7 @@ def test_evaluation_has_a_standard_error(flow: ResidualFlow) -> None:
 
 
 def test_bound_with_the_stochastic_log_det_has_the_same_mean(flow: ResidualFlow) -> None:
-    stochastic = tiny_flow()
-    stochastic.load_state_dict(flow.state_dict())
+    stochastic = copy.deepcopy(flow)
     set_logdet(stochastic, Krylov(1))
     _, bound = cell_averages(flow)
     with torch.no_grad():

@@ -41,6 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "distributions": MATHEMATICS | {"transforms"},
     "flows": MATHEMATICS | {"transforms", "distributions"},
     "guides": FLOWS,
+    "classifiers": FLOWS,
+    "hybrid": FLOWS,
     "checkpoints": FLOWS,
     "interop": FLOWS | {"guides", "checkpoints"},
 }

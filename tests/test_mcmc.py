@@ -14,13 +14,17 @@ from torch import Tensor
 from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.logdet import Exact, Frozen, Krylov, NoTail, PowerSeries, RussianRoulette
+from pyro_resflow.nn import GatedAttentionConditioner
 from pyro_resflow.transforms import (
+    Checkerboard,
     Compose,
+    CouplingStep,
     Inverse,
     NoisyEnergyError,
     Residual,
     is_deterministic,
     set_logdet,
+    temporary_logdet,
 )
 
 FROZEN = Krylov(4, tail=NoTail(), probe=Frozen())
@@ -101,6 +105,19 @@ def test_the_energys_gradient_is_that_of_the_exact_log_density() -> None:
         assert torch.autograd.gradcheck(lambda x: prior(flow).log_prob(x.clone()), (x,))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_dropout_is_noise_in_training_mode_only() -> None:
+    step = CouplingStep(GatedAttentionConditioner(8, 1, dropout=0.5))
+    flow = step(Checkerboard((1, 2, 2)))
+    assert not is_deterministic(flow)
+    assert is_deterministic(step(Checkerboard((1, 2, 2))).eval())
+    density = dist.TransformedDistribution(dist.Normal(torch.zeros(1, 2, 2), 1).to_event(3), flow)
+    density.log_prob(torch.randn(5, 1, 2, 2))
+    with pytest.raises(ValueError, match=r"its Dropout draws new noise .*eval\(\)"):
+        chain(NUTS(lambda: pyro.sample("x", density)))
+    flow.eval()
+    chain(HMC(lambda: pyro.sample("x", density), num_steps=1))
 
 
 # The refusal
@@ -208,6 +225,41 @@ def test_set_logdet_reaches_every_block_and_keeps_the_parameters() -> None:
     assert torch.equal(flow._call(x), before)
     first = flow.call_and_ladj(x)[1]
     assert torch.equal(first, flow.call_and_ladj(x)[1])
+
+
+def test_set_logdet_reaches_the_flow_of_a_distribution() -> None:
+    flow = residual_flow(20, blocks=2, fast="density")
+    base = dist.Normal(torch.zeros(20), 1.0).to_event(1)
+    composed = dist.TransformedDistribution(base, [torch.distributions.ComposeTransform([flow])])
+    for prior in (dist.TransformedDistribution(base, [flow]), composed.mask(True)):
+        set_logdet(flow, Krylov())
+        assert not is_deterministic(prior)
+        set_logdet(prior, Exact())
+        assert is_deterministic(flow)
+
+
+def test_temporary_logdet_ends_with_the_block_even_if_that_fails() -> None:
+    flow = residual_flow(20, blocks=2)
+    usual = [part.logdet for part in flow.modules() if isinstance(part, Residual)]
+
+    def fail() -> None:
+        with temporary_logdet(flow, Exact()):
+            assert is_deterministic(flow)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert [part.logdet for part in flow.modules() if isinstance(part, Residual)] == usual
+
+
+def test_temporary_logdet_scores_afresh() -> None:
+    flow = residual_flow(20, blocks=1)
+    x = torch.randn(3, 20)
+    y = flow(x)  # an estimate is computed along, and waits to be asked for
+    with temporary_logdet(flow, Exact()):
+        inside = flow.log_abs_det_jacobian(x, y)
+    set_logdet(flow, Exact())
+    assert torch.equal(inside, flow.log_abs_det_jacobian(x, flow(x)))
 
 
 def test_set_logdet_of_a_model_without_residual_blocks_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from .flow_plus_plus import FlowPlusPlus
 from .glow import Glow
+from .i_resnet import IResNet
 from .image_flow import Encoder, ImageFlow
 from .real_nvp import RealNVP
 from .recipes import ConvBlock, DenseNetBlock, MLPBlock, NetworkRecipe
@@ -14,6 +15,7 @@ __all__ = [
     "Encoder",
     "FlowPlusPlus",
     "Glow",
+    "IResNet",
     "ImageFlow",
     "MLPBlock",
     "NetworkRecipe",

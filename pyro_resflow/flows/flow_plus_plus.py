@@ -23,9 +23,13 @@ class FlowPlusPlus(ImageFlow):
 
     From image to noise: logit, and per scale the channel couplings, then the checkerboard ones,
     with a squeeze between scales; nothing is factored out. Each coupling comes with per-pixel
-    normalisation and 1x1 convolutions, see :class:`pyro_resflow.transforms.CouplingStep`. The
-    defaults are the published model of CIFAR-10. It is made for images dequantized by
-    :class:`pyro_resflow.transforms.VariationalDequantization`.
+    normalisation and 1x1 convolutions, see :class:`pyro_resflow.transforms.CouplingStep`. It is
+    made for images dequantized by :class:`pyro_resflow.transforms.VariationalDequantization`.
+
+    The defaults are the authors' for CIFAR-10. Theirs for ImageNet have ``mix_channels=False``
+    and ``last_activation=True``: at 32x32 ``couplings=((0, 7), (3, 3))`` with 20 blocks of 128
+    channels and ``convolution=WeightNormConv2d``; at 64x64 ``squeeze_first`` and
+    ``couplings=((0, 4), (2, 2), (2, 2))`` with 16 blocks of 96 channels and 4 components.
 
     Args:
         event_shape: ``(C, H, W)``.

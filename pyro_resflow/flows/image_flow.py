@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -57,6 +58,11 @@ class ImageFlow(Inverse):
         self.event_shape = torch.Size(event_shape)
 
     @property
+    def encoder(self) -> Encoder:
+        """The inverse: images to noise vectors."""
+        return cast(Encoder, self.transform)
+
+    @property
     def latent_dim(self) -> int:
         """Size D of the noise vector."""
         return self.event_shape.numel()
@@ -76,7 +82,7 @@ class ImageFlow(Inverse):
 
 
 def checked_scales(
-    event_shape: Sequence[int], scales: int, *, squeeze_first: bool, name: str
+    event_shape: Sequence[int], scales: int, squeeze_first: bool, *, name: str = "blocks"
 ) -> torch.Size:
     """``event_shape`` as a size, checked against the number of squeezes.
 

@@ -77,6 +77,11 @@ class RealNVP(ImageFlow):
         alpha: float = 0.05,
     ) -> None:
         shape = checked_scales(event_shape, scales, squeeze_first=False, name="scales")
+        if shape[1:].numel() < 2 * 4 ** (scales - 1):
+            raise ValueError(
+                f"scales: the last of {scales} would be left single pixels of images "
+                f"{tuple(shape)}; take fewer."
+            )
         if growth < 1:
             raise ValueError(f"growth: expected an integer of at least 1, got {growth}.")
         network = network if network is not None else ResidualConditioner(channels=64, blocks=8)

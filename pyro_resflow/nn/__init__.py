@@ -42,6 +42,7 @@ from .networks import (
     Shift,
 )
 from .norms import InducedNorm, OperatorNorm, SpectralNorm
+from .padding import InjectivePadding
 
 __all__ = [
     "ELU",
@@ -62,6 +63,7 @@ __all__ = [
     "GatedSelfAttention",
     "InducedNorm",
     "InitializedConv2d",
+    "InjectivePadding",
     "LipSwish",
     "LipschitzConv2d",
     "LipschitzConvNet",

@@ -201,7 +201,8 @@ class Pila(_Parameterless):
     The slope's largest absolute value is 1.
 
     Reference:
-        Ahn, Kim and Choi, Invertible Monotone Operators for Normalizing Flows, 2022, section 5.2.
+        Ahn, Kim, Hong and Kim, Invertible Monotone Operators for Normalizing Flows, 2022, section
+        5.2.
     """
 
     k = 5.0
@@ -287,7 +288,7 @@ class CPila(Concatenated):
     r"""Concatenated Pila, :math:`[\phi(h - .2), \phi(-h - .2)]/1.06`; doubles the features.
 
     Reference:
-        Ahn, Kim and Choi, Invertible Monotone Operators for Normalizing Flows, 2022.
+        Ahn, Kim, Hong and Kim, Invertible Monotone Operators for Normalizing Flows, 2022.
     """
 
     def __init__(self, feature_dim: int = -1) -> None:

@@ -251,6 +251,7 @@ class LipschitzDenseNet(Chain):
         activation: makes one activation per dense layer from the feature dimension.
         norm: the norm that each linear layer is held to, or one per layer; default
             ``SpectralNorm(0.98)``.
+        stem: features that a linear layer in front brings the input to; default: no such layer.
 
     Raises:
         ValueError: for a growth that the activation's expansion does not divide, or an event
@@ -269,13 +270,14 @@ class LipschitzDenseNet(Chain):
         kernel_size: int = 3,
         activation: Callable[[int], Activation] = CLipSwish,
         norm: Norms = None,
+        stem: int | None = None,
     ) -> None:
         shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
         is_image = len(shape) != 1
         if is_image:
             checked_image_shape(shape)
         feature_dim = -3 if is_image else -1
-        norms = norm_per_layer(norm, depth + 1, concatenates=True)
+        norms = norm_per_layer(norm, depth + 1 + (stem is not None), concatenates=True)
 
         def linear(inputs: int, outputs: int, size: int, layer_norm: OperatorNorm) -> nn.Module:
             if is_image:
@@ -284,7 +286,10 @@ class LipschitzDenseNet(Chain):
 
         layers: list[nn.Module] = []
         features = shape[0]
-        for layer_norm in norms[:-1]:
+        if stem is not None:
+            layers.append(linear(features, stem, kernel_size, norms[0]))
+            features = stem
+        for layer_norm in norms[-1 - depth : -1]:
             phi = activation(feature_dim)
             if growth % phi.expansion:
                 raise ValueError(

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..linearization import first_derivative_only
+from ..linearization import gradients_where_needed
 from .errors import ConvergenceError
 from .tolerance import Iterative
 
-Increasing = Callable[[Tensor], tuple[Tensor, Tensor]]
+Increasing = Callable[..., tuple[Tensor, Tensor]]
 
 
 class BracketedNewton(Iterative):
     r"""Solve f(x) = y entry by entry, where f increases: Newton's method inside a bracket.
 
     A step of Newton's that leaves the bracket, or is not half as long as the last, is replaced by
-    bisection, so that the number of evaluations is about :math:`2\log_2` of the bracket's width
-    over the tolerance at worst, and a handful as a rule. An entry is done, and moves no more, once
-    its bracket, at whose ends f has been seen to lie below and above y, is narrow enough: a root
-    is never only believed.
+    bisection: as a rule a handful of evaluations does, and at worst a few times :math:`\log_2` of
+    the bracket's width over the tolerance. An entry is done, and moves no more, once its bracket,
+    at whose ends f has been seen to lie below and above y, is narrow enough: a root is never only
+    believed.
 
-    With respect to y and to whatever f depends on, gradients are those of the implicit function
-    theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`.
+    With respect to y and the coefficients of f, gradients are those of the implicit function
+    theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`, second ones included.
 
     Args:
         tolerance: half the width of a bracket that is narrow enough, relative to the larger of 1
@@ -53,24 +53,24 @@ class BracketedNewton(Iterative):
     def __init__(self, *, tolerance: float | None = None, max_iterations: int = 200) -> None:
         super().__init__(tolerance=tolerance, max_iterations=max_iterations)
 
-    def __call__(self, function: Increasing, y: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """x with f(x) = y.
+    def __call__(
+        self,
+        function: Increasing,
+        y: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        coefficients: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """x with f(x) = y, of the shape of y.
 
         Args:
-            function: from x, of the shape of y, to f(x) and its derivative f'(x).
+            function: ``function(x, *coefficients)`` gives f(x) and its derivative f'(x).
             y: any shape.
             lower: where f is about y or less; the bracket is widened until it is.
             upper: where f is about y or more, at least ``lower``.
+            coefficients: every tensor but x that f depends on and that may want a gradient.
         """
-        if not y.is_meta and not bool(y.isfinite().all()):
-            raise ValueError("y: expected finite values, got nan or infinity.")
-        with torch.no_grad():
-            search = _Search(function, y, self.tolerance_for(y.dtype), self.max_iterations)
-            x = search.run(lower.expand_as(y), upper.expand_as(y))
-        if not torch.is_grad_enabled():
-            return x
-        value, slope = function(x)
-        return _ImplicitRoot.apply(x, value - y, slope.detach())
+        return _ImplicitRoot.apply(self, function, y, lower, upper, *coefficients)
 
 
 class _Search:
@@ -143,15 +143,39 @@ class _Search:
 
 
 class _ImplicitRoot(torch.autograd.Function):
-    """The root x, whose gradient goes to the residual f(x) - y."""
+    """The root x of f(x) = y, with gradients of any order by the implicit function theorem."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return x.clone()
+    def forward(
+        ctx: Any,
+        solver: BracketedNewton,
+        function: Increasing,
+        y: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        *coefficients: Tensor,
+    ) -> Tensor:
+        if not y.is_meta and not bool(y.isfinite().all()):
+            raise ValueError("y: expected finite values, got nan or infinity.")
+        tolerance = solver.tolerance_for(y.dtype)
+        search = _Search(lambda x: function(x, *coefficients), y, tolerance, solver.max_iterations)
+        root = search.run(lower.expand_as(y), upper.expand_as(y))
+        ctx.function = function
+        ctx.save_for_backward(root, *coefficients)
+        return root
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        remedy = "the inverse is differentiable once; score data in the direction that is fast."
-        return (None, *first_derivative_only([-grad / slope], remedy), None)
+        root, *coefficients = ctx.saved_tensors
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # the root depends on the coefficients, but not on these other names of them: so the
+            # derivative is the one at a fixed root, and yet changes with the root
+            names = [c.view_as(c) for c in coefficients]
+            value, slope = ctx.function(root if create_graph else root.detach(), *names)
+        adjoint = grad / (slope if create_graph else slope.detach())
+        needed = ctx.needs_input_grad[5:]
+        gradients = gradients_where_needed(
+            [value], [-adjoint], names, needed, create_graph=create_graph
+        )
+        return (None, None, adjoint, None, None, *gradients)

@@ -20,7 +20,7 @@ from .dequantization import (
     Dequantization,
     UniformDequantization,
 )
-from .determinism import NoisyEnergyError, is_deterministic, set_logdet
+from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
 from .elementwise import ActNorm, Logit
 from .elementwise_maps import (
     Affine,
@@ -29,6 +29,7 @@ from .elementwise_maps import (
     LearnedLogScale,
     SigmoidScale,
 )
+from .features import image_features
 from .full_image import OnFullImage
 from .halves import OnHalves
 from .initialization import initialize
@@ -36,6 +37,7 @@ from .inverse import Inverse
 from .invertible_conv import InvertibleConv1x1
 from .logistic_mixture import LogisticMixture
 from .masks import ChannelHalves, Checkerboard, Columns, Mask
+from .monotone import Monotone, monotone
 from .multiscale import Flatten, Multiscale, Split, Squeeze
 from .permutation import ChannelPermutation
 from .residual import (
@@ -86,6 +88,7 @@ __all__ = [
     "LogisticMixture",
     "Logit",
     "Mask",
+    "Monotone",
     "Multiscale",
     "NoisyEnergyError",
     "OnFullImage",
@@ -100,8 +103,11 @@ __all__ = [
     "UniformDequantization",
     "VariationalDequantization",
     "conditional_residual",
+    "image_features",
     "initialize",
     "is_deterministic",
+    "monotone",
     "residual",
     "set_logdet",
+    "temporary_logdet",
 ]

@@ -255,7 +255,7 @@ def clear_cache(transform: Transform) -> None:
     Pyro's own transforms find their last result again by identity alone: after an optimizer step
     it is stale, and it keeps them from being copied. So none of them keeps one in our hands.
     """
-    for part in transforms_inside(transform):
+    for part in _transforms_inside(transform):
         for name in vars(part):
             if name == "_pass":
                 part._pass = None
@@ -263,8 +263,7 @@ def clear_cache(transform: Transform) -> None:
                 setattr(part, name, (None, None) if name == "_cached_x_y" else None)
 
 
-def transforms_inside(transform: Transform) -> Iterator[Any]:
-    """A transform and every transform that it is made of, through modules and compositions."""
+def _transforms_inside(transform: Transform) -> Iterator[Any]:
     yield transform
     if isinstance(transform, nn.Module):
         yield from (m for m in transform.modules() if isinstance(m, Transform))
@@ -272,7 +271,7 @@ def transforms_inside(transform: Transform) -> Iterator[Any]:
     if isinstance(transform, _InverseTransform):
         inside.append(transform.inv)
     for part in inside:
-        yield from transforms_inside(part)
+        yield from _transforms_inside(part)
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:

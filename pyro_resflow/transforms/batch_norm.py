@@ -16,8 +16,8 @@ class BatchNorm(DataInitialized, OnePassTransform):
     In training mode a batch that passes forward is first taken into the averages m and v of the
     batches' means and variances: :math:`m \leftarrow m + w\,(\hat m - m)`, with the momentum for
     w, or one over the number of batches while that is larger. Gradients flow through the present
-    batch's part. So a batch is normalised the same whether it is small or large, and may have
-    another scale than the last. A batch that passes again at once is not taken in again.
+    batch's part. The averages move little from one batch to the next, even from small ones, and so
+    does the density. A batch that passes again at once is not taken in again.
 
     In evaluation mode m and v stay as they are, but for the very first batch, which sets them in
     either mode, as it sets an :class:`ActNorm`. Backwards, :math:`x = m + \sqrt{v + \epsilon}\,y`
@@ -135,7 +135,8 @@ class BatchNorm(DataInitialized, OnePassTransform):
 
     def _batch_moments(self, x: Tensor) -> Tensor:
         """Mean and variance of each feature, shape ``(2, num_features)``."""
-        features = x.movedim(x.dim() - self._event_dim, 0).flatten(1).to(self.mean.dtype)
+        features = x.movedim(x.dim() - self._event_dim, 0).reshape(self.num_features, -1)
+        features = features.to(self.mean.dtype)
         if features.shape[1] < 2:
             raise ValueError(
                 f"x: a BatchNorm in training mode, or not initialised yet, needs more than one "

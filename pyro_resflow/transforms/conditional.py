@@ -35,7 +35,7 @@ class ConditionedTransform(OnePassTransform):
     """A conditional transform at one context, whose batch dimensions broadcast with the input's.
 
     Args:
-        conditional: the transform that was conditioned.
+        conditional: the :class:`ConditionalBijection` that was conditioned; it has a ``domain``.
         context: shape ``(*batch, *context_event)``.
         cache_size: 0 or 1.
     """

@@ -6,14 +6,14 @@ import math
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import ConditionalTransformModule
 from torch import Tensor
 from torch.distributions import constraints
 
 from .base import OnePassTransform
+from .conditional import ConditionalBijection
 
 
-class Dequantization(ConditionalTransformModule):
+class Dequantization(ConditionalBijection):
     """A conditional transform from noise to v = (x + u)/bins, and the noise that it starts from.
 
     Args:
@@ -23,7 +23,7 @@ class Dequantization(ConditionalTransformModule):
         ValueError: for fewer than two bins.
     """
 
-    bijective = True
+    context_event_dim = 3
 
     def __init__(self, bins: int) -> None:
         super().__init__()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
+import pyro.distributions as dist
 from torch import Tensor, nn
-from torch.distributions import Transform
+from torch.distributions import Distribution, Transform
 
 SAMPLERS = frozenset({"pyro.ops.integrator", "pyro.infer.mcmc.rwkernel"})
 """The modules through which every kernel of Pyro's evaluates its energy: HMC and NUTS, the first
 and the later steps, models and functions given as ``potential_fn``, go through the integrator."""
+
+HOLDERS = Distribution | dist.ConditionalDistribution | Transform
+"""What holds transforms without being a module."""
 
 
 class NoisyEnergyError(ValueError):
@@ -24,13 +29,13 @@ class EstimatesLogDet:
     logdet: Callable[..., tuple[Tensor, Tensor]]
 
 
-def is_deterministic(transform: nn.Module) -> bool:
-    """Whether two calls of ``log_abs_det_jacobian`` at one point give one value.
+def is_deterministic(flow: object) -> bool:
+    """Whether two calls of ``log_abs_det_jacobian`` or ``log_prob`` at one point give one value.
 
     Fresh noise comes from estimators of log-determinants, and from dropout in training mode.
 
     Args:
-        transform: a transform, or any module that holds some.
+        flow: a transform, a distribution, or any module that holds some.
 
     Example:
         >>> from pyro_resflow import residual_flow
@@ -43,33 +48,62 @@ def is_deterministic(transform: nn.Module) -> bool:
         >>> is_deterministic(flow)
         True
     """
-    return not any(_noisy(transform.modules())) and not any(_active_dropout(transform))
+    return not any(_noisy(flow)) and not any(_active_dropout(flow))
 
 
-def set_logdet(module: nn.Module, logdet: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """Give every residual block inside a module another estimator of its log-determinant.
+def set_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    """Give every residual block inside a flow another estimator of its log-determinant.
 
     For a flow that was trained with one estimator and is used with another: ``Exact()`` for HMC,
     NUTS, importance weights and plots. Parameters stay as they are.
 
     Args:
-        module: a transform, a guide, or any module that holds some.
+        flow: a transform, a distribution, a guide, or any module that holds some.
         logdet: the estimator, see :mod:`pyro_resflow.logdet`.
 
     Raises:
         ValueError: if there is no residual block inside.
     """
-    blocks = list(_blocks(module.modules()))
+    blocks = list(_blocks(flow))
     if not blocks:
         raise ValueError(
-            f"module: expected residual blocks inside, found none in {type(module).__name__}. A "
+            f"flow: expected residual blocks inside, found none in {type(flow).__name__}. A "
             "guide has its blocks from its first call on."
         )
     for block in blocks:
         block.logdet = logdet
-    for part in module.modules():
-        if isinstance(part, Transform):
-            cast(Any, part).clear_cache()
+    _clear_caches(flow)
+
+
+@contextmanager
+def temporary_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Within a ``with`` statement, every residual block inside a flow uses another estimator.
+
+    Args:
+        flow: see :func:`set_logdet`; without residual blocks inside nothing changes.
+        logdet: the estimator, see :mod:`pyro_resflow.logdet`.
+
+    Example:
+        >>> from pyro_resflow import residual_flow
+        >>> from pyro_resflow.logdet import Exact
+        >>> from pyro_resflow.transforms import is_deterministic, temporary_logdet
+        >>> flow = residual_flow(20)
+        >>> with temporary_logdet(flow, Exact()):
+        ...     is_deterministic(flow)
+        True
+        >>> is_deterministic(flow)
+        False
+    """
+    usual = [(block, block.logdet) for block in _blocks(flow)]
+    for block, _ in usual:
+        block.logdet = logdet
+    _clear_caches(flow)
+    try:
+        yield
+    finally:
+        for block, estimator in usual:
+            block.logdet = estimator
+        _clear_caches(flow)
 
 
 def refuse_noise_in_energy(transform: nn.Module) -> None:
@@ -87,7 +121,7 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
             f"transform: its {type(dropout).__name__} draws new noise at every call, and HMC, "
             "NUTS and other Markov chains need one energy function. Call eval() on the flow."
         )
-    for logdet in _noisy(transform.modules()):
+    for logdet in _noisy(transform):
         raise NoisyEnergyError(
             f"logdet: {_name(logdet)} draws new noise at every call, and HMC, NUTS and other "
             "Markov chains need one energy function: they would sample from a wrong "
@@ -98,18 +132,18 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
         )
 
 
-def refuse_noise_in_average(parts: Iterable[object]) -> None:
-    """Raise if one of these estimates its log-determinant with fresh noise.
+def refuse_noise_in_average(flow: object) -> None:
+    """Raise if a log-determinant inside is estimated with fresh noise.
 
     The mean of exp(log p + noise) is larger than that of p.
 
     Args:
-        parts: the transforms, and other objects, that a density is made of.
+        flow: see :func:`is_deterministic`.
 
     Raises:
         ValueError: naming the estimator and the remedies.
     """
-    for logdet in _noisy(parts):
+    for logdet in _noisy(flow):
         raise ValueError(
             f"num_samples: {_name(logdet)} draws new noise at every call, and a mean of densities "
             "over several samples comes out too high when their logarithms are noisy. Use a "
@@ -133,18 +167,45 @@ def _a_sampler_is_asking() -> bool:
     return False
 
 
-def _blocks(parts: Iterable[object]) -> Iterator[EstimatesLogDet]:
-    return (part for part in parts if isinstance(part, EstimatesLogDet))
+def _blocks(flow: object) -> Iterator[EstimatesLogDet]:
+    return (part for part in _inside(flow) if isinstance(part, EstimatesLogDet))
 
 
-def _noisy(parts: Iterable[object]) -> Iterator[object]:
-    """The estimators among them that do not say of themselves that they are deterministic."""
-    estimators = (block.logdet for block in _blocks(parts))
+def _inside(flow: object) -> Iterator[object]:
+    """The modules, transforms and distributions that a flow is made of, itself first, each once.
+
+    torch's own compositions and inverses, and distributions, are no modules: what they hold is
+    found among their attributes.
+    """
+    seen: set[int] = set()
+    waiting = [flow]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list | tuple):
+            waiting.extend(part)
+        elif isinstance(part, nn.Module | HOLDERS) and id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            if isinstance(part, nn.Module):
+                waiting.extend(part.children())
+            if isinstance(part, HOLDERS):
+                waiting.extend(vars(part).values())
+
+
+def _clear_caches(flow: object) -> None:
+    for part in _inside(flow):
+        if isinstance(part, Transform):
+            cast(Any, part).clear_cache()
+
+
+def _noisy(flow: object) -> Iterator[object]:
+    """The estimators inside that do not say of themselves that they are deterministic."""
+    estimators = (block.logdet for block in _blocks(flow))
     return (each for each in estimators if not getattr(each, "is_deterministic", False))
 
 
-def _active_dropout(module: nn.Module) -> Iterator[nn.Module]:
-    dropouts = (part for part in module.modules() if isinstance(part, nn.Dropout))
+def _active_dropout(flow: object) -> Iterator[nn.Module]:
+    dropouts = (part for part in _inside(flow) if isinstance(part, nn.Dropout))
     return (part for part in dropouts if part.training and part.p > 0)
 
 

@@ -75,13 +75,10 @@ class LogisticMixture(ElementwiseMap):
         affine, mixture = self._separated(parameters)
         logit, log_scale = self.affine.inverse(y, affine)
 
-        def function(x: Tensor) -> tuple[Tensor, Tensor]:
-            value, log_slope = _logit_and_log_slope(x, *mixture)
-            return value, log_slope.exp()
-
         _, means, log_scales = mixture
         quantiles = means + log_scales.exp() * logit.unsqueeze(1)
-        x = self.solver(function, logit, *(bound.detach() for bound in quantiles.aminmax(dim=1)))
+        lower, upper = quantiles.detach().aminmax(dim=1)
+        x = self.solver(_logit_and_slope, logit, lower, upper, mixture)
         return x, _logit_and_log_slope(x, *mixture)[1] + log_scale
 
     def _separated(self, parameters: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -113,3 +110,8 @@ def _logit_and_log_slope(
         (above.log_softmax(1) + log_below - log_scales).logsumexp(1),
     )
     return logit, log_slope
+
+
+def _logit_and_slope(x: Tensor, *mixture: Tensor) -> tuple[Tensor, Tensor]:
+    logit, log_slope = _logit_and_log_slope(x, *mixture)
+    return logit, log_slope.exp()

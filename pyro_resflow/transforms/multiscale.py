@@ -37,15 +37,16 @@ class Squeeze(OnePassTransform):
     codomain = constraints.independent(constraints.real, 3)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self.forward_shape(x.shape)
-        return F.pixel_unshuffle(x, self.factor), x.new_zeros(x.shape[:-3])
+        shape = self.forward_shape(x.shape)
+        y = F.pixel_unshuffle(x, self.factor).reshape(shape)  # torch leaves empty batches alone
+        return y, x.new_zeros(x.shape[:-3])
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         return self._inverse(y), y.new_zeros(y.shape[:-3])
 
     def _inverse(self, y: Tensor) -> Tensor:
-        self.inverse_shape(y.shape)
-        return F.pixel_shuffle(y, self.factor)
+        shape = self.inverse_shape(y.shape)
+        return F.pixel_shuffle(y, self.factor).reshape(shape)
 
     def forward_shape(self, shape: Sequence[int]) -> torch.Size:
         f = self.factor

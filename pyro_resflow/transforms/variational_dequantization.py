@@ -64,7 +64,6 @@ class VariationalDequantization(Dequantization):
     """
 
     domain = constraints.independent(constraints.real, 3)
-    context_event_dim = 3
 
     def __init__(
         self,
@@ -129,14 +128,14 @@ class ConditionedVariationalDequantization(ConditionedTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, ladj = self._flow().call_and_ladj(x)
-        margin = rounding_margin(self._bin.bins, logits.dtype)
+        margin = rounding_margin(self.conditional.bins, logits.dtype)
         u = margin + (1 - 2 * margin) * logits.sigmoid()
-        v, bin_ladj = self._bin.call_and_ladj(u)
-        return v, ladj + _sigmoid_ladj(logits, margin) + bin_ladj
+        y, bin_ladj = self._bin().call_and_ladj(u)
+        return y, ladj + _sigmoid_ladj(logits, margin) + bin_ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        u, bin_ladj = self._bin.inverse_and_ladj(y)
-        margin = rounding_margin(self._bin.bins, u.dtype)
+        u, bin_ladj = self._bin().inverse_and_ladj(y)
+        margin = rounding_margin(self.conditional.bins, u.dtype)
         logits = ((u - margin) / (1 - 2 * margin)).logit()
         x, ladj = self._flow().inverse_and_ladj(logits)
         return x, ladj + _sigmoid_ladj(logits, margin) + bin_ladj
@@ -147,7 +146,6 @@ class ConditionedVariationalDequantization(ConditionedTransform):
     def _flow(self) -> OnePassTransform:
         return self.conditional.flow.condition(self.conditional.image_features(self.context))
 
-    @property
     def _bin(self) -> ConditionedUniformDequantization:
         return ConditionedUniformDequantization(self.context, self.conditional.bins)
 

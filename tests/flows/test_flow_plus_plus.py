@@ -172,6 +172,24 @@ def test_training_with_variational_dequantization_lowers_the_bits() -> None:
     )
 
 
+def test_bfloat16_autocast_gives_nearly_the_same_loss_and_gradient() -> None:
+    flow = small()
+    images = torch.rand(20, 1, 8, 8)
+    initialize(flow, images)
+    losses, gradients = [], []
+    for enabled in (False, True):
+        flow.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = -flow.distribution().log_prob(images).mean()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in flow.parameters()]))
+    assert loss.dtype == torch.float32
+    assert not torch.equal(*gradients)  # bfloat16 was at work
+    assert (losses[1] - losses[0]).abs() < 0.02 * losses[0].abs()
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
+
+
 @pytest.mark.parametrize("images", [torch.zeros(5, 1, 8, 8), torch.ones(5, 1, 8, 8)])
 def test_constant_images_stay_finite(images: torch.Tensor) -> None:
     flow = small()

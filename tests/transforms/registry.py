@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import pyro.distributions.transforms as pyro_transforms
 import torch
@@ -28,13 +29,16 @@ from pyro_resflow.flows import (
     FlowPlusPlus,
     Glow,
     ImageFlow,
+    IResNet,
     MLPBlock,
     RealNVP,
     ResidualFlow,
 )
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import (
+    ELU,
     ConvConditioner,
+    CPila,
     GatedAttentionConditioner,
     GatedEncoder,
     GatedSelfAttention,
@@ -65,6 +69,7 @@ from pyro_resflow.transforms import (
     LogisticMixture,
     Logit,
     Mask,
+    Monotone,
     Multiscale,
     OnFullImage,
     OnHalves,
@@ -77,7 +82,10 @@ from pyro_resflow.transforms import (
     UniformDequantization,
     VariationalDequantization,
     initialize,
+    monotone,
 )
+
+Flow = TypeVar("Flow", bound=ImageFlow)
 
 
 def real(*shape: int) -> Tensor:
@@ -130,7 +138,13 @@ def image_flow(event_shape: tuple[int, ...], **options: object) -> ResidualFlow:
     return with_images(flow)
 
 
-def with_images(flow: ImageFlow) -> ImageFlow:
+def i_resnet(event_shape: tuple[int, ...]) -> IResNet:
+    """A small i-ResNet, initialised from images."""
+    network = ConvBlock(4, activation=ELU)
+    return with_images(IResNet(event_shape, (1, 1), network=network, logdet=Exact()))
+
+
+def with_images(flow: Flow) -> Flow:
     """The flow, initialised from images."""
     initialize(flow, torch.rand(20, *flow.event_shape))
     return flow
@@ -208,6 +222,19 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "residual_dense_net": Case(
         lambda s: Residual(LipschitzDenseNet(s, depth=2, growth=4), logdet=Exact()), (2, 3, 4)
+    ),
+    "monotone": Case(lambda s: monotone(s[0], [8], logdet=Exact()), (3,)),
+    "monotone_module": Case(
+        lambda s: Monotone(
+            torch.nn.Sequential(torch.nn.Linear(s[0], s[0]), Halved()), logdet=Exact()
+        ),
+        (3,),
+    ),
+    "monotone_dense_net": Case(
+        lambda s: Monotone(
+            LipschitzDenseNet(s, depth=2, growth=4, activation=CPila), logdet=Exact()
+        ),
+        (2, 3, 4),
     ),
     "residual_flow": Case(
         lambda s: residual_flow(s[0], blocks=2, hidden_dims=[8], logdet=Exact()), (4,)
@@ -332,6 +359,8 @@ TRANSFORMS: dict[str, Case] = {
         (1, 4, 4),
     ),
     "glow": flat(lambda s: with_images(Glow(s, (1, 1), network=ConvConditioner(4))), (1, 4, 4)),
+    "image_flow_monotone": flat(lambda s: image_flow(s, blocks=(1, 1), block=Monotone), (1, 4, 4)),
+    "i_resnet": flat(i_resnet, (1, 4, 4)),
     "image_flow_dense_nets": flat(
         lambda s: ResidualFlow(s, (1,), network=DenseNetBlock(2, 4), end_blocks=0, logdet=Exact()),
         (2, 2, 3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from pyro_resflow.nn import GatedAttentionConditioner, GatedEncoder
 from pyro_resflow.transforms import (
     Columns,
     CouplingStep,
+    Dequantization,
     LogisticMixture,
     UniformDequantization,
     VariationalDequantization,
@@ -46,7 +48,7 @@ def small(
 
 @pytest.mark.parametrize("bins", [2, 23, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("noise", [0.0, 5.0, 50.0, 1e4, 1e30])
+@pytest.mark.parametrize("noise", [0.0, 5.0, 50.0, 1e4, 1e8])
 def test_v_never_leaves_its_bin(bins: int, dtype: torch.dtype, noise: float) -> None:
     dequantization = small(bins=bins).to(dtype)
     x = torch.randint(bins, (20, 1, 4, 4))
@@ -60,14 +62,14 @@ def test_v_never_leaves_its_bin(bins: int, dtype: torch.dtype, noise: float) -> 
 def test_density_integrates_to_one_over_the_bin() -> None:
     dequantization = small((1, 1, 2), 4).double()
     x = torch.tensor([1, 3]).reshape(1, 1, 2)
-    step = 0.25
-    logits = torch.arange(-18, 18, step, dtype=torch.float64)
+    step = 0.1
+    logits = torch.arange(-6, 6, step, dtype=torch.float64)
     margin = 2 * 4 * torch.finfo(torch.float64).eps
     u = margin + (1 - 2 * margin) * torch.cartesian_prod(logits, logits).sigmoid()
     v = (x + u.reshape(-1, 1, 1, 2)) / 4
     slopes = (u * (1 - u) / 4).log().sum(1)
     with torch.no_grad():
-        log_q = dequantization.distribution(x.expand(len(v), 1, 1, 2)).log_prob(v)
+        log_q = dequantization.distribution(x).log_prob(v)
     total = (log_q + slopes).exp().sum() * step**2
     assert (total - 1).abs() < 1e-4
 
@@ -126,9 +128,9 @@ def test_fitted_noise_beats_uniform_noise_and_stays_a_bound() -> None:
     edges = torch.arange(5, dtype=torch.float64).div(4).logit()
     cells = torch.distributions.Normal(-1.1, 0.15).cdf(edges).diff()
     exact = (cells[1] * cells[0]).log()
-    images = x.expand(256, 1, 1, 2)
+    images = x.expand(128, 1, 1, 2)
     optimizer = torch.optim.Adam(dequantization.parameters(), lr=1e-2)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         (-Dequantized(p, dequantization, bins).log_prob(images).mean()).backward()
         optimizer.step()
@@ -170,10 +172,11 @@ def test_guide_and_dequantized_have_one_objective() -> None:
     for a, b in zip(by_guide, by_distribution, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
-    before = [parameter.detach().clone() for parameter in dequantization.parameters()]
+    before = copy.deepcopy(dequantization.state_dict())
     SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(images)
-    after = list(dequantization.parameters())
-    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    for name, parameter in dequantization.named_parameters():
+        if not name.endswith("triangles"):  # of a 1x1 convolution of one channel
+            assert not torch.equal(parameter, before[name]), name
 
 
 def test_more_samples_tighten_the_bound() -> None:
@@ -188,6 +191,17 @@ def test_more_samples_tighten_the_bound() -> None:
     gain = draws[16].mean() - draws[1].mean()
     error = math.hypot(*(each.std().item() / 500**0.5 for each in draws.values()))
     assert gain > 4 * error
+
+
+@pytest.mark.parametrize("make", [small, lambda: UniformDequantization(8)])
+def test_conditional_inverse(make: Callable[[], Dequantization]) -> None:
+    dequantization = make()
+    assert dequantization.inv.inv is dequantization
+    x = torch.randint(8, (5, 1, 4, 4))
+    noise = dequantization.noise(x).sample()
+    v = dequantization.condition(x)(noise)
+    found = dequantization.inv.condition(x)(v)
+    torch.testing.assert_close(found, noise, atol=1e-3, rtol=1e-3)
 
 
 def test_copies_and_pickles_give_the_same() -> None:
