@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
-from examples.images.cli import check_writable
 from examples.images.comparison.clock import AtSteps, Due, EverySoOften
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.results import Conditions, Result, save_samples, write_summary
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
 from examples.images.errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
+from examples.images.storage import check_writable
 
 
 def models(
@@ -105,7 +105,7 @@ def anchor(
 
 
 def _prepared(source: Source | None, threads: int, folder: Path) -> WholeTrainingSet:
-    check_writable(folder)
+    check_writable("folder", folder)
     torch.set_num_threads(threads)
     source = source if source is not None else Averaged(FashionMnist())
     return WholeTrainingSet(InMemory(source), batch_size=64)

@@ -1,10 +1,13 @@
 """The Lightning data module of all image examples."""
 
+from typing import Any
+
 import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from examples.images.order import TrainingOrder
 from examples.images.sources import Portion, Source, hold_out
 
 Batch = Tensor | tuple[Tensor, Tensor]
@@ -59,6 +62,8 @@ class ImageData(LightningDataModule):
         self.augmentation = augmentation if augmentation is not None else nn.Identity()
         self.labels = labels
         self.workers = workers
+        self.order_seed = 0
+        self.start = (0, 0)
 
     @property
     def event_shape(self) -> tuple[int, int, int]:
@@ -85,6 +90,26 @@ class ImageData(LightningDataModule):
         self.training_images, self.validation_images = hold_out(
             portion, self.validation_fraction, self.split_seed
         )
+        if self.trainer is not None:
+            self.order_seed = self.trainer.strategy.broadcast(torch.initial_seed()) % 2**32
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in the order of the training images the run is."""
+        assert self.trainer is not None
+        seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        epoch, batch = divmod(seen, int(self.trainer.num_training_batches))
+        return {"order_seed": self.order_seed, "epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to where a run has been."""
+        self.order_seed = state_dict["order_seed"]
+        self.start = (state_dict["epoch"], state_dict["batch"])
+
+    def initial_batch(self) -> Tensor:
+        """Images to start normalisations from: the same in every process, however many."""
+        size = min(self.evaluation_batch_size, len(self.training_images))
+        order = TrainingOrder(self.training_images, self.order_seed)
+        return images_of(next(iter(self._loader(self.training_images, size, order))))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch, once it is on its device."""
@@ -98,7 +123,14 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Shuffled batches of whole size, the last incomplete one dropped."""
         size = min(self.batch_size, len(self.training_images))
-        return self._loader(self.training_images, size, shuffle=True, drop_last=True)
+        rank, processes = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        epoch, batch = self.start
+        order = TrainingOrder(
+            self.training_images, self.order_seed, rank, processes, epoch, batch * size
+        )
+        return self._loader(self.training_images, size, order)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return batches of the validation images, in order."""
@@ -109,14 +141,16 @@ class ImageData(LightningDataModule):
         return self._loader(self.test_images, self.evaluation_batch_size)
 
     def _loader(
-        self, images: Portion, batch_size: int, shuffle: bool = False, drop_last: bool = False
+        self, images: Portion, batch_size: int, order: TrainingOrder | None = None
     ) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(
             images,
             batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
+            sampler=order,
+            drop_last=order is not None,
             collate_fn=collate_pairs if self.labels else collate_images,
+            # Iterators draw a seed for their processes: not from what training draws from.
+            generator=torch.Generator(),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -17,7 +17,9 @@ from pyro.distributions import TransformModule
 from torch import Tensor
 from torchmetrics import CatMetric
 
+from examples.images.diagnosis import diverged
 from pyro_resflow.distributions import Dequantized
+from pyro_resflow.nn import NonFiniteWeightError
 from pyro_resflow.transforms import Dequantization, UniformDequantization
 
 
@@ -100,17 +102,18 @@ class DensityEstimation(LightningModule):
     def on_fit_start(self) -> None:
         """Score a first batch, for the normalisations that take their scale from the data.
 
-        Done before the first step so that the optimizer and the averaged weights start from it,
-        with the same images in every process so that all start alike.
+        Done before the first step so that the optimizer and the averaged weights start from it.
         """
         if self.trainer.ckpt_path is None:
-            images = next(iter(self.trainer.datamodule.train_dataloader()))
             with torch.no_grad():
-                self.bits_per_dim(self.trainer.strategy.broadcast(images).to(self.device))
+                self.bits_per_dim(self.trainer.datamodule.initial_batch().to(self.device))
 
     def training_step(self, images: Tensor, index: int) -> Tensor:
         """Return the mean bits/dim of a batch."""
-        loss = self.bits_per_dim(images).mean()
+        try:
+            loss = self.bits_per_dim(images).mean()
+        except NonFiniteWeightError as error:
+            raise diverged(self.trainer, self, images, "a weight is not finite") from error
         self.log("bits/train", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 

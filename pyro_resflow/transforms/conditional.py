@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from .base import InverseMemory, OnePassTransform, check_event_shape
-from .compose import Compose, flattened
+from .compose import Compose, MeasuredTogether, flattened
 from .elementwise_maps import BoundedLogScale
 
 
@@ -89,7 +89,7 @@ class ConditionedCompose(Compose):
         return [*super()._dependencies(), self.context]
 
 
-class ConditionalCompose(ConditionalBijection):
+class ConditionalCompose(MeasuredTogether, ConditionalBijection):
     """Transforms one after the other, some or all of them conditional, on the same context.
 
     What ``condition(c)`` returns gathers value and log-determinant in one pass, as

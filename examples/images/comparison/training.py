@@ -13,6 +13,7 @@ from examples.images.comparison.clock import Clock, Due, LearningCurve, Point, S
 from examples.images.comparison.contenders import Contender
 from examples.images.data import ImageData
 from examples.images.progress import RunProgress
+from examples.images.sources import stacked
 from examples.images.task import DensityEstimation, HeldOut
 
 
@@ -26,8 +27,7 @@ class WholeTrainingSet(ImageData):
 
     def scored_images(self, number: int | None = None) -> Tensor:
         """Return the first test images, by default all."""
-        end = len(self.test_images) if number is None else min(number, len(self.test_images))
-        return torch.stack([self.test_images[index][0] for index in range(end)])
+        return stacked(self.test_images)[:number]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Where images come from: each source gives integer images, a training and a test portion."""
 
-from examples.images.sources.base import InMemory, Mapped, Portion, Source, hold_out
+from examples.images.sources.base import InMemory, Mapped, Portion, Source, hold_out, stacked
 from examples.images.sources.bundled import Digits, Mnist5k, PhotoPatches
 from examples.images.sources.downloads import Cifar10, FashionMnist, Mnist, Svhn
 from examples.images.sources.faces import CelebA, CelebAHQ
@@ -28,4 +28,5 @@ __all__ = [
     "Source",
     "Svhn",
     "hold_out",
+    "stacked",
 ]

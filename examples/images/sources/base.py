@@ -78,6 +78,11 @@ def _read(portion: Portion) -> Portion:
     return TensorDataset(*(torch.stack(column) for column in zip(*items, strict=True)))
 
 
+def stacked(portion: Portion) -> Tensor:
+    """Read all images of a portion into one tensor of shape `(N, C, H, W)`."""
+    return torch.stack([portion[index][0] for index in range(len(portion))])
+
+
 def hold_out(portion: Portion, fraction: float, seed: int) -> tuple[Portion, Portion]:
     """Split a shuffled portion into the rest and a held-out fraction, rounded up."""
     order = torch.randperm(len(portion), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -12,11 +12,7 @@ pytest.importorskip("torchvision")
 
 from examples.images.augmentation import RandomFlip
 from examples.images.data import Batch, ImageData, images_of
-from examples.images.sources import Digits, PhotoPatches, Portion
-
-
-def stacked(portion: Portion) -> torch.Tensor:
-    return torch.stack([image for image, *_ in portion])
+from examples.images.sources import Digits, PhotoPatches, stacked
 
 
 def ready(**settings) -> ImageData:

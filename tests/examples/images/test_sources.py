@@ -24,7 +24,16 @@ from torchvision.transforms.v2.functional import resize
 
 from examples.images import sources
 from examples.images.errors import SetupError
-from examples.images.sources import base, bundled, downloads, faces, imagenet, lsun, reduction
+from examples.images.sources import (
+    base,
+    bundled,
+    downloads,
+    faces,
+    imagenet,
+    lsun,
+    reduction,
+    stacked,
+)
 
 
 def pixels(*shape: int) -> torch.Tensor:
@@ -40,10 +49,6 @@ def png(image: torch.Tensor) -> bytes:
     file = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "png")
     return file.getvalue()
-
-
-def stacked(portion: base.Portion) -> torch.Tensor:
-    return torch.stack([portion[i][0] for i in range(len(portion))])
 
 
 def fashion_mnist() -> sources.Source:
