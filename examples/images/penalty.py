@@ -3,9 +3,11 @@
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from examples.images.naming import parameters_named
+
 
 class SquaredPenalty(Callback):
-    """Adds a multiple of the squared parameters of certain names to what is minimised.
+    """Adds a multiple of the squares of some parameters to what is minimised.
 
     Only its gradient is added, before gradients are clipped; the loss that is logged stays what
     it is.
@@ -19,17 +21,10 @@ class SquaredPenalty(Callback):
         self.coefficient = coefficient
         self.parameters = parameters
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise a `ValueError` for a name that no parameter has."""
-        known = {name.rsplit(".")[-1] for name, _ in pl_module.named_parameters()}
-        missing = set(self.parameters) - known
-        if missing:
-            raise ValueError(f"parameters: the model has none named {', '.join(sorted(missing))}")
-
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Add the gradient of the penalty."""
-        for name, parameter in pl_module.named_parameters():
-            if name.rsplit(".")[-1] in self.parameters and parameter.grad is not None:
+        """Add the gradient of the penalty, where the step has not been skipped."""
+        for parameter in parameters_named(pl_module, self.parameters):
+            if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach(), alpha=2 * self.coefficient)
