@@ -8,6 +8,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from pyro_resflow.logdet import Krylov
+from pyro_resflow.transforms import temporary_logdet
+
 
 @dataclass
 class Clock:
@@ -153,10 +156,13 @@ class LearningCurve(Callback):
 
 @torch.no_grad()
 def score(task: LightningModule, images: Tensor, batch_size: int, seed: int) -> Tensor:
-    """Return the bits/dim of each integer image, with noise of a seed, in evaluation mode."""
+    """Return the bits/dim of each integer image, with noise of a seed, in evaluation mode.
+
+    Without bias, whatever the flow is trained by.
+    """
     training = task.training
     task.eval()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), temporary_logdet(task.flow, Krylov()):
         torch.manual_seed(seed)
         bits = [task.bits_per_dim(batch.to(task.device)) for batch in images.split(batch_size)]
     task.train(training)

@@ -90,6 +90,7 @@ def train(
     task = DensityEstimation(
         contender.flow(data.event_shape),
         data.bins,
+        dequantizer=contender.dequantizer,
         optimizer=partial(torch.optim.Adam, lr=contender.learning_rate, betas=(0.9, 0.99)),
         lr_scheduler=partial(LambdaLR, lr_lambda=schedule),
     )

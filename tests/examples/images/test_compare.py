@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,11 @@ from examples.images.comparison.contenders import CONTENDERS, Contender, residua
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
 from examples.images.errors import SetupError
 from examples.images.sources import Averaged, Digits, FashionMnist, InMemory, Portion, Source
+from examples.images.task import DensityEstimation
 from pyro_resflow.flows import ConvBlock, ResidualFlow
+from pyro_resflow.logdet import Krylov
+from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.transforms import temporary_logdet
 
 SHAPE = Averaged(FashionMnist()).event_shape
 
@@ -95,6 +100,7 @@ def test_points_are_due_at_steps():
 def test_a_score_is_of_the_module_at_rest_and_always_the_same():
     class Task(torch.nn.Module):
         device = torch.device("cpu")
+        flow = torch.nn.Identity()
 
         def bits_per_dim(self, images: torch.Tensor) -> torch.Tensor:
             assert not self.training
@@ -114,8 +120,48 @@ def test_a_score_is_of_the_module_at_rest_and_always_the_same():
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_contenders_are_of_one_size(name):
     with torch.device("meta"):
-        flow = CONTENDERS[name].flow(SHAPE)
-    assert sum(p.numel() for p in flow.parameters()) == pytest.approx(300_000, rel=0.1)
+        parts = CONTENDERS[name].flow(SHAPE), CONTENDERS[name].dequantizer(SHAPE, 256)
+    found = sum(p.numel() for part in parts for p in part.parameters())
+    assert found == pytest.approx(300_000, rel=0.1)
+
+
+class Noise(Source):
+    """A few images of the size that is compared, of no use."""
+
+    event_shape = SHAPE
+
+    def load(self) -> tuple[Portion, Portion]:
+        images = torch.randint(0, 256, (64, *SHAPE), dtype=torch.uint8)
+        return TensorDataset(images), TensorDataset(images[:8])
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_takes_a_step_and_draws(name):
+    data = WholeTrainingSet(InMemory(Noise()), batch_size=8)
+    protocol = Protocol(steps=1, scored=4, fall=0.0)
+    trained = train(CONTENDERS[name], data, protocol, lambda: timing.AtSteps((1,)))
+    assert math.isfinite(trained.held_out.bits_per_dim)
+    samples = trained.task.distribution().sample((2,))
+    assert samples.shape == (2, *SHAPE)
+    assert 0 <= samples.min() <= samples.max() <= 255
+
+
+def test_scores_are_unbiased_whatever_the_training():
+    task = DensityEstimation(CONTENDERS["i_resnet"].flow(SHAPE), 256)
+    images = torch.randint(0, 256, (40, *SHAPE), dtype=torch.uint8)
+    with torch.no_grad():
+        task.bits_per_dim(images)
+        for block in task.flow.modules():
+            if isinstance(block, LipschitzMLP):
+                for weight in block.parameters():
+                    weight.mul_(3)
+    unbiased = timing.score(task, images, 40, seed=0)
+    with temporary_logdet(task.flow, Krylov()):
+        assert torch.equal(unbiased, timing.score(task, images, 40, seed=0))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        biased = task.eval().bits_per_dim(images)
+    assert (biased - unbiased).abs().max() > 1e-4
 
 
 def test_the_anchor_is_as_large_as_the_authors_flow():
@@ -189,7 +235,7 @@ def test_the_anchor_is_scored_at_its_steps(tmp_path, capsys):
 
 
 def test_an_unknown_model_is_named(tmp_path):
-    with pytest.raises(SetupError, match=r"there is no \['gan'\]; there are residual_flow"):
+    with pytest.raises(SetupError, match=r"there is no \['gan'\]; there are real_nvp"):
         compare.models(only=["gan"], folder=tmp_path, source=FewDigits())
 
 
