@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from .flows import ImageFlow
 from .transforms import ActNorm, image_features
+from .transforms.base import value
+from .transforms.features import Features
 
 
 class Hybrid(nn.Module):
@@ -62,14 +65,23 @@ class Hybrid(nn.Module):
         with image_features() as features:
             z, ladj = self.flow.encoder.call_and_ladj(images)
         log_prob = self.flow.distribution().base_dist.log_prob(z) + ladj
-        return log_prob, self._classify(list(features.values()))
+        return log_prob, self._classify(features)
 
     def logits(self, images: Tensor) -> Tensor:
-        """The logits alone, shape ``(*batch, K)``.
+        """The logits alone, shape ``(*batch, K)``; no log-determinant is computed.
 
-        The encoder remembers the pass: the ``log_prob`` of these images, if it comes next and
-        gradients are enabled, takes none of its own. Without gradients no log-determinant is
-        computed.
+        Args:
+            images: continuous images on [0, 1], shape ``(*batch, C, H, W)``.
+        """
+        with image_features() as features:
+            value(self.flow.encoder, images)
+        return self._classify(features)
+
+    def class_distribution(self, images: Tensor) -> dist.Categorical:
+        """p(y|x), of batch shape ``(*batch,)``, for a model in which the images have a density.
+
+        The flow remembers the pass: where gradients are enabled, the ``log_prob`` of these images
+        that comes next takes none of its own.
 
         Args:
             images: continuous images on [0, 1], shape ``(*batch, C, H, W)``.
@@ -77,15 +89,16 @@ class Hybrid(nn.Module):
         self.flow.clear_cache()  # a pass that is remembered shows no features
         with image_features() as features:
             self.flow.encoder(images)
-        return self._classify(list(features.values()))
+        return dist.Categorical(logits=self._classify(features))
 
-    def _classify(self, features: list[Tensor]) -> Tensor:
+    def _classify(self, features: Features) -> Tensor:
+        images = list(features.values())
         hidden = [
             head(image.reshape(-1, *image.shape[-3:]))
-            for head, image in zip(self.heads, features, strict=True)
+            for head, image in zip(self.heads, images, strict=True)
         ]
         logits: Tensor = self.classifier(torch.cat(hidden, dim=-1))
-        return logits.reshape(*features[0].shape[:-3], self.classifier.out_features)
+        return logits.reshape(*images[0].shape[:-3], self.classifier.out_features)
 
 
 @torch.no_grad()

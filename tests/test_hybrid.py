@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_resflow.flows import ConvBlock, ImageFlow, IResNet, ResidualFlow
+from pyro_resflow.flows import (
+    ConvBlock,
+    FlowPlusPlus,
+    Glow,
+    ImageFlow,
+    IResNet,
+    RealNVP,
+    ResidualFlow,
+)
 from pyro_resflow.hybrid import Hybrid, feature_shapes
 from pyro_resflow.logdet import Exact
-from pyro_resflow.transforms import ActNorm, Flatten, Logit, OnePassTransform, Split, Squeeze
+from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner, ResidualConditioner
+from pyro_resflow.transforms import ActNorm, CouplingStep, Flatten, LogisticMixture
 
 
 class CountingLogDet:
@@ -29,45 +38,27 @@ class CountingLogDet:
         return Exact()(net, x, event_dim)
 
 
-class ChannelCoupling(OnePassTransform):
-    """An affine coupling of image channels: the flows of this kind are built of such."""
-
-    domain = codomain = dist.constraints.independent(dist.constraints.real, 3)
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.half = channels // 2
-        self.net = nn.Conv2d(self.half, 2 * (channels - self.half), 3, padding=1)
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = x.tensor_split([self.half], dim=-3)
-        log_scale, shift = self.net(a).tanh().chunk(2, dim=-3)
-        y = torch.cat([a, b * log_scale.exp() + shift], dim=-3)
-        return y, log_scale.sum((-3, -2, -1))
-
-
 def residual_flow(**options: object) -> ResidualFlow:
     options = {"network": ConvBlock(4), "end_blocks": 1, "alpha": None, **options}
     return ResidualFlow((1, 8, 8), (1, 1), **options)
-
-
-def coupling_flow() -> ImageFlow:
-    last = [ActNorm(2, event_dim=3), ChannelCoupling(2), Flatten((2, 4, 4))]
-    inner = ImageFlow(last, (2, 4, 4)).encoder
-    parts = [Logit(0.05, event_dim=3), Squeeze(), ChannelCoupling(4), Split(inner, (4, 4, 4))]
-    return ImageFlow(parts, (1, 8, 8))
 
 
 FLOWS = {
     "residual": residual_flow,
     "factored_out": lambda: residual_flow(squeeze_first=True, factor_out=True),
     "i_resnet": lambda: IResNet((1, 8, 8), (1, 1), network=ConvBlock(4)),
-    "coupling": coupling_flow,
+    "real_nvp": lambda: RealNVP((1, 8, 8), network=ResidualConditioner(4, blocks=1), growth=2),
+    "glow": lambda: Glow((1, 8, 8), (1, 1), network=ConvConditioner(4)),
+    "flow_plus_plus": lambda: FlowPlusPlus(
+        (1, 8, 8),
+        ((0, 1), (1, 1)),
+        step=CouplingStep(GatedAttentionConditioner(8, 1), partial(LogisticMixture, 2)),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", sorted(FLOWS))
-def test_density_is_the_flows_and_every_parameter_learns(name: str) -> None:
+def test_any_image_flow_is_scored_classified_and_trained(name: str) -> None:
     hybrid = Hybrid(FLOWS[name](), 3, hidden_channels=8)
     x = torch.rand(5, 1, 8, 8)
     log_prob, logits = hybrid(x)
@@ -108,8 +99,7 @@ def test_one_pass_serves_both_and_classification_alone_needs_no_log_det() -> Non
     x = torch.rand(5, 1, 8, 8)
     hybrid(x)
     assert logdet.calls == 3
-    with torch.no_grad():
-        hybrid.logits(x)
+    hybrid.logits(x).sum().backward()
     assert logdet.calls == 3
 
 
@@ -124,7 +114,7 @@ def test_pyro_model_takes_one_pass_and_weighs_the_density() -> None:
         with pyro.plate("images", len(x)):
             with poutine.scale(scale=0.25):
                 pyro.sample("x", hybrid.flow.distribution(), obs=x)
-            pyro.sample("y", dist.Categorical(logits=hybrid.logits(x)), obs=labels)
+            pyro.sample("y", hybrid.class_distribution(x), obs=labels)
 
     pyro.clear_param_store()
     log_prob, logits = hybrid(x)
@@ -136,6 +126,16 @@ def test_pyro_model_takes_one_pass_and_weighs_the_density() -> None:
     svi = SVI(model, lambda *_: None, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     first = [svi.step(x, labels) for _ in range(6)]
     assert first[-1] < first[0]
+
+
+def test_model_draws_images_and_their_classes() -> None:
+    hybrid = Hybrid(residual_flow(), 3, hidden_channels=8)
+    hybrid(torch.rand(5, 1, 8, 8))
+    with torch.no_grad(), pyro.plate("images", 4):
+        x = pyro.sample("x", hybrid.flow.distribution())
+        y = pyro.sample("y", hybrid.class_distribution(x))
+    assert x.shape == (4, 1, 8, 8)
+    assert y.shape == (4,)
 
 
 def test_learns_both() -> None:

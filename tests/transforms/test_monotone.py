@@ -149,3 +149,24 @@ def test_no_contraction_is_an_error_in_either_direction() -> None:
 def test_wrong_shape_is_named() -> None:
     with pytest.raises(ValueError, match="x: expected shape"):
         Monotone(LipschitzMLP(3))(torch.randn(5, 2))
+
+
+def test_trains_under_bfloat16_autocast() -> None:
+    transform = monotone(12, [8])
+    x = torch.randn(5, 12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, ladj = transform.call_and_ladj(x)
+        loss = y.square().sum() - ladj.sum()
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in transform.parameters())
+    torch.testing.assert_close(transform._inverse(y.detach()), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("logdet", [Krylov(), PowerSeries(10)])
+def test_estimates_on_the_meta_device(logdet: Krylov | PowerSeries) -> None:
+    with torch.device("meta"):
+        transform = monotone(12, [8], logdet=logdet)
+        y, ladj = transform.call_and_ladj(torch.randn(5, 12))
+        (y.sum() + ladj.sum()).backward()
+    assert ladj.is_meta
+    assert all(parameter.grad.is_meta for parameter in transform.parameters())
