@@ -1,5 +1,7 @@
 """Learning rates that PyTorch has no schedule for."""
 
+from collections.abc import Sequence
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -32,5 +34,27 @@ class WarmUpThenDecay(LambdaLR):
         def factor(step: int) -> float:
             rise = min(1.0, step / warm_up)
             return rise * max(floor, decay ** max(0, step - decay_from))
+
+        super().__init__(optimizer, factor)
+
+
+class WarmUpThenSteps(LambdaLR):
+    """Linear warm-up from zero, then a factor that is applied again at each of some steps.
+
+    Args:
+        optimizer: Whose learning rate is scheduled.
+        warm_up: Steps of warm-up.
+        milestones: Steps at which the factor is applied.
+        gamma: The factor.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warm_up: int, milestones: Sequence[int], gamma: float = 0.2
+    ) -> None:
+        if warm_up < 1:
+            raise ValueError(f"warm_up: expected at least one step, got {warm_up}")
+
+        def factor(step: int) -> float:
+            return min(1.0, step / warm_up) * gamma ** sum(step >= each for each in milestones)
 
         super().__init__(optimizer, factor)

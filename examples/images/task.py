@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from lightning import LightningModule
@@ -69,7 +70,15 @@ class DensityEstimation(LightningModule):
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
         test_draws: Draws of dequantization noise (and probes) averaged for each test image.
+
+    Attributes:
+        links: What the data decide, by their name and that of the setting.
     """
+
+    links: ClassVar[dict[str, str]] = {
+        "data.bins": "model.bins",
+        "data.event_shape": "model.flow.init_args.event_shape",
+    }
 
     def __init__(
         self,
@@ -98,6 +107,10 @@ class DensityEstimation(LightningModule):
     def bits_per_dim(self, images: Tensor) -> Tensor:
         """Return an unbiased estimate of the bound on -log2 P(image) / dimensions, per image."""
         return self.distribution().bits_per_dim(images)
+
+    def probe(self, batch: Tensor) -> None:
+        """Evaluate the model at a batch, to see where its numbers stop being finite."""
+        self.bits_per_dim(batch)
 
     def on_fit_start(self) -> None:
         """Score a first batch, for the normalisations that take their scale from the data.

@@ -12,8 +12,13 @@ import yaml
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
+from lightning import LightningModule
+
 from examples.images import sources
+from examples.images.classification import Classification
 from examples.images.cli import ImageCLI, ImageTrainer, main
+from examples.images.hybrid import HybridEstimation
+from examples.images.task import DensityEstimation
 
 CONFIGS = {path.stem: path for path in sorted(Path("examples/images/configs").glob("*.yaml"))}
 
@@ -53,9 +58,11 @@ QUICK = {
     "flow_plus_plus_cifar10",
     "glow_cifar10",
     "i_densenet_cifar10",
+    "i_resnet_cifar10_classifier",
     "i_resnet_mnist",
     "real_nvp_cifar10",
     "residual_flow_celebahq256",
+    "residual_flow_cifar10_hybrid",
 }
 """One of each kind: the narrow copies of the others are trained with the slow tests."""
 
@@ -63,6 +70,12 @@ QUICK = {
 @pytest.fixture(autouse=True)
 def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["images"])
+
+
+def task_of(name: str) -> type[LightningModule]:
+    """What a configuration is for, by the end of its name."""
+    ends = {"_hybrid": HybridEstimation, "_classifier": Classification}
+    return next((task for end, task in ends.items() if name.endswith(end)), DensityEstimation)
 
 
 def built(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ImageCLI:
@@ -75,7 +88,8 @@ def built(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ImageC
                 f"--config={config}",
                 f"--trainer.default_root_dir={folder}",
                 "--trainer.accelerator=cpu",
-            ]
+            ],
+            task_of(config.stem),
         )
 
 
@@ -83,7 +97,8 @@ def built(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ImageC
 def test_a_configuration_builds_at_its_full_size(name, tmp_path, monkeypatch):
     cli = built(CONFIGS[name], tmp_path, monkeypatch)
     assert all(parameter.is_meta for parameter in cli.model.parameters())
-    assert tuple(cli.model.flow.event_shape) == cli.datamodule.event_shape
+    network = getattr(cli.model, "flow", None) or cli.model.network
+    assert tuple(network.event_shape) == cli.datamodule.event_shape
     if name in PARAMETERS:
         found = sum(parameter.numel() for parameter in cli.model.parameters())
         assert found == pytest.approx(PARAMETERS[name], rel=0.02)
@@ -108,16 +123,18 @@ def narrowed(settings: Any, name: str = "") -> Any:
     return min(settings, NARROW[name]) if name in NARROW else settings
 
 
-def with_shipped_data(source: Any) -> Any:
+def with_shipped_data(source: Any, labelled: bool) -> Any:
     """The source, with images that scikit-learn ships in place of those to be downloaded."""
     settings = source.get("init_args", {}) if isinstance(source, dict) else {}
     if "source" in settings:
-        inner = with_shipped_data(settings["source"])
+        inner = with_shipped_data(settings["source"], labelled)
         return {**source, "init_args": {**settings, "source": inner}}
     name = source["class_path"] if isinstance(source, dict) else source
     shape = getattr(getattr(sources, name.rsplit(".")[-1]), "event_shape", (3, 32, 32))
     if shape[0] == 1:
         return "examples.images.sources.Digits"
+    if labelled:
+        return "tests.examples.images.colours.ColouredDigits"
     size = min(shape[1], 64)
     return {"class_path": "examples.images.sources.PhotoPatches", "init_args": {"size": size}}
 
@@ -126,7 +143,9 @@ def small(config: Path, folder: Path) -> Path:
     """Write a narrow copy of a configuration that trains for two steps."""
     settings = narrowed(yaml.safe_load(config.read_text()))
     settings["data"] |= {
-        "source": with_shipped_data(settings["data"]["source"]),
+        "source": with_shipped_data(
+            settings["data"]["source"], settings["data"].get("labels", False)
+        ),
         "batch_size": 4,
         "evaluation_batch_size": 8,
         "workers": 0,
@@ -149,7 +168,8 @@ def small(config: Path, folder: Path) -> Path:
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
 )
 def test_a_narrow_copy_trains(name, tmp_path):
-    cli = main(["fit", f"--config={small(CONFIGS[name], tmp_path)}"])
+    cli = main(["fit", f"--config={small(CONFIGS[name], tmp_path)}"], task_of(name))
     assert cli.trainer.global_step == 2
     assert all(bool(parameter.isfinite().all()) for parameter in cli.model.parameters())
-    assert bool(cli.trainer.callback_metrics["bits/validation"].isfinite())
+    monitored = cli.trainer.checkpoint_callback.monitor
+    assert bool(cli.trainer.callback_metrics[monitored].isfinite())
