@@ -128,7 +128,7 @@ def _run(
         parameters=sum(parameter.numel() for parameter in trained.task.parameters()),
         steps=trained.steps,
         seconds=trained.seconds,
-        bits_per_dim=trained.held_out.bits_per_dim,
+        bits_per_dim=trained.held_out.mean,
         standard_error=trained.held_out.standard_error,
         test_images=trained.held_out.images,
         curve=trained.curve,

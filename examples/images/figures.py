@@ -92,7 +92,7 @@ def learning_curve(log_folder: Path, held_out: HeldOut) -> Figure:
         if tag in log.Tags()["scalars"]:
             events = log.Scalars(tag)
             axis.plot([e.step for e in events], [e.value for e in events], label=label)
-    axis.axhline(held_out.bits_per_dim, color="grey", linestyle="--", label="test, at the end")
+    axis.axhline(held_out.mean, color="grey", linestyle="--", label="test, at the end")
     axis.set(xlabel="step", ylabel="bits/dim")
     axis.grid(alpha=0.3)
     axis.legend()

@@ -145,7 +145,7 @@ class HybridEstimation(DensityEstimation):
         assert self.held_out is not None
         error = (hits.std() / math.sqrt(len(hits))).item()
         self.held_out = HybridHeldOut(
-            self.held_out.bits_per_dim,
+            self.held_out.mean,
             self.held_out.standard_error,
             self.held_out.images,
             hits.mean().item(),

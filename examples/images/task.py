@@ -1,8 +1,6 @@
 """What is learned: the density of integer images, as a Lightning module."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -19,33 +17,16 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from examples.images.diagnosis import diverged
-from pyro_resflow.distributions import Dequantized
+from pyro_resflow.distributions import BitsPerDim, Dequantized
 from pyro_resflow.nn import NonFiniteWeightError
 from pyro_resflow.transforms import Dequantization, UniformDequantization
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The result on the test images.
-
-    Attributes:
-        bits_per_dim: Mean over the images.
-        standard_error: Standard error of that mean, over the images.
-        images: Number of images.
-    """
-
-    bits_per_dim: float
-    standard_error: float
-    images: int
-
-    @classmethod
-    def of(cls, bits: Tensor) -> "HeldOut":
-        """Summarise the bits/dim of each image."""
-        error = bits.std() / math.sqrt(len(bits))
-        return cls(bits.mean().item(), error.item(), len(bits))
+class HeldOut(BitsPerDim):
+    """The result on the test images."""
 
     def __str__(self) -> str:
-        figures = f"{self.bits_per_dim:.3f} ± {self.standard_error:.3f}"
+        figures = f"{self.mean:.3f} ± {self.standard_error:.3f}"
         return f"held-out bits/dim: {figures} (test images: {self.images})"
 
 
@@ -146,7 +127,7 @@ class DensityEstimation(LightningModule):
         """Summarise the test images."""
         self.held_out = HeldOut.of(self.test_bits.compute())
         self.test_bits.reset()
-        self.log("bits/test", self.held_out.bits_per_dim, sync_dist=True)
+        self.log("bits/test", self.held_out.mean, sync_dist=True)
         self.log("bits/test_standard_error", self.held_out.standard_error, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -50,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ImageCLI]:
 
 def test_the_standard_error_is_that_of_the_mean():
     result = HeldOut.of(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert result.bits_per_dim == pytest.approx(2.5)
+    assert result.mean == pytest.approx(2.5)
     assert result.standard_error == pytest.approx((5 / 3 / 4) ** 0.5)
     assert str(result) == "held-out bits/dim: 2.500 ± 0.645 (test images: 4)"
 
@@ -61,7 +61,7 @@ def test_a_run_writes_its_report(finished):
         assert (folder / name).stat().st_size > 0
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == len(PICTURES)
-    assert f"{cli.model.held_out.bits_per_dim:.3f}" in page
+    assert f"{cli.model.held_out.mean:.3f}" in page
     assert "python -m examples.images fit_and_test --config=residual_flow_digits.yaml" in page
     assert "hidden_channels: 4" in page
     assert not re.search(r"(src|href)=.(https?:|/)", page)

@@ -140,7 +140,7 @@ def test_every_contender_takes_a_step_and_draws(name):
     data = WholeTrainingSet(InMemory(Noise()), batch_size=8)
     protocol = Protocol(steps=1, scored=4, fall=0.0)
     trained = train(CONTENDERS[name], data, protocol, lambda: timing.AtSteps((1,)))
-    assert math.isfinite(trained.held_out.bits_per_dim)
+    assert math.isfinite(trained.held_out.mean)
     samples = trained.task.distribution().sample((2,))
     assert samples.shape == (2, *SHAPE)
     assert 0 <= samples.min() <= samples.max() <= 255
@@ -180,7 +180,7 @@ def test_a_run_ends_when_its_time_is_up():
     assert trained.held_out.images == 40
     with torch.no_grad():
         bits = timing.score(trained.task, data.scored_images(), 256, seed=1)
-    assert trained.held_out.bits_per_dim == pytest.approx(bits.mean().item())
+    assert trained.held_out.mean == pytest.approx(bits.mean().item())
 
 
 def test_all_training_images_are_trained_on():
