@@ -83,6 +83,28 @@ def test_the_result_is_printed_on_one_line(finished, tmp_path, capsys):
     assert re.search(line, capsys.readouterr().out)
 
 
+def test_more_samples_tighten_the_bound(tmp_path):
+    settings = {
+        "model.flow": "examples.images.models.Glow",
+        "model.flow.steps": "[1]",
+        "model.flow.channels": "4",
+        "model.test_draws": "1",
+        "trainer.limit_train_batches": "40",
+    }
+    unused = [name for name in NARROW if name.startswith("model.flow")]
+
+    def bits(samples: int) -> float:
+        options = {k: v for k, v in NARROW.items() if k not in unused} | settings
+        options["trainer.default_root_dir"] = str(tmp_path / str(samples))
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        config = f"--config={CONFIGS / 'residual_flow_digits.yaml'}"
+        return main(
+            ["fit_and_test", config, *arguments, f"--model.test_samples={samples}"]
+        ).model.held_out.mean
+
+    assert bits(50) < bits(1) - 0.001
+
+
 def test_a_run_resumes(finished, tmp_path):
     folder, cli = finished
     checkpoint = folder / "checkpoints" / "last.ckpt"

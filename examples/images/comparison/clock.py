@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from pyro_resflow.logdet import Krylov
@@ -162,7 +163,7 @@ def score(task: LightningModule, images: Tensor, batch_size: int, seed: int) -> 
     """
     training = task.training
     task.eval()
-    with torch.random.fork_rng(devices=[]), temporary_logdet(task.flow, Krylov()):
+    with isolate_rng(), temporary_logdet(task.flow, Krylov()):
         torch.manual_seed(seed)
         bits = [task.bits_per_dim(batch.to(task.device)) for batch in images.split(batch_size)]
     task.train(training)
