@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The demo's layers are too small to share: more threads would wait longer than they compute.
 IMAGES := OMP_NUM_THREADS=1 $(BIN)/python -m examples.images
-DIGITS := fit_and_test --config examples/images/configs/digits.yaml
+DIGITS := fit_and_test --config examples/images/configs/residual_flow_digits.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-short bench test test-slow lint format types docs clean

@@ -7,6 +7,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.autograd.graph import increment_version
 
+from examples.images.stability import was_skipped
+
 
 class WeightAverage(EMAWeightAveraging):
     """Lightning's moving average, made safe for flows.
@@ -17,6 +19,7 @@ class WeightAverage(EMAWeightAveraging):
       normalised weights are cached by the version of the weight they come from.
     - Only a fit exchanges or restores weights. A test in the same process keeps the averaged
       weights of its checkpoint, and the sanity check comes before there is an average.
+    - A step that was skipped leaves the average as it is.
 
     Args:
         decay: Weight of the old average at each step.
@@ -24,6 +27,13 @@ class WeightAverage(EMAWeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__(decay=decay, use_buffers=False)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Take the new weights into the average."""
+        if not was_skipped(pl_module):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the averaged weights."""

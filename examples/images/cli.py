@@ -1,17 +1,22 @@
 """The command line: a LightningCLI whose data decide the shape of the flow."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from examples.images.data import ImageData
-from examples.images.errors import SetupError
+from examples.images.errors import DivergedError, Interrupted, SetupError
+from examples.images.randomness import RandomStreams
 from examples.images.report import Report
+from examples.images.safekeeping import Safekeeping
+from examples.images.stability import SkipNonFinite
+from examples.images.storage import AtomicCheckpoints, check_writable
 from examples.images.task import DensityEstimation
 
 
@@ -32,7 +37,9 @@ class ImageTrainer(Trainer):
             ckpt_path: A checkpoint to resume from.
         """
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        self.test(model, datamodule=datamodule, ckpt_path="best", verbose=False)
+        keepers = [c for c in self.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        best = keepers[0].best_model_path if keepers else None
+        self.test(model, datamodule=datamodule, ckpt_path=best or None, verbose=False)
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -53,64 +60,67 @@ class ImageCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "fit_and_test": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data decide the shape and the grey levels of the model."""
-        parser.add_lightning_class_args(Report, "report")
-        parser.link_arguments("data.bins", "model.bins", apply_on="instantiate")
-        parser.link_arguments(
-            "data.event_shape", "model.flow.init_args.event_shape", apply_on="instantiate"
-        )
+        """Let the data decide the shape and the grey levels of the model, and what else it has."""
+        parser.add_lightning_class_args(RandomStreams, "random_streams")
+        parser.add_lightning_class_args(SkipNonFinite, "skip_non_finite")
+        parser.add_lightning_class_args(Safekeeping, "safekeeping")
+        if issubclass(self.model_class, DensityEstimation):
+            parser.add_lightning_class_args(Report, "report")
+        for source, target in self.model_class.links.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Check the folder of the run before anything is loaded."""
+        """Check the folder of the run and the checkpoint before anything is loaded."""
         settings = self.config[self.subcommand]
         folder = Path(settings.trainer.default_root_dir)
-        check_writable(folder)
-        if self.subcommand in ("fit", "fit_and_test") and settings.ckpt_path is None:
+        check_writable("trainer.default_root_dir", folder)
+        if settings.ckpt_path is not None:
+            check_exists(settings.ckpt_path)
+        elif self.subcommand in ("fit", "fit_and_test"):
             check_unused(folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to the folder of the run, unless the settings name another logger."""
+        """Log to the folder of the run and write safely, unless the settings say otherwise."""
         settings = self.config_init[self.subcommand].trainer
         if settings.logger is None:
             kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="")
+        if settings.plugins is None:
+            kwargs["plugins"] = [AtomicCheckpoints()]
         return super().instantiate_trainer(**kwargs)
-
-
-def check_writable(folder: Path) -> None:
-    """Raise a `SetupError` if files cannot be written into a folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise SetupError(
-            f"trainer.default_root_dir {str(folder)!r} cannot be written to ({error.strerror}): "
-            "name another folder with --trainer.default_root_dir"
-        ) from error
 
 
 def check_unused(folder: Path) -> None:
     """Raise a `SetupError` if a folder holds an earlier run."""
-    if (folder / "config.yaml").exists():
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
         raise SetupError(
             f"trainer.default_root_dir {str(folder)!r} holds an earlier run: delete it, name "
-            "another folder with --trainer.default_root_dir, or resume it with "
-            f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
+            f"another folder with --trainer.default_root_dir, or resume it with --ckpt_path {last}"
         )
 
 
-def main(args: list[str] | None = None) -> ImageCLI:
+def check_exists(checkpoint: str) -> None:
+    """Raise a `SetupError` if there is no such checkpoint."""
+    named = checkpoint in ("best", "last", "hpc") or "://" in checkpoint
+    if not named and not Path(checkpoint).is_file():
+        raise SetupError(f"ckpt_path {checkpoint!r}: there is no such file")
+
+
+def main(
+    args: list[str] | None = None, task: type[LightningModule] = DensityEstimation
+) -> ImageCLI:
     """Run the command line.
 
     Args:
         args: Arguments in place of those of the process.
+        task: What is learned; it says in `links` which of its settings the data decide.
 
     Returns:
         The command line, with the trainer and the model that it has run.
     """
     try:
         return ImageCLI(
-            DensityEstimation,
+            task,
             ImageData,
             trainer_class=ImageTrainer,
             trainer_defaults={
@@ -126,5 +136,8 @@ def main(args: list[str] | None = None) -> ImageCLI:
             load_from_checkpoint_support=False,
             args=args,
         )
-    except SetupError as error:
+    except (SetupError, DivergedError) as error:
         sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        rank_zero_only(print)(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)

@@ -50,6 +50,12 @@ class RunProgress(ProgressBar):
         """Close the test bar."""
         self._close()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the bar as it is, and the next line to what is said about it."""
+        self._close()
+
     def _open(self, title: str, total: float, initial: int = 0) -> None:
         length = total if total != float("inf") else None
         self._bar = tqdm(
@@ -57,9 +63,9 @@ class RunProgress(ProgressBar):
         )
 
     def _close(self) -> None:
-        assert self._bar is not None
-        self._bar.close()
-        self._bar = None
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 def _bits(trainer: Trainer) -> str:

@@ -33,7 +33,7 @@ _LAYERS: weakref.WeakValueDictionary[int, LipschitzLayer] = weakref.WeakValueDic
 
 
 class NonFiniteWeightError(ValueError):
-    """A weight holds nan or infinite values."""
+    """A weight holds nan, or values that are infinite or too large to be squared."""
 
 
 class LipschitzLayer(Rebuildable, nn.Module):
@@ -156,15 +156,16 @@ class LipschitzLayer(Rebuildable, nn.Module):
         self._watched = id(self.weight)
 
     def check_finite(self) -> None:
-        """Raise if the weight holds nan or infinite values.
+        """Raise if the weight holds nan, or values that are infinite or too large to be squared.
 
         Raises:
             NonFiniteWeightError: naming the layer.
         """
-        if not self.weight.is_meta and not bool(self.weight.isfinite().all()):
+        if not self.weight.is_meta and not bool(self.weight.square().sum().isfinite()):
             raise NonFiniteWeightError(
                 f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: no norm "
-                "can be measured, it holds nan or infinite values. Go back to an earlier state."
+                "can be measured, it holds nan or infinite or too large values. Go back to an "
+                "earlier state."
             )
 
     def sigma(self) -> Tensor:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import _sum_rightmost
 
-from ..nn import update_norms
+from ..nn import NonFiniteWeightError, update_norms
 from .base import OnePassTransform, call_and_ladj, inverse_and_ladj, inverse_value, value
 from .features import show
 from .inverse import Inverse
 
 
-class Compose(OnePassTransform):
+class MeasuredTogether(nn.Module):
+    """A module that measures the norms inside it together, when it is saved as when it is called.
+
+    One by one, as layers that are saved alone measure theirs, they would come out the same but for
+    rounding: a training run that was saved would go on a little differently.
+    """
+
+    def _save_to_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        with suppress(NonFiniteWeightError):  # what has diverged can be saved all the same
+            update_norms(self)
+        super()._save_to_state_dict(*args, **kwargs)
+
+
+class Compose(MeasuredTogether, OnePassTransform):
     """Transforms one after the other: values and log-determinants gathered in a single pass.
 
     Unlike a composition whose parts each cache their last pair, it keeps only its own ends in

@@ -14,7 +14,7 @@ from torch.distributions import Transform, constraints
 
 from ..rebuilding import Rebuildable
 from .base import InverseMemory, OnePassTransform, check_event_shape
-from .compose import Compose, flattened
+from .compose import Compose, MeasuredTogether, flattened
 from .elementwise_maps import BoundedLogScale
 
 
@@ -90,7 +90,7 @@ class ConditionedCompose(Compose):
         return [*super()._dependencies(), self.context]
 
 
-class ConditionalCompose(ConditionalBijection):
+class ConditionalCompose(MeasuredTogether, ConditionalBijection):
     """Transforms one after the other, some or all of them conditional, on the same context.
 
     What ``condition(c)`` returns gathers value and log-determinant in one pass, as

@@ -268,7 +268,7 @@ def test_autocast_leaves_the_norm_in_full_precision(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=2e-4, atol=0)
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
 def test_weight_that_is_not_finite_is_refused(value: float) -> None:
     layer = LipschitzLinear(4, 5)
     with torch.no_grad():

@@ -1,0 +1,87 @@
+"""Checkpoints to resume from: every so often, and when the run is asked to stop."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from examples.images.errors import Interrupted
+from examples.images.stability import was_skipped
+from examples.images.stopping import StopRequest
+from examples.images.storage import check_writable
+
+
+class Safekeeping(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` up to date, so that little is lost when a run ends early.
+
+    It is written before the first step, which shows that it can be; every `every_n_steps`
+    optimizer steps and at the end of every epoch, if the step has not been skipped; and after
+    Ctrl-C or SIGTERM, at the end of the step, which ends the run. Where validation follows a
+    step, it comes first.
+
+    Args:
+        every_n_steps: Optimizer steps between two checkpoints.
+
+    Attributes:
+        last_model_path: The file written last; empty before.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self.last_model_path = ""
+        self._stop = StopRequest()
+        self._path = Path()
+        self._saved_at = 0
+        self._good = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the first checkpoint, and begin to listen."""
+        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints/last.ckpt"
+        self._saved_at = trainer.global_step
+        check_writable("trainer.default_root_dir", self._path.parent)
+        if trainer.ckpt_path is None:
+            self._save(trainer)
+        self._stop.listen()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Write a checkpoint if it is time to."""
+        self._good = not was_skipped(pl_module)
+        accumulating = (index + 1) % trainer.accumulate_grad_batches
+        due = trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps
+        if not accumulating and not trainer.is_last_batch:
+            self._save_if_due(trainer, due)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a checkpoint."""
+        self._save_if_due(trainer, due=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen no longer."""
+        self._stop.listen_no_longer()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no longer."""
+        self._stop.listen_no_longer()
+
+    def _save_if_due(self, trainer: Trainer, due: bool) -> None:
+        number = self._stop.signal_number(trainer)
+        if number is not None or (due and self._good):
+            self._save(trainer)
+        if number is not None:
+            raise Interrupted(
+                f"stopped after step {trainer.global_step}; to resume: --ckpt_path {self._path}",
+                number,
+            )
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self._path)
+            self.last_model_path = str(self._path)
+            self._saved_at = trainer.global_step
