@@ -25,8 +25,8 @@ demo-short: $(VENV)/.images ## the same, a few steps only
 bench: $(VENV)/.bench ## measure against normflows and torchflows; results in runs/bench/
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
-test: $(VENV)/.test ## run the test suite
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test ## run the test suite, a process a core
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
 
 test-slow: $(VENV)/.test ## run the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ] # 5: none is marked so
