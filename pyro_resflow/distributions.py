@@ -164,12 +164,16 @@ class Dequantized(dist.TorchDistribution):
         """An unbiased estimate of the lower bound of log P(value), in nats.
 
         Args:
-            value: integers (of any type) of shape ``(*sample, *batch_shape, C, H, W)``.
+            value: integers (of any type) of shape ``(*sample, *batch_shape, C, H, W)``, or of one
+                that broadcasts with it.
 
         Returns:
             Shape ``(*sample, *batch_shape)``.
         """
         check_images(value, self.event_shape, self.bins, check_values=self._validate_args)
+        # the draws' dimension goes in front of all of these
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        value = value.expand(shape)
         if self.num_samples == 1:
             return self._log_weights(value, torch.Size())
         refuse_noise_in_average(self)

@@ -111,9 +111,9 @@ def feature_shapes(flow: ImageFlow) -> list[torch.Size]:
         ValueError: if there are none.
     """
     encoder = copy.deepcopy(flow.encoder).to("meta")
-    like = next(encoder.parameters())
+    dtypes = [parameter.dtype for parameter in encoder.parameters()]
     with image_features() as features:
-        encoder(torch.empty(2, *flow.event_shape, dtype=like.dtype, device="meta"))
+        encoder(torch.empty(2, *flow.event_shape, dtype=next(iter(dtypes), None), device="meta"))
     if not features:
         raise ValueError(
             f"flow: expected transforms of images with parameters inside, found none in "

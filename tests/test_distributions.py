@@ -168,6 +168,14 @@ def test_several_samples_survive_expand_and_plates(flow: ResidualFlow) -> None:
     assert d.log_prob(IMAGES[0]).shape == ()
 
 
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_image_broadcasts_with_the_batch(flow: ResidualFlow, num_samples: int) -> None:
+    d = dequantized(flow, num_samples=num_samples).expand([3])
+    together = d.log_prob(IMAGES[5])
+    assert together.shape == (3,)
+    assert together.unique().numel() == 3  # each of its own noise
+
+
 def test_evaluation_has_a_standard_error(flow: ResidualFlow) -> None:
     d = dequantized(flow)
     torch.manual_seed(1)

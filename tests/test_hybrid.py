@@ -174,7 +174,8 @@ def test_on_the_meta_device_and_in_double_precision() -> None:
     assert log_prob.dtype == logits.dtype == torch.float64
 
 
-def test_flow_that_learns_nothing_on_images_is_named() -> None:
-    flow = ImageFlow([Flatten((1, 4, 4)), ActNorm(16)], (1, 4, 4))
+@pytest.mark.parametrize("end", [[ActNorm(16)], []])
+def test_flow_that_learns_nothing_on_images_is_named(end: list[ActNorm]) -> None:
+    flow = ImageFlow([Flatten((1, 4, 4)), *end], (1, 4, 4))
     with pytest.raises(ValueError, match="nothing to classify by"):
         Hybrid(flow, 3)

@@ -114,6 +114,9 @@ class ConditionedUniformDequantization(OnePassTransform):
 
     inverse_shape = forward_shape
 
+    def _dependencies(self) -> list[Tensor]:
+        return [*super()._dependencies(), self.images]
+
 
 def rounding_margin(bins: int, dtype: torch.dtype) -> float:
     """How far u has to stay from 0 and 1 for v = (x + u)/bins to stay in its bin when rounded."""

@@ -168,10 +168,10 @@ def _a_sampler_is_asking() -> bool:
 
 
 def _blocks(flow: object) -> Iterator[EstimatesLogDet]:
-    return (part for part in _inside(flow) if isinstance(part, EstimatesLogDet))
+    return (part for part in inside(flow) if isinstance(part, EstimatesLogDet))
 
 
-def _inside(flow: object) -> Iterator[object]:
+def inside(flow: object) -> Iterator[object]:
     """The modules, transforms and distributions that a flow is made of, itself first, each once.
 
     torch's own compositions and inverses, and distributions, are no modules: what they hold is
@@ -193,7 +193,7 @@ def _inside(flow: object) -> Iterator[object]:
 
 
 def _clear_caches(flow: object) -> None:
-    for part in _inside(flow):
+    for part in inside(flow):
         if isinstance(part, Transform):
             cast(Any, part).clear_cache()
 
@@ -205,7 +205,7 @@ def _noisy(flow: object) -> Iterator[object]:
 
 
 def _active_dropout(flow: object) -> Iterator[nn.Module]:
-    dropouts = (part for part in _inside(flow) if isinstance(part, nn.Dropout))
+    dropouts = (part for part in inside(flow) if isinstance(part, nn.Dropout))
     return (part for part in dropouts if part.training and part.p > 0)
 
 

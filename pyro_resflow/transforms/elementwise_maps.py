@@ -57,6 +57,8 @@ class BoundedLogScale(Rebuildable, nn.Module):
 class LearnedLogScale(Rebuildable, nn.Module):
     r"""Real NVP's log-scale :math:`s = a\tanh(h)` with a learned scalar a, 0 to begin with.
 
+    The network that gives h must not be zero to begin with too: neither it nor a would ever learn.
+
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017; its published
         code.

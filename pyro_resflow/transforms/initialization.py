@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from pyro.distributions.conditional import ConditionalTransform
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform
 
 from ..nn import DataInitialized
 from .base import check_event_shape, clear_cache, inverse_value
+from .determinism import inside
 
 
 def initialize(
@@ -49,7 +50,7 @@ def initialize(
             f"data: expected a batch of at least two samples, got shape {tuple(data.shape)}; a "
             "single sample has no standard deviation."
         )
-    for part in flow.modules() if isinstance(flow, nn.Module) else ():
+    for part in inside(flow):
         if isinstance(part, DataInitialized):
             part.await_batch()
     with torch.no_grad():

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.distributions import ComposeTransform, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from pyro_resflow import conditional_residual, residual_flow
 from pyro_resflow.flows import Glow, ImageFlow, RealNVP
@@ -53,6 +55,16 @@ def test_another_call_starts_again() -> None:
     initialize(flow, second)
     for name, value in flow.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("wrap", [lambda t: ComposeTransform([t]), _InverseTransform])
+def test_torchs_own_wrappers_are_looked_into(wrap: Callable[[Transform], Transform]) -> None:
+    norm = ActNorm(3)
+    for mean in (4, -4):
+        data = mean + torch.randn(200, 3)
+        initialize(wrap(norm), data)
+        z = wrap(norm).inv(data).detach()
+        torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,12 @@ from ...rebuilding import Rebuildable
 from .layers import WeightNormConv2d
 from .recipe import check_context
 
+OUTPUT_STD = 0.1
+"""Standard deviation of the output at first: near 0, so that a coupling starts near the identity.
+
+At 0 it would stay there: the amplitude of Real NVP's log-scale starts at 0, and of a product of
+which both factors are 0 neither has a gradient."""
+
 
 @dataclass(frozen=True)
 class ResidualConditioner:
@@ -21,7 +27,7 @@ class ResidualConditioner:
     The input is batch-normalised and rectified with both signs,
     ``ReLU([2 BN(a), -2 BN(a), context])``; a coupling on whole images passes its mask as the
     context. Blocks of (batch norm, ReLU, 3x3) twice follow; a 1x1 convolution of every state, the
-    first included, is summed. The last convolution is zero to begin with.
+    first included, is summed. The first batch leaves with a standard deviation of 0.1.
 
     In training mode a result depends on the batch through the batch norms: call ``eval()`` on a
     flow before its densities are used.
@@ -37,8 +43,8 @@ class ResidualConditioner:
         >>> import torch
         >>> from pyro_resflow.nn import ResidualConditioner
         >>> net = ResidualConditioner(channels=8, blocks=2)((3, 4, 4), out_channels=6)
-        >>> net(torch.randn(5, 3, 4, 4)).abs().max()
-        tensor(0., grad_fn=<MaxBackward1>)
+        >>> net(torch.randn(5, 3, 4, 4)).shape
+        torch.Size([5, 6, 4, 4])
     """
 
     channels: int = 32
@@ -78,7 +84,7 @@ class ResidualNet(Rebuildable, nn.Module):
             WeightNormConv2d(width, width, 1) for _ in range(recipe.blocks + 1)
         )
         self.last_norm = nn.BatchNorm2d(width)
-        self.last = WeightNormConv2d(width, out_channels, 1, std=0.0)
+        self.last = WeightNormConv2d(width, out_channels, 1, std=OUTPUT_STD)
 
     def forward(self, a: Tensor, context: Tensor | None = None) -> Tensor:
         """``(N, C, H, W)``, and a context ``(N, context_channels, H, W)``, to the parameters."""
