@@ -18,10 +18,11 @@ class OnFullImage(Rebuildable, nn.Module):
 
     Args:
         mask: the coupling's mask.
-        net: module ``net(image, context)`` from ``(N, C, H, W)`` and ``(N, 1, H, W)``, the
-            channels of a further context behind the one, to ``(N, parameters * C, H, W)``: for
-            instance ``recipe(mask.event_shape, parameters * C, context_channels=1)`` of a recipe
-            in :mod:`pyro_resflow.nn`.
+        net: module ``net(image, context)`` to ``(N, parameters * C, H, W)`` from the image,
+            ``(N, C, H, W)``, and the context, ``(N, 1 + context_channels, H, W)``, of which the
+            first channel says where the kept half lies: for instance
+            ``recipe(mask.event_shape, parameters * C, context_channels=1)`` of a recipe in
+            :mod:`pyro_resflow.nn`.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.4.
