@@ -73,7 +73,7 @@ class IResNet(ImageFlow):
             block = Residual(net, event_dim=3, logdet=logdet, solver=solver)
             return [ActNorm(shape[0], event_dim=3), block]
 
-        parts: list[Transform] = [AffineTransform(-0.5, 1.0, event_dim=3)]
+        parts: list[Transform] = [AffineTransform(-0.5, 1.0)]
         if squeeze_first:
             parts.append(Squeeze())
             shape = parts[-1].forward_shape(shape)

@@ -250,6 +250,11 @@ def _offers(transform: Transform, method: str) -> bool:
     return getattr(type(transform), method, None) is not getattr(Transform, method, None)
 
 
+def sum_rightmost(entries: Tensor, number: int) -> Tensor:
+    """The sum over the last dimensions, that many; torch's own takes no empty batches."""
+    return entries.sum(tuple(range(-number, 0))) if number else entries
+
+
 def clear_cache(transform: Transform) -> None:
     """Forget what a transform and the transforms inside it remember of their last evaluation.
 

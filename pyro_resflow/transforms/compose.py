@@ -8,10 +8,16 @@ from contextlib import suppress
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
-from torch.distributions.utils import _sum_rightmost
 
 from ..nn import NonFiniteWeightError, update_norms
-from .base import OnePassTransform, call_and_ladj, inverse_and_ladj, inverse_value, value
+from .base import (
+    OnePassTransform,
+    call_and_ladj,
+    inverse_and_ladj,
+    inverse_value,
+    sum_rightmost,
+    value,
+)
 from .features import show
 from .inverse import Inverse
 
@@ -75,7 +81,7 @@ class Compose(MeasuredTogether, OnePassTransform):
         for part in self.parts:
             x, ladj = call_and_ladj(part, x)
             self._show(part, x)
-            total = total + _sum_rightmost(ladj, event_dim - part.domain.event_dim)
+            total = total + sum_rightmost(ladj, event_dim - part.domain.event_dim)
             event_dim += part.codomain.event_dim - part.domain.event_dim
         return x, total
 
@@ -86,7 +92,7 @@ class Compose(MeasuredTogether, OnePassTransform):
         for part in reversed(self.parts):
             y, ladj = inverse_and_ladj(part, y)
             event_dim += part.domain.event_dim - part.codomain.event_dim
-            total = total + _sum_rightmost(ladj, event_dim - part.domain.event_dim)
+            total = total + sum_rightmost(ladj, event_dim - part.domain.event_dim)
         return y, total
 
     def _call(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ..nn.initialization import DataInitialized
-from .base import OnePassTransform, check_event_shape
+from .base import OnePassTransform, check_event_shape, sum_rightmost
 
 
 class Logit(OnePassTransform):
@@ -60,7 +60,7 @@ class Logit(OnePassTransform):
 
     def _ladj(self, y: Tensor) -> Tensor:
         entries = math.log1p(-2 * self.alpha) + F.softplus(y) + F.softplus(-y)
-        return entries.sum(tuple(range(-self._event_dim, 0))) if self._event_dim else entries
+        return sum_rightmost(entries, self._event_dim)
 
 
 class ActNorm(DataInitialized, OnePassTransform):

@@ -54,6 +54,8 @@ def test_scores_samples_and_reconstructs_images() -> None:
     assert d.sample((2, 3)).shape == (2, 3, 1, 8, 8)
     with torch.no_grad():
         assert (flow._call(flow.inv(x)) - x).abs().max() < 1e-5
+        assert flow.encoder.call_and_ladj(x[:0])[1].shape == (0,)
+        assert flow.encoder.inverse_and_ladj(torch.empty(0, 64))[1].shape == (0,)
     check_contraction(flow)
 
 
