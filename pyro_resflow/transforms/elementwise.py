@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from .base import OnePassTransform, check_event_shape
+
+_INITIALISATION = threading.Lock()
 
 
 class Logit(OnePassTransform):
@@ -165,14 +168,17 @@ class ActNorm(OnePassTransform):
 
     @torch.no_grad()
     def _set(self, log_scale: Tensor, shift: Tensor) -> None:
-        self.log_scale.copy_(log_scale)
-        self.shift.copy_(shift)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # each process has seen a batch of its own; from here on they have to agree
-            torch.distributed.broadcast(self.log_scale, src=0)
-            torch.distributed.broadcast(self.shift, src=0)
-        self.initialized.fill_(True)
-        self._seen_initialized = True
+        with _INITIALISATION:
+            if self._seen_initialized:  # another thread was first
+                return
+            self.log_scale.copy_(log_scale)
+            self.shift.copy_(shift)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                # each process has seen a batch of its own; from here on they have to agree
+                torch.distributed.broadcast(self.log_scale, src=0)
+                torch.distributed.broadcast(self.shift, src=0)
+            self.initialized.fill_(True)
+            self._seen_initialized = True
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super()._load_from_state_dict(*args, **kwargs)
