@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The demo's layers are too small to share: more threads would wait longer than they compute.
 IMAGES := OMP_NUM_THREADS=1 $(BIN)/python -m examples.images
-DIGITS := fit_and_test --config examples/images/configs/digits.yaml
+DIGITS := fit_and_test --config examples/images/configs/residual_flow_digits.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-short bench test test-slow lint format types docs clean
@@ -25,8 +25,8 @@ demo-short: $(VENV)/.images ## the same, a few steps only
 bench: $(VENV)/.bench ## measure against normflows and torchflows; results in runs/bench/
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
-test: $(VENV)/.test ## run the test suite
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test ## run the test suite, a process a core
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
 
 test-slow: $(VENV)/.test ## run the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ] # 5: none is marked so

@@ -165,7 +165,7 @@ def main(
     """Train a VAE with each prior for each seed, compare test bounds, draw images of both.
 
     Args:
-        source: where the images come from, see ``examples/images/sources.py``.
+        source: where the images come from, see ``examples/images/sources``.
         seeds: each decides first weights, order of the images and noise.
         steps: training steps.
         code_dim: size of the code.
@@ -177,7 +177,7 @@ def main(
         folder: where the figure is written.
     """
     origin = getattr(sources, source)()
-    training, test = (images.flatten(1).float() for images in origin.load())
+    training, test = (sources.stacked(part).flatten(1).float() for part in origin.load())
     gains = []
     for seed in seeds:
         bounds, vaes = {}, {}

@@ -128,28 +128,39 @@ class ShiftedSystems:
 class LogarithmAndInverse:
     r"""Increments of :math:`e_1^T \log(I + H)\,e_1` and of :math:`(I + H)^{-1} e_1` as H grows.
 
+    Or, for a sum of logarithms :math:`f(z) = \sum_i s_i \log(1 + t_i z)`, of
+    :math:`e_1^T f(H)\,e_1` and of :math:`f'(H)\,e_1 = \sum_i s_i t_i (I + t_i H)^{-1} e_1`.
+
     :math:`\log(I+H) = \int_0^1 (I - (I+tH)^{-1})\,dt/t` by Gauss-Legendre quadrature with 32
     nodes: an eigenvalue of -0.98 then costs an error of 6e-8, and less further from -1.
 
     Args:
         like: gives dtype and device.
+        terms: the pairs :math:`(s_i, t_i)`, with :math:`|t_i| \le 1`.
     """
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, terms: Sequence[tuple[float, float]] = ((1.0, 1.0),)) -> None:
         nodes, weights = _quadrature(like.dtype, like.device)
-        self._weights = weights / nodes
-        self._systems = ShiftedSystems(torch.cat([nodes, torch.ones_like(nodes[:1])])[:, None])
+        self._terms = terms
+        self._weights = torch.cat([s * weights / nodes for s, _ in terms])
+        ends = torch.stack([torch.full_like(nodes[0], t) for _, t in terms])
+        shifts = torch.cat([*(t * nodes for _, t in terms), ends])
+        self._systems = ShiftedSystems(shifts[:, None])
 
     def extend(self, column: Tensor) -> Tensor:
         """Take the next column of H, shape ``(B, k + 1)``; the logarithm's increment, ``(B,)``."""
         self._systems.extend(column)
         if column.shape[1] == 2:
-            return torch.log1p(column[:, 0])
-        return -(self._weights @ (self._systems.z[-1] * self._systems.y[-1])[:-1])
+            return torch.stack([s * torch.log1p(t * column[:, 0]) for s, t in self._terms]).sum(0)
+        corners = (self._systems.z[-1] * self._systems.y[-1])[: -len(self._terms)]
+        return -(self._weights @ corners)
 
     def inverse(self, weights: Sequence[Tensor | float]) -> Tensor:
         """The weighted sum of the increments of the inverse's first column, shape ``(B, k)``."""
-        return torch.stack([entry[-1] for entry in self._systems.solve(weights)], dim=-1)
+        systems = self._systems.solve(weights)
+        columns = torch.stack([entry[-len(self._terms) :] for entry in systems], dim=-1)
+        parts = zip(self._terms, columns, strict=True)
+        return torch.stack([s * t * column for (s, t), column in parts]).sum(0)
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from .transforms.base import call_and_ladj
+from .transforms.determinism import refuse_noise_in_average
 
 
 class Dequantizer(Protocol):
@@ -25,6 +28,44 @@ class Dequantizer(Protocol):
         """The transform from noise to v at the images ``context``."""
 
 
+@dataclass(frozen=True)
+class BitsPerDim:
+    """Mean bits per pixel and channel of a set of images.
+
+    Attributes:
+        mean: over the images.
+        standard_error: of that mean, over the images.
+        images: how many there are.
+
+    Example:
+        >>> import torch
+        >>> print(BitsPerDim.of(torch.tensor([3.2, 3.4, 3.0, 3.6])))
+        3.300 ± 0.129 bits/dim (4 images)
+    """
+
+    mean: float
+    standard_error: float
+    images: int
+
+    @classmethod
+    def of(cls, bits: Tensor) -> BitsPerDim:
+        """Summarise the bits/dim of each image, shape ``(N,)``.
+
+        Raises:
+            ValueError: for fewer than two images, whose mean has no standard error.
+        """
+        if bits.dim() != 1 or len(bits) < 2:
+            raise ValueError(
+                f"bits: expected one number for each of at least two images, got shape "
+                f"{tuple(bits.shape)}."
+            )
+        error = bits.std() / math.sqrt(len(bits))
+        return cls(bits.mean().item(), error.item(), len(bits))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.standard_error:.3f} bits/dim ({self.images} images)"
+
+
 class Dequantized(dist.TorchDistribution):
     r"""A distribution over images of integers, from a flow over continuous ones.
 
@@ -32,23 +73,28 @@ class Dequantized(dist.TorchDistribution):
     :math:`P(x) = \int_{[0,1)^D} p((x+u)/b)\,b^{-D} du`, of which ``log_prob`` returns an unbiased
     estimate of the lower bound
 
-    .. math:: \log P(x) \ge E_{v \sim q(v|x)}[\log p(v) - \log q(v|x)],
+    .. math:: \log P(x) \ge E_{v_1, \ldots, v_K \sim q(v|x)}\Bigl[
+        \log \frac{1}{K} \sum_{k=1}^K \frac{p(v_k)}{q(v_k|x)}\Bigr],
 
-    one draw of v for each image. ``sample`` draws v from the flow and floors it.
+    from K draws of v for each image. It rises with K, to :math:`\log P(x)`. ``sample`` draws v
+    from the flow and floors it.
 
     Args:
         flow_dist: distribution of continuous images of event shape ``(C, H, W)`` on [0, 1], for
             instance ``flow.distribution()``.
         dequantizer: q(v|x), for instance ``UniformDequantization(bins)``.
         bins: number of grey levels b.
+        num_samples: K. With more than one the flow's log-determinant has to be deterministic.
+        chunk_size: how many of the K draws are evaluated at once; default all.
         validate_args: whether ``log_prob`` checks its pixels; default Pyro's setting.
 
     Raises:
         ValueError: for an event that is no image, and by ``log_prob`` for pixels that are not
-            integers in 0 .. bins - 1.
+            integers in 0 .. bins - 1, and for a log-determinant of fresh noise where K > 1.
 
     Reference:
-        Ho et al., Flow++, 2019, section 3.1; Theis et al., 2016.
+        Ho et al., Flow++, 2019, section 3.1; Theis et al., 2016; for K > 1: Burda, Grosse and
+        Salakhutdinov, Importance Weighted Autoencoders, 2016.
 
     Example:
         >>> from pyro_resflow.distributions import Dequantized
@@ -69,6 +115,8 @@ class Dequantized(dist.TorchDistribution):
         dequantizer: Dequantizer,
         bins: int,
         *,
+        num_samples: int = 1,
+        chunk_size: int | None = None,
         validate_args: bool | None = None,
     ) -> None:
         if len(flow_dist.event_shape) != 3:
@@ -82,9 +130,16 @@ class Dequantized(dist.TorchDistribution):
             raise ValueError(
                 f"bins: the dequantizer was built for {dequantizer.bins} grey levels, got {bins}."
             )
+        if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
+            raise ValueError(
+                "num_samples, chunk_size: expected at least 1 each, got "
+                f"{num_samples} and {chunk_size}."
+            )
         self.flow_dist = flow_dist
         self.dequantizer = dequantizer
         self.bins = bins
+        self.num_samples = num_samples
+        self.chunk_size = chunk_size
         super().__init__(flow_dist.batch_shape, flow_dist.event_shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=3)
@@ -98,6 +153,7 @@ class Dequantized(dist.TorchDistribution):
         new = self._get_checked_instance(Dequantized, _instance)
         new.flow_dist = self.flow_dist.expand(batch_shape)
         new.dequantizer, new.bins = self.dequantizer, self.bins
+        new.num_samples, new.chunk_size = self.num_samples, self.chunk_size
         super(Dequantized, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False
         )
@@ -108,20 +164,53 @@ class Dequantized(dist.TorchDistribution):
         """An unbiased estimate of the lower bound of log P(value), in nats.
 
         Args:
-            value: integers (of any type) of shape ``(*sample, *batch_shape, C, H, W)``.
+            value: integers (of any type) of shape ``(*sample, *batch_shape, C, H, W)``, or of one
+                that broadcasts with it.
 
         Returns:
             Shape ``(*sample, *batch_shape)``.
         """
         check_images(value, self.event_shape, self.bins, check_values=self._validate_args)
+        # the draws' dimension goes in front of all of these
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        value = value.expand(shape)
+        if self.num_samples == 1:
+            return self._log_weights(value, torch.Size())
+        refuse_noise_in_average(self)
+        chunks = [
+            self._log_weights(value, torch.Size((number,))).logsumexp(0)
+            for number in self._chunks()
+        ]
+        return torch.stack(chunks).logsumexp(0) - math.log(self.num_samples)
+
+    def _log_weights(self, value: Tensor, sample_shape: torch.Size) -> Tensor:
+        """log p(v) - log q(v|value) of draws of v, shape ``(*sample_shape, *batch)``."""
         noise_dist = self.dequantizer.noise(value)
-        noise = noise_dist.rsample()
+        noise = noise_dist.rsample(sample_shape)
         v, ladj = call_and_ladj(self.dequantizer.condition(value), noise)
         return self.flow_dist.log_prob(v) - (noise_dist.log_prob(noise) - ladj)
+
+    def _chunks(self) -> Iterator[int]:
+        """The numbers of draws that are evaluated at once, K in all."""
+        size = self.chunk_size if self.chunk_size is not None else self.num_samples
+        for start in range(0, self.num_samples, size):
+            yield min(size, self.num_samples - start)
 
     def bits_per_dim(self, value: Tensor) -> Tensor:
         """The bound as a code length, -log_prob / (D log 2) bits per pixel and channel."""
         return -self.log_prob(value) / (self.event_shape.numel() * math.log(2))
+
+    @torch.no_grad()
+    def evaluate(self, images: Tensor, *, batch_size: int = 256) -> BitsPerDim:
+        """Mean bits/dim of a set of images, with its standard error.
+
+        A flow with batch norms or dropout is to be in evaluation mode, by ``flow.eval()``.
+
+        Args:
+            images: integers of shape ``(N, C, H, W)``, at least two.
+            batch_size: how many are scored at once.
+        """
+        return BitsPerDim.of(torch.cat([self.bits_per_dim(b) for b in images.split(batch_size)]))
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Integer images (torch.long) of shape ``(*sample_shape, *batch_shape, C, H, W)``.

@@ -108,6 +108,61 @@ class WithCoefficients:
         return WithCoefficients(self.net, leaves)
 
 
+@dataclass(frozen=True)
+class Negative:
+    """The network -g.
+
+    Args:
+        net: g.
+    """
+
+    net: Linearizable
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return -self.net(x)
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        return self.net.coefficients()
+
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        return -self.net.evaluate(x, coefficients)
+
+    def linearize(
+        self, x: Tensor, coefficients: Sequence[Tensor] | None = None
+    ) -> NegativeLinearization:
+        return NegativeLinearization(self.net.linearize(x, coefficients))
+
+
+@dataclass(frozen=True)
+class NegativeLinearization:
+    """The linearization of -g.
+
+    Args:
+        linearization: that of g.
+    """
+
+    linearization: Linearization
+
+    @property
+    def value(self) -> Tensor:
+        return -self.linearization.value
+
+    def vjp(self, w: Tensor) -> Tensor:
+        return -self.linearization.vjp(w)
+
+    def jvp(self, v: Tensor) -> Tensor:
+        return -self.linearization.jvp(v)
+
+    def dual_vjp(
+        self,
+        v: Tensor,
+        value_cotangent: Tensor,
+        tangent_cotangents: Tensor,
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        return self.linearization.dual_vjp(v, -value_cotangent, -tangent_cotangents, needed)
+
+
 class AutogradNetwork:
     r"""Make any module linearizable, through reverse- and forward-mode differentiation.
 

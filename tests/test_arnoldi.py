@@ -8,6 +8,7 @@ from torch import Tensor
 from pyro_resflow.arnoldi import ArnoldiBasis, LogarithmAndInverse, ShiftedSystems
 
 B, D = 5, 12
+Terms = tuple[tuple[float, float], ...]
 
 
 def matrices(*, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -36,15 +37,20 @@ def columns_of(h: Tensor) -> list[Tensor]:
     return [padded[:, : k + 2, k] for k in range(h.shape[-1])]
 
 
-def logarithm(columns: list[Tensor]) -> Tensor:
+LOG_ONE_PLUS = ((1.0, 1.0),)
+
+
+def logarithm(columns: list[Tensor], terms: Terms = LOG_ONE_PLUS) -> Tensor:
     """The corner entry of log(I + H), for each number of columns, shape (k, B)."""
-    functions = LogarithmAndInverse(columns[0])
+    functions = LogarithmAndInverse(columns[0], terms)
     return torch.stack([functions.extend(column) for column in columns]).cumsum(0)
 
 
-def inverse(columns: list[Tensor], weights: list[float] | None = None) -> Tensor:
+def inverse(
+    columns: list[Tensor], weights: list[float] | None = None, terms: Terms = LOG_ONE_PLUS
+) -> Tensor:
     """The first column of the inverse of I + H, shape (B, k)."""
-    functions = LogarithmAndInverse(columns[0])
+    functions = LogarithmAndInverse(columns[0], terms)
     for column in columns:
         functions.extend(column)
     return functions.inverse([1.0] * len(columns) if weights is None else weights)
@@ -200,6 +206,16 @@ def test_first_column_is_that_of_the_inverse(size: int) -> None:
     h = hessenberg(matrices()[:, :size, :size])
     identity = torch.eye(size, dtype=torch.float64)
     torch.testing.assert_close(inverse(columns_of(h)), torch.linalg.inv(identity + h)[..., 0])
+
+
+@pytest.mark.parametrize("terms", [((1.0, -1.0), (-1.0, 1.0)), ((2.0, 0.5), (-1.0, -0.8))])
+def test_sum_of_logarithms_and_its_derivative(terms: Terms) -> None:
+    h = hessenberg(0.9 * matrices()[:, :5, :5])
+    value = sum(s * torch.stack([log1p(t * m) for m in h]) for s, t in terms)
+    torch.testing.assert_close(logarithm(columns_of(h), terms)[-1], value[:, 0, 0])
+    identity = torch.eye(5, dtype=torch.float64)
+    slope = sum(s * t * torch.linalg.inv(identity + t * h) for s, t in terms)
+    torch.testing.assert_close(inverse(columns_of(h), terms=terms), slope[..., 0])
 
 
 def test_weighted_increments_of_the_inverse_are_those_of_the_leading_blocks() -> None:

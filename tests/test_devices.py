@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_resflow import residual_flow
 from pyro_resflow.distributions import Dequantized
-from pyro_resflow.flows import ConvBlock, DenseNetBlock, ResidualFlow
+from pyro_resflow.flows import ConvBlock, DenseNetBlock, FlowPlusPlus, ResidualFlow
 from pyro_resflow.logdet import (
     AdaptiveKrylov,
     Exact,
@@ -31,9 +31,21 @@ from pyro_resflow.logdet import (
     PowerSeries,
     RussianRoulette,
 )
-from pyro_resflow.nn import InducedNorm, LipschitzConvNet, LipschitzDenseNet, LipschitzMLP
+from pyro_resflow.nn import (
+    GatedAttentionConditioner,
+    GatedEncoder,
+    InducedNorm,
+    LipschitzConvNet,
+    LipschitzDenseNet,
+    LipschitzMLP,
+)
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov
-from pyro_resflow.transforms import Residual, UniformDequantization
+from pyro_resflow.transforms import (
+    CouplingStep,
+    Residual,
+    UniformDequantization,
+    VariationalDequantization,
+)
 from tests.transforms.registry import CONDITIONAL, TRANSFORMS, Case
 
 
@@ -198,6 +210,19 @@ def test_dequantized_image_flow(network: object, factor_out: bool) -> None:
     run(lambda: -d.log_prob(images), parameters_of(flow))
     with torch.no_grad(), OnlyOnMeta():
         assert d.sample((3,)).is_meta
+
+
+def test_flow_plus_plus_with_variational_dequantization() -> None:
+    step = CouplingStep(GatedAttentionConditioner(4, 1))
+    flow = on_meta(lambda: FlowPlusPlus((1, 4, 4), ((0, 1), (1, 1)), step=step))
+    dequantization = on_meta(
+        lambda: VariationalDequantization((1, 4, 4), 8, 1, step=step, features=GatedEncoder(4, 1))
+    )
+    flow_dist = flow.distribution()
+    flow_dist._validate_args = False  # looking at a value needs one
+    d = Dequantized(flow_dist, dequantization, 8, num_samples=3, chunk_size=2, validate_args=False)
+    images = torch.empty(7, 1, 4, 4, dtype=torch.uint8, device="meta")
+    run(lambda: -d.log_prob(images), parameters_of(flow, dequantization))
 
 
 @pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch has no generator for meta")

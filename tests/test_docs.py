@@ -11,7 +11,7 @@ import pyro
 import pytest
 import torch
 
-from pyro_resflow.interop.extras import MissingExtraError
+from pyro_resflow.extras import MissingExtraError
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))]

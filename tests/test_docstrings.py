@@ -11,7 +11,7 @@ import pyro
 import pytest
 
 import pyro_resflow
-from pyro_resflow.interop.extras import MissingExtraError
+from pyro_resflow.extras import MissingExtraError
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -28,23 +28,27 @@ OPTIONAL = (
 )
 
 # What each part of the package may import of the others, itself apart.
-FOUNDATION = {"linearization", "arnoldi"}
+FOUNDATION = {"linearization", "arnoldi", "rebuilding"}
 MATHEMATICS = FOUNDATION | {"nn", "logdet", "solvers"}
 FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
 ALLOWED: dict[str, set[str]] = {
     "linearization": set(),
     "arnoldi": set(),
-    "nn": {"linearization"},
+    "rebuilding": set(),
+    "extras": set(),
+    "nn": {"linearization", "rebuilding"},
     "logdet": FOUNDATION,
     "solvers": FOUNDATION,
     "transforms": MATHEMATICS,
     "distributions": MATHEMATICS | {"transforms"},
     "flows": MATHEMATICS | {"transforms", "distributions"},
     "guides": FLOWS,
-    "checkpoints": FLOWS,
-    "interop": FLOWS | {"guides", "checkpoints"},
+    "classifiers": FLOWS,
+    "hybrid": FLOWS,
+    "checkpoints": FLOWS | {"extras"},
+    "interop": FLOWS | {"guides", "checkpoints", "extras"},
 }
-WITHOUT_PYRO = {"linearization", "arnoldi", "nn", "logdet", "solvers"}
+WITHOUT_PYRO = {"linearization", "arnoldi", "rebuilding", "nn", "logdet", "solvers"}
 
 
 def part_of(path: Path) -> str:

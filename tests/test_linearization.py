@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyro_resflow.linearization import (
     AutogradNetwork,
     Linearizable,
+    Negative,
     WithCoefficients,
     as_linearizable,
     flatten_batch,
@@ -256,3 +257,25 @@ def test_batch_is_flattened_and_restored(batch_shape, event_shape) -> None:
 def test_tensor_with_too_few_dimensions_is_refused() -> None:
     with pytest.raises(ValueError, match=r"x: .*event_dim=3.*\(2, 3\)"):
         flatten_batch(torch.randn(2, 3), 3)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_negative_network_has_negative_values_and_products(name: str) -> None:
+    net, event_shape = NETWORKS[name](0.9)
+    network = as_linearizable(net.double())
+    negative = Negative(network)
+    x = torch.randn(3, *event_shape, dtype=torch.float64)
+    v, w = torch.randn(2, 2, *x.shape, dtype=torch.float64)
+    torch.testing.assert_close(negative(x), -network(x))
+    torch.testing.assert_close(negative.evaluate(x, network.coefficients()), -network(x))
+    ours, theirs = negative.linearize(x), network.linearize(x)
+    torch.testing.assert_close(ours.value, -theirs.value)
+    torch.testing.assert_close((ours.vjp(w), ours.jvp(v)), (-theirs.vjp(w), -theirs.jvp(v)))
+    needed = [True] * (1 + len(network.coefficients()))
+    cotangent = torch.randn_like(x)
+    with torch.no_grad():
+        found = negative.linearize(x).dual_vjp(v, cotangent, w, needed)
+        expected = network.linearize(x).dual_vjp(v, cotangent, w, needed)
+    for gradient, positive in zip(found, expected, strict=True):
+        if positive is not None:
+            torch.testing.assert_close(gradient, -positive)

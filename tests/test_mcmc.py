@@ -14,8 +14,11 @@ from torch import Tensor
 from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.logdet import Exact, Frozen, Krylov, NoTail, PowerSeries, RussianRoulette
+from pyro_resflow.nn import GatedAttentionConditioner
 from pyro_resflow.transforms import (
+    Checkerboard,
     Compose,
+    CouplingStep,
     Inverse,
     NoisyEnergyError,
     Residual,
@@ -102,6 +105,19 @@ def test_the_energys_gradient_is_that_of_the_exact_log_density() -> None:
         assert torch.autograd.gradcheck(lambda x: prior(flow).log_prob(x.clone()), (x,))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_dropout_is_noise_in_training_mode_only() -> None:
+    step = CouplingStep(GatedAttentionConditioner(8, 1, dropout=0.5))
+    flow = step(Checkerboard((1, 2, 2)))
+    assert not is_deterministic(flow)
+    assert is_deterministic(step(Checkerboard((1, 2, 2))).eval())
+    density = dist.TransformedDistribution(dist.Normal(torch.zeros(1, 2, 2), 1).to_event(3), flow)
+    density.log_prob(torch.randn(5, 1, 2, 2))
+    with pytest.raises(ValueError, match=r"its Dropout draws new noise .*eval\(\)"):
+        chain(NUTS(lambda: pyro.sample("x", density)))
+    flow.eval()
+    chain(HMC(lambda: pyro.sample("x", density), num_steps=1))
 
 
 # The refusal

@@ -60,15 +60,14 @@ class ImageCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "fit_and_test": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data decide the shape and the grey levels of the model."""
+        """Let the data decide the shape and the grey levels of the model, and what else it has."""
         parser.add_lightning_class_args(RandomStreams, "random_streams")
         parser.add_lightning_class_args(SkipNonFinite, "skip_non_finite")
         parser.add_lightning_class_args(Safekeeping, "safekeeping")
-        parser.add_lightning_class_args(Report, "report")
-        parser.link_arguments("data.bins", "model.bins", apply_on="instantiate")
-        parser.link_arguments(
-            "data.event_shape", "model.flow.init_args.event_shape", apply_on="instantiate"
-        )
+        if issubclass(self.model_class, DensityEstimation):
+            parser.add_lightning_class_args(Report, "report")
+        for source, target in self.model_class.links.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """Check the folder of the run and the checkpoint before anything is loaded."""
@@ -107,18 +106,21 @@ def check_exists(checkpoint: str) -> None:
         raise SetupError(f"ckpt_path {checkpoint!r}: there is no such file")
 
 
-def main(args: list[str] | None = None) -> ImageCLI:
+def main(
+    args: list[str] | None = None, task: type[LightningModule] = DensityEstimation
+) -> ImageCLI:
     """Run the command line.
 
     Args:
         args: Arguments in place of those of the process.
+        task: What is learned; it says in `links` which of its settings the data decide.
 
     Returns:
         The command line, with the trainer and the model that it has run.
     """
     try:
         return ImageCLI(
-            DensityEstimation,
+            task,
             ImageData,
             trainer_class=ImageTrainer,
             trainer_defaults={

@@ -4,31 +4,14 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
 
 from examples.images.order import TrainingOrder
-from examples.images.sources import Source, hold_out
+from examples.images.sources import Portion, Source, hold_out
 
-
-class Images(Dataset[Tensor]):
-    """Integer images, each passed through an augmentation when it is fetched.
-
-    Args:
-        images: Integer images of shape `(N, C, H, W)`.
-        augmentation: A module from image to image; `None` leaves images as they are.
-    """
-
-    def __init__(self, images: Tensor, augmentation: torch.nn.Module | None = None) -> None:
-        self.images = images
-        self.augmentation = augmentation or torch.nn.Identity()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image: Tensor = self.augmentation(self.images[index])
-        return image
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Images of shape `(N, C, H, W)`; where labels are asked for, with labels of shape `(N,)`."""
 
 
 class ImageData(LightningDataModule):
@@ -43,8 +26,9 @@ class ImageData(LightningDataModule):
         evaluation_batch_size: Images in a validation or test batch.
         validation_fraction: Part of the training portion that is kept for validation.
         split_seed: Seed of the cut between training and validation.
-        augmentation: Applied to training images only, as
-            `torchvision.transforms.v2.RandomHorizontalFlip`.
+        augmentation: Changes batches of training images, on the device that trains, as
+            `examples.images.augmentation.RandomFlip`.
+        labels: Whether batches are pairs of images and labels, for tasks that classify.
         workers: Processes that load batches; 0 loads them in the training process.
     """
 
@@ -55,7 +39,8 @@ class ImageData(LightningDataModule):
         evaluation_batch_size: int = 256,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
-        augmentation: torch.nn.Module | None = None,
+        augmentation: nn.Module | None = None,
+        labels: bool = False,
         workers: int = 0,
     ) -> None:
         super().__init__()
@@ -64,12 +49,18 @@ class ImageData(LightningDataModule):
                 f"validation_fraction must lie between 0 and 1, got {validation_fraction}: "
                 "0.1 keeps a tenth of the training images for validation"
             )
+        if labels and not source.classes:
+            raise ValueError(
+                f"labels: the images of {type(source).__name__} have none; leave labels out, or "
+                "take a source with classes, such as Digits, Mnist, FashionMnist or Cifar10"
+            )
         self.source = source
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
-        self.augmentation = augmentation
+        self.augmentation = augmentation if augmentation is not None else nn.Identity()
+        self.labels = labels
         self.workers = workers
         self.order_seed = 0
         self.start = (0, 0)
@@ -84,17 +75,21 @@ class ImageData(LightningDataModule):
         """Number of grey levels."""
         return self.source.bins
 
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 if images carry no label."""
+        return self.source.classes
+
     def prepare_data(self) -> None:
-        """Download what is missing, in one process only."""
+        """Download or unpack what is missing, in one process only."""
         self.source.load()
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images and cut out those for validation."""
-        portion, test = self.source.load()
-        training, validation = hold_out(portion, self.validation_fraction, self.split_seed)
-        self.training_images = Images(training, self.augmentation)
-        self.validation_images = Images(validation)
-        self.test_images = Images(test)
+        portion, self.test_images = self.source.load()
+        self.training_images, self.validation_images = hold_out(
+            portion, self.validation_fraction, self.split_seed
+        )
         if self.trainer is not None:
             self.order_seed = self.trainer.strategy.broadcast(torch.initial_seed()) % 2**32
 
@@ -114,9 +109,18 @@ class ImageData(LightningDataModule):
         """Images to start normalisations from: the same in every process, however many."""
         size = min(self.evaluation_batch_size, len(self.training_images))
         order = TrainingOrder(self.training_images, self.order_seed)
-        return next(iter(self._loader(self.training_images, size, order)))
+        return images_of(next(iter(self._loader(self.training_images, size, order))))
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment a training batch, once it is on its device."""
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        if isinstance(batch, Tensor):
+            return self.augmentation(batch)
+        images, labels = batch
+        return self.augmentation(images), labels
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Shuffled batches of whole size, the last incomplete one dropped."""
         size = min(self.batch_size, len(self.training_images))
         rank, processes = (
@@ -128,25 +132,42 @@ class ImageData(LightningDataModule):
         )
         return self._loader(self.training_images, size, order)
 
-    def val_dataloader(self) -> DataLoader[Tensor]:
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return batches of the validation images, in order."""
         return self._loader(self.validation_images, self.evaluation_batch_size)
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return batches of the test images, in order."""
         return self._loader(self.test_images, self.evaluation_batch_size)
 
     def _loader(
-        self, images: Images, batch_size: int, order: TrainingOrder | None = None
-    ) -> DataLoader[Tensor]:
+        self, images: Portion, batch_size: int, order: TrainingOrder | None = None
+    ) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(
             images,
             batch_size,
             sampler=order,
             drop_last=order is not None,
+            collate_fn=collate_pairs if self.labels else collate_images,
             # Iterators draw a seed for their processes: not from what training draws from.
             generator=torch.Generator(),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def collate_images(items: list[tuple[Tensor, ...]]) -> Tensor:
+    """Stack the images, without labels."""
+    return torch.stack([image for image, *_ in items])
+
+
+def collate_pairs(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Stack the images and the labels."""
+    images, labels = default_collate(items)
+    return images, labels
+
+
+def images_of(batch: Batch) -> Tensor:
+    """Return the images of a batch with or without labels."""
+    return batch if isinstance(batch, Tensor) else batch[0]

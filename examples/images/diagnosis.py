@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
@@ -14,26 +15,26 @@ class NotFinite(Exception):  # noqa: N818 it is a finding, caught here
     """A transform has put out something that is not finite."""
 
 
-def diverged(trainer: Trainer, task: LightningModule, images: Tensor, what: str) -> DivergedError:
+def diverged(trainer: Trainer, task: LightningModule, batch: Any, what: str) -> DivergedError:
     """Return the error to stop with: what has happened, where it began, what to go back to.
 
     Args:
         trainer: The trainer.
         task: What is trained, with the gradients of the step if there are any.
-        images: The batch of the step.
+        batch: The batch of the step.
         what: What has happened.
     """
     keepers = reversed(trainer.checkpoint_callbacks)
     paths = [path for keeper in keepers if (path := getattr(keeper, "last_model_path", ""))]
     good = next(iter(paths), trainer.ckpt_path)
     return DivergedError(
-        f"step {trainer.global_step + 1}: {what}; it begins in {origin(task, images)}. Last good "
+        f"step {trainer.global_step + 1}: {what}; it begins in {origin(task, batch)}. Last good "
         f"checkpoint: {good or 'none'}. Resume from it, or from one before, with a lower learning "
         "rate or trainer.gradient_clip_val"
     )
 
 
-def origin(task: LightningModule, images: Tensor) -> str:
+def origin(task: LightningModule, batch: Any) -> str:
     """Name the part of a task in which the numbers stop being finite.
 
     A weight that is not finite; else the innermost transform that puts out something that is not;
@@ -45,7 +46,7 @@ def origin(task: LightningModule, images: Tensor) -> str:
             return f"the weight {name!r}"
     try:
         with watched(task):
-            task.bits_per_dim(images)
+            task.probe(batch)
     except NotFinite as found:
         return str(found)
     gradients = [(name, p.grad) for name, p in task.named_parameters() if p.grad is not None]

@@ -1,77 +1,114 @@
-"""The pictures of a report."""
+"""Pictures of flows of images, as matplotlib figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
-from pyro.distributions import TransformModule
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
+from examples.images import exploration
 from examples.images.task import HeldOut
+from pyro_resflow.distributions import Dequantized
+from pyro_resflow.flows import ImageFlow
 
 PIXELS_PER_IMAGE = 64
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Lay out images in [0, 1] as one picture, small ones enlarged without smoothing."""
+    """Lay out images in [0, 1] as one picture `(3, H, W)`, small ones enlarged unsmoothed."""
     height, width = images.shape[-2:]
     factor = max(1, PIXELS_PER_IMAGE // height)
     enlarged = resize(images, [factor * height, factor * width], InterpolationMode.NEAREST)
-    return make_grid(enlarged, nrow=columns, padding=4, pad_value=1.0)
+    return make_grid(enlarged.clamp(0, 1), nrow=columns, padding=4, pad_value=1.0)
 
 
-def save_samples(path: Path, samples: Tensor, bins: int) -> None:
-    """Save integer samples as a square of images."""
-    columns = max(1, round(len(samples) ** 0.5))
-    save_image(grid(samples.float() / (bins - 1), columns), path)
+def square(images: Tensor) -> Tensor:
+    """Lay out images in [0, 1] as a square picture `(3, H, W)`."""
+    return grid(images, columns=max(1, round(len(images) ** 0.5)))
 
 
-@torch.no_grad()
-def save_reconstructions(path: Path, flow: TransformModule, images: Tensor, bins: int) -> None:
-    """Save originals, what `flow.inv` and then `flow` make of them, and the difference."""
-    centres = (images + 0.5) / bins
-    # The transform remembers its last input by identity; a clone makes it compute.
-    returned = flow(flow.inv(centres).clone())
-    difference = (returned - centres).abs()
-    changed = (bins * returned).floor() != images
+def interpolation(
+    flow: ImageFlow,
+    first: Tensor,
+    second: Tensor,
+    steps: int = 9,
+    path: exploration.Path = exploration.spherical,
+) -> Figure:
+    """Show images between pairs, a row for each pair; see `exploration.interpolate`."""
+    between = exploration.interpolate(flow, first, second, steps, path)
+    return rows_of({"": between.transpose(0, 1).flatten(0, 1)}, columns=steps)
+
+
+def temperatures(
+    flow: ImageFlow, temperatures: Sequence[float] = (0.0, 0.5, 0.7, 0.9, 1.0), number: int = 10
+) -> Figure:
+    """Show samples from the same noise at several temperatures, a row for each."""
+    samples = exploration.sample_at(flow, temperatures, number)
+    titles = [f"temperature {temperature:g}" for temperature in temperatures]
+    return rows_of(dict(zip(titles, samples, strict=True)), columns=number)
+
+
+def reconstructions(flow: ImageFlow, images: Tensor, bins: int) -> Figure:
+    """Show integer images, what `flow.inv` and then `flow` make of them, and the difference."""
+    result = exploration.reconstruct(flow, (images + 0.5) / bins)
+    changed = (bins * result.returned).floor() != images
+    largest = result.error.max()
     rows = {
-        "original": centres,
-        "there and back: flow(flow.inv(x))": returned,
-        f"difference, enlarged to fill the scale: at most {difference.max():.1e}; "
+        "original": result.images,
+        "there and back: flow(flow.inv(x))": result.returned,
+        f"difference, enlarged to fill the scale: at most {largest:.1e}; "
         f"pixels that changed their level: {changed.sum()} of {changed.numel()}": (
-            difference / difference.max().clamp(min=torch.finfo(difference.dtype).tiny)
+            result.error / largest.clamp(min=torch.finfo(largest.dtype).tiny)
         ),
     }
-    _save_rows(path, rows)
+    return rows_of(rows, columns=len(images))
 
 
-def _save_rows(path: Path, rows: dict[str, Tensor]) -> None:
-    figure, axes = plt.subplots(len(rows), 1, figsize=(10, 1.5 * len(rows)), layout="constrained")
-    for axis, (title, images) in zip(axes, rows.items(), strict=True):
-        axis.imshow(
-            grid(images.clamp(0, 1), columns=len(images)).permute(1, 2, 0).numpy(force=True)
+def ranking(distribution: Dequantized, images: Tensor, number: int = 10, draws: int = 1) -> Figure:
+    """Show the integer images of highest and of lowest likelihood, with their bits/dim."""
+    ranked = exploration.rank(distribution, images, draws)
+    number = min(number, len(images))
+    ends = {"highest": slice(number), "lowest": slice(len(images) - number, None)}
+    rows = {
+        f"{end} likelihood: {ranked.bits[part][0]:.2f} to {ranked.bits[part][-1]:.2f} bits/dim": (
+            ranked.images[part] / (distribution.bins - 1)
         )
-        axis.set_title(title, fontsize=10, loc="left")
-        axis.axis("off")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+        for end, part in ends.items()
+    }
+    return rows_of(rows, columns=number)
 
 
-def save_learning_curve(path: Path, log_folder: Path, held_out: HeldOut) -> None:
-    """Save bits/dim against the step, read from the TensorBoard log so that resumes count."""
+def learning_curve(log_folder: Path, held_out: HeldOut) -> Figure:
+    """Show bits/dim against the step, read from the TensorBoard log so that resumes count."""
     log = EventAccumulator(str(log_folder), size_guidance={"scalars": 0}).Reload()
     curves = {"training": "bits/train_epoch", "validation": "bits/validation"}
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
     for label, tag in curves.items():
         if tag in log.Tags()["scalars"]:
             events = log.Scalars(tag)
             axis.plot([e.step for e in events], [e.value for e in events], label=label)
-    axis.axhline(held_out.bits_per_dim, color="grey", linestyle="--", label="test, at the end")
+    axis.axhline(held_out.mean, color="grey", linestyle="--", label="test, at the end")
     axis.set(xlabel="step", ylabel="bits/dim")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
+
+
+def rows_of(rows: dict[str, Tensor], columns: int) -> Figure:
+    """Show images in [0, 1] in rows of so many, under their titles."""
+    pictures = {title: grid(images, columns) for title, images in rows.items()}
+    heights = [picture.shape[-2] for picture in pictures.values()]
+    inch = max(picture.shape[-1] for picture in pictures.values()) / 10
+    titled = sum(0.3 for title in rows if title)
+    figure = Figure(figsize=(10, sum(heights) / inch + titled), layout="constrained")
+    axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+        axis.imshow(picture.permute(1, 2, 0).numpy(force=True))
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.axis("off")
+    return figure

@@ -3,14 +3,55 @@
 import base64
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 from lightning import Callback, LightningModule, Trainer
+from torchvision.utils import save_image
 
 from examples.images import figures
+from examples.images.data import images_of
 from examples.images.task import DensityEstimation
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report.
+
+    Attributes:
+        file: Its name in the folder of the run.
+        caption: What it shows.
+    """
+
+    file: str
+    caption: str
+
+
+PICTURES = {
+    "Samples": Picture("samples.png", "Drawn from the flow."),
+    "Temperatures": Picture(
+        "temperatures.png",
+        "The same noise, scaled: at 0 the image of noise zero, at 1 samples of the flow.",
+    ),
+    "Interpolations": Picture(
+        "interpolations.png",
+        "Left and right test images, between them images along the arc between their noise "
+        "vectors.",
+    ),
+    "Reconstructions": Picture(
+        "reconstructions.png", "Test images, encoded and decoded again: the flow is invertible."
+    ),
+    "Likelihoods": Picture(
+        "likelihoods.png", "Of the first test images, those of highest and lowest likelihood."
+    ),
+    "Learning curve": Picture(
+        "learning_curve.png",
+        "Training: mean over an epoch, current weights. Validation: averaged weights, where the "
+        "run averages them.",
+    ),
+}
 
 
 class Report(Callback):
@@ -18,7 +59,8 @@ class Report(Callback):
 
     Args:
         samples: Number of images to draw from the flow.
-        reconstructions: Number of test images to send through the flow and back.
+        reconstructions: Number of test images to send through the flow and back, and of images
+            in a row of the other pictures.
     """
 
     def __init__(self, samples: int = 64, reconstructions: int = 10) -> None:
@@ -39,13 +81,24 @@ class Report(Callback):
     def draw(self, folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
         """Write the pictures."""
         assert task.held_out is not None
-        samples = task.distribution().sample((self.samples,))
-        figures.save_samples(folder / "samples.png", samples, task.bins)
-        images = next(iter(trainer.datamodule.test_dataloader()))[: self.reconstructions]
-        figures.save_reconstructions(
-            folder / "reconstructions.png", task.flow, images.to(task.device), task.bins
-        )
-        figures.save_learning_curve(folder / "learning_curve.png", folder, task.held_out)
+        distribution = task.distribution()
+        samples = distribution.sample((self.samples,)) / (task.bins - 1)
+        save_image(figures.square(samples), folder / PICTURES["Samples"].file)
+        batch = next(iter(trainer.datamodule.test_dataloader()))
+        images = images_of(batch).to(task.device)
+        shown = images[: self.reconstructions]
+        ends = ((shown + 0.5) / task.bins).chunk(2)
+        drawn = {
+            "Temperatures": figures.temperatures(task.flow, number=self.reconstructions),
+            "Interpolations": figures.interpolation(
+                task.flow, *(e[: len(ends[-1])] for e in ends)
+            ),
+            "Reconstructions": figures.reconstructions(task.flow, shown, task.bins),
+            "Likelihoods": figures.ranking(distribution, images, self.reconstructions),
+            "Learning curve": figures.learning_curve(folder, task.held_out),
+        }
+        for title, figure in drawn.items():
+            figure.savefig(folder / PICTURES[title].file, dpi=120)
 
 
 def write_page(folder: Path, task: DensityEstimation) -> Path:
@@ -60,18 +113,8 @@ def write_page(folder: Path, task: DensityEstimation) -> Path:
         command=shlex.join(["python", "-m", "examples.images", *sys.argv[1:]]),
         settings=settings.read_text() if settings.exists() else "",
         pictures=[
-            ("Samples", "Drawn from the flow.", embed(folder / "samples.png")),
-            (
-                "Reconstructions",
-                "Test images, encoded and decoded again: the flow is invertible.",
-                embed(folder / "reconstructions.png"),
-            ),
-            (
-                "Learning curve",
-                "Training: mean over an epoch, current weights. Validation: averaged weights, "
-                "where the run averages them.",
-                embed(folder / "learning_curve.png"),
-            ),
+            (title, picture.caption, embed(folder / picture.file))
+            for title, picture in PICTURES.items()
         ],
     )
     path = folder / "report.html"

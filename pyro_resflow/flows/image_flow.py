@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -57,6 +58,11 @@ class ImageFlow(Inverse):
         self.event_shape = torch.Size(event_shape)
 
     @property
+    def encoder(self) -> Encoder:
+        """The inverse: images to noise vectors."""
+        return cast(Encoder, self.transform)
+
+    @property
     def latent_dim(self) -> int:
         """Size D of the noise vector."""
         return self.event_shape.numel()
@@ -75,15 +81,23 @@ class ImageFlow(Inverse):
         return torch.Size((*shape[: len(shape) - 3], self.latent_dim))
 
 
-def checked_scales(event_shape: Sequence[int], scales: int, squeeze_first: bool) -> torch.Size:
+def checked_scales(
+    event_shape: Sequence[int], scales: int, squeeze_first: bool, *, name: str = "blocks"
+) -> torch.Size:
     """``event_shape`` as a size, checked against the number of squeezes.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        scales: number of scales, with a squeeze between them.
+        squeeze_first: whether there is another squeeze before the first.
+        name: the argument that the number of scales comes from.
 
     Raises:
         ValueError: if it is no image shape, there is no scale, or a squeeze does not divide it.
     """
     squeezes = scales - 1 + squeeze_first
     if scales < 1:
-        raise ValueError("blocks: expected the number of blocks of at least one scale, got none.")
+        raise ValueError(f"{name}: expected at least one scale, got none.")
     if len(event_shape) != 3 or any(size % 2**squeezes for size in event_shape[1:]):
         raise ValueError(
             f"event_shape: expected (C, H, W) with H and W divisible by {2**squeezes} for "

@@ -63,18 +63,21 @@ class DenseNetBlock:
         growth: features that each adds.
         activation: makes one activation from the feature dimension.
         coefficient: Lipschitz constant of each linear layer.
+        stem: features of a linear layer in front of the dense ones; default: none.
     """
 
     depth: int = 3
     growth: int = 172
     activation: Callable[[int], Activation] = CLipSwish
     coefficient: float = 0.98
+    stem: int | None = None
 
     def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Chain:
         return LipschitzDenseNet(
             event_shape,
             depth=self.depth,
             growth=self.growth,
+            stem=self.stem,
             activation=self.activation,
             norm=SpectralNorm(self.coefficient),
         )

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch.distributions import Transform
 
-from ..transforms import ActNorm, Compose, Flatten, Logit, Multiscale, Residual, Squeeze
-from ..transforms.residual import LogDet, Solve
+from ..transforms import ActNorm, Flatten, Logit, Residual, Squeeze
+from ..transforms.contraction import ContractionTransform, LogDet, Solve
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, MLPBlock, NetworkRecipe
+from .scales import joined, steps_by_scale
 
 
 class ResidualFlow(ImageFlow):
     """Residual Flow for images: logit, then residual blocks with ActNorm at several scales.
 
     From image to noise: logit, ActNorm, per scale (block, ActNorm) times its number of blocks,
-    a squeeze between scales, and fully connected blocks at the end.
+    a squeeze between scales, and fully connected blocks at the end. Two published relatives are
+    arguments away:
+
+    - i-DenseNet: ``network=DenseNetBlock(), end_network=DenseNetBlock(growth=32, stem=64)``;
+    - monotone flow: the same networks with ``activation=CPila``, and ``block=Monotone``.
 
     Args:
         event_shape: ``(C, H, W)``.
@@ -26,7 +32,10 @@ class ResidualFlow(ImageFlow):
             :class:`DenseNetBlock`, or a function of the event shape.
         end_blocks: number of fully connected blocks at the end.
         end_network: recipe of their networks, on vectors.
-        alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`.
+        block: what is made of each network: :class:`pyro_resflow.transforms.Residual` or
+            :class:`pyro_resflow.transforms.Monotone`.
+        alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`; ``None`` for no
+            logit, as in hybrid models: the ActNorm alone then standardises the images.
         squeeze_first: squeeze before the first scale.
         factor_out: factor out half of the channels after each scale but the last.
         logdet: estimator for every block; default: see :class:`pyro_resflow.transforms.Residual`.
@@ -37,6 +46,8 @@ class ResidualFlow(ImageFlow):
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019, appendix E.
+        Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021.
+        Ahn, Kim, Hong and Kim, Invertible Monotone Operators for Normalizing Flows, 2022.
 
     Example:
         >>> import torch
@@ -57,46 +68,33 @@ class ResidualFlow(ImageFlow):
         network: NetworkRecipe | None = None,
         end_blocks: int = 4,
         end_network: NetworkRecipe | None = None,
-        alpha: float = 0.05,
+        block: type[ContractionTransform] = Residual,
+        alpha: float | None = 0.05,
         squeeze_first: bool = False,
         factor_out: bool = False,
         logdet: LogDet | None = None,
         solver: Solve | None = None,
     ) -> None:
         shape = checked_scales(event_shape, len(blocks), squeeze_first)
-        if min(blocks) < 0 or end_blocks < 0:
-            raise ValueError(
-                f"blocks, end_blocks: expected no negative number, got {tuple(blocks)} and "
-                f"{end_blocks}."
-            )
+        if end_blocks < 0:
+            raise ValueError(f"end_blocks: expected no negative number, got {end_blocks}.")
         network = network if network is not None else ConvBlock()
         end_network = end_network if end_network is not None else MLPBlock()
-        parts: list[Transform] = [Logit(alpha, event_dim=3)]
+        make = partial(block, logdet=logdet, solver=solver)
+
+        def step(shape: torch.Size, scale: int, first: bool) -> list[Transform]:
+            net = network(shape, preactivation=not first)
+            return [make(net, event_dim=3), ActNorm(shape[0], event_dim=3)]
+
+        parts: list[Transform] = [Logit(alpha, event_dim=3)] if alpha is not None else []
         if squeeze_first:
             parts.append(Squeeze())
             shape = parts[-1].forward_shape(shape)
         parts.append(ActNorm(shape[0], event_dim=3))
-        entry_shape = shape
-        levels: list[Transform] = []
-        for scale, number in enumerate(blocks):
-            level: list[Transform] = []
-            for i in range(number):
-                net = network(shape, preactivation=scale + i > 0)
-                level += [Residual(net, event_dim=3, logdet=logdet, solver=solver)]
-                level += [ActNorm(shape[0], event_dim=3)]
-            if scale < len(blocks) - 1:
-                level.append(Squeeze())
-                shape = level[-1].forward_shape(shape)
-                if factor_out:
-                    shape = torch.Size((shape[0] - shape[0] // 2, *shape[1:]))
-            else:
-                level.append(Flatten(shape))
-                for _ in range(end_blocks):
-                    net = end_network(torch.Size((shape.numel(),)), preactivation=True)
-                    level += [Residual(net, logdet=logdet, solver=solver), ActNorm(shape.numel())]
-            levels.append(Compose(level))
-        if factor_out:
-            parts.append(Multiscale(levels, entry_shape))
-        else:
-            parts += levels
-        super().__init__(parts, event_shape)
+        scales, last_shape = steps_by_scale(shape, blocks, step, factor_out=factor_out)
+        scales[-1].append(Flatten(last_shape))
+        size = last_shape.numel()
+        for _ in range(end_blocks):
+            net = end_network(torch.Size((size,)), preactivation=True)
+            scales[-1] += [make(net), ActNorm(size)]
+        super().__init__([*parts, *joined(scales, shape, factor_out=factor_out)], event_shape)

@@ -18,7 +18,8 @@ from ..transforms import (
     conditional_residual,
     residual,
 )
-from ..transforms.residual import Fast, LogDet, Solve, checked_fast
+from ..transforms.contraction import LogDet, Solve
+from ..transforms.residual import Fast, checked_fast
 
 
 def residual_flow(

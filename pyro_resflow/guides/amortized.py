@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..transforms import ActNorm, ConditionalAffine, ConditionalCompose, conditional_residual
-from ..transforms.residual import LogDet, Solve
+from ..transforms.contraction import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
 

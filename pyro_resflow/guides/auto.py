@@ -18,7 +18,7 @@ from torch.distributions.utils import _sum_rightmost
 
 from ..flows import residual_flow
 from ..transforms import ActNorm, Compose, TriangularAffine, set_logdet
-from ..transforms.residual import LogDet, Solve
+from ..transforms.contraction import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
 

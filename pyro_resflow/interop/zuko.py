@@ -20,10 +20,10 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
 
+from ..extras import extra
 from ..transforms import Compose, OnePassTransform
 from ..transforms.base import InverseMemory, call_and_ladj
 from ..transforms.conditional import ConditionalInverse
-from .extras import extra
 
 
 @contextmanager

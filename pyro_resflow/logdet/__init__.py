@@ -2,12 +2,15 @@
 
 from .estimator import StochasticEstimator
 from .exact import Exact
+from .functions import LOG_CAYLEY, LOG_ONE_PLUS, SpectralFunction
 from .krylov import AdaptiveKrylov, Krylov
 from .probes import Frozen, Gaussian, Probe, Rademacher
 from .series import PowerSeries, RussianRoulette
 from .tails import Geometric, NoTail, Poisson, Tail
 
 __all__ = [
+    "LOG_CAYLEY",
+    "LOG_ONE_PLUS",
     "AdaptiveKrylov",
     "Exact",
     "Frozen",
@@ -20,6 +23,7 @@ __all__ = [
     "Probe",
     "Rademacher",
     "RussianRoulette",
+    "SpectralFunction",
     "StochasticEstimator",
     "Tail",
 ]

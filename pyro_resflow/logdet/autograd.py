@@ -3,7 +3,8 @@ r"""The one autograd function that all stochastic estimators share.
 An estimator supplies, from products with the Jacobian at x, an unbiased value q of
 log|det(I + J)| and an unbiased vector :math:`w = (I+J)^{-T} e` for each probe e. The gradient is
 then that of :math:`w^T J(x, \theta)\, e` at fixed e and w, since
-:math:`d \log\det(I+J) = \mathrm{tr}[(I+J)^{-1} dJ] = E[w^T\, dJ\, e]`.
+:math:`d \log\det(I+J) = \mathrm{tr}[(I+J)^{-1} dJ] = E[w^T\, dJ\, e]`. The trace of any other
+function f of the Jacobian has :math:`w = f'(J)^T e` and the same gradient.
 """
 
 from __future__ import annotations

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from ..linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
+from ..rebuilding import Rebuildable
 from .autograd import Estimate, Memory, Vjp, value_and_logdet
+from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe, Rademacher
 from .tails import Geometric, Tail
 
 
-class StochasticEstimator:
+class StochasticEstimator(Rebuildable):
     r"""An estimator that probes the Jacobian with random vectors.
 
     Calling it as ``estimator(net, x, event_dim=None)`` returns
-    :math:`(g(x), \log|\det(I + J_g(x))|)`; the second has shape ``x.shape[:-event_dim]``.
+    :math:`(g(x), \log|\det(I + J_g(x))|)`; the second has shape ``x.shape[:-event_dim]``. A
+    fourth argument, a :class:`SpectralFunction` f, asks for :math:`\mathrm{tr} f(J_g(x))` instead.
 
     Args:
         probe: distribution of the probes; default :class:`Rademacher`.
@@ -41,21 +46,29 @@ class StochasticEstimator:
         return self.probe.is_frozen
 
     def __call__(
-        self, net: nn.Module | Linearizable, x: Tensor, event_dim: int | None = None
+        self,
+        net: nn.Module | Linearizable,
+        x: Tensor,
+        event_dim: int | None = None,
+        function: SpectralFunction = LOG_ONE_PLUS,
     ) -> tuple[Tensor, Tensor]:
         event_dim = resolve_event_dim(net, event_dim)
         flat, batch_shape = flatten_batch(x, event_dim)
+        estimation = partial(self.estimate, function=function)
         g, logdet = value_and_logdet(
-            as_linearizable(net), self.estimate, self.probe, self.num_probes, self.memory, flat
+            as_linearizable(net), estimation, self.probe, self.num_probes, self.memory, flat
         )
         return g.reshape(x.shape), logdet.reshape(batch_shape)
 
-    def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
-        """The value and the adjoint vector of each probe, from products with J^T.
+    def estimate(
+        self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
+    ) -> Estimate:
+        """The value e^T f(J) e and the adjoint f'(J)^T e of each probe e, from products with J^T.
 
         Args:
             vjp: w -> J^T w on ``(S, N, *event)``.
             probes: shape ``(S, N, *event)``.
+            function: f.
         """
         raise NotImplementedError
 

@@ -19,16 +19,19 @@ from ..linearization import (
     resolve_event_dim,
     without_autocast,
 )
+from ..rebuilding import Rebuildable
 from .autograd import ambient_autocast
+from .functions import LOG_ONE_PLUS, SpectralFunction
 
 
-class Exact:
+class Exact(Rebuildable):
     r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable twice.
 
     Costs one product with the Jacobian per dimension and :math:`O(D^3)` for the determinant: the
     fastest choice up to about 16 dimensions, and the one for contract tests, Hamiltonian Monte
     Carlo and importance-weighted bounds. The gradient is that of
     :math:`\sum_i w_i^T J e_i` at fixed :math:`w_i = (I+J)^{-T} e_i`, in one pass over the network.
+    For the trace of another :class:`SpectralFunction` f, :math:`w_i = f'(J)^T e_i`.
 
     Args:
         dtype: type in which the determinant is computed from the Jacobian; default: the
@@ -57,19 +60,34 @@ class Exact:
         self.chunk_size = chunk_size
 
     def __call__(
-        self, net: nn.Module | Linearizable, x: Tensor, event_dim: int | None = None
+        self,
+        net: nn.Module | Linearizable,
+        x: Tensor,
+        event_dim: int | None = None,
+        function: SpectralFunction = LOG_ONE_PLUS,
     ) -> tuple[Tensor, Tensor]:
-        """g(x), same shape as x, and log|det(I + J_g(x))|, shape ``x.shape[:-event_dim]``."""
+        """g(x), same shape as x, and log|det(I + J_g(x))|, shape ``x.shape[:-event_dim]``.
+
+        Args:
+            net: g.
+            x: shape ``(*batch, *event)``.
+            event_dim: number of event dimensions; default ``net.event_dim``, else 1.
+            function: f, to have tr f(J_g(x)) instead.
+        """
         flat, batch_shape = flatten_batch(x, resolve_event_dim(net, event_dim))
         network = as_linearizable(net)
         if isinstance(network, AutogradNetwork):
-            g, logdet = self.by_autograd(network, flat, network.coefficients())
+            g, logdet = self.by_autograd(network, flat, network.coefficients(), function)
         else:
-            g, logdet = _ExactLogDet.apply(self, network, flat, *network.coefficients())
+            g, logdet = _ExactLogDet.apply(self, network, function, flat, *network.coefficients())
         return g.to(x.dtype).reshape(x.shape), logdet.to(x.dtype).reshape(batch_shape)
 
     def by_autograd(
-        self, net: Linearizable, x: Tensor, coefficients: tuple[Tensor, ...]
+        self,
+        net: Linearizable,
+        x: Tensor,
+        coefficients: tuple[Tensor, ...],
+        function: SpectralFunction = LOG_ONE_PLUS,
     ) -> tuple[Tensor, Tensor]:
         """The same through autograd alone: for any module, and for second derivatives."""
         differentiable = torch.is_grad_enabled()
@@ -88,7 +106,7 @@ class Exact:
                 )[0]
                 for chunk in self.units(g)
             ]
-            logdet = torch.linalg.slogdet(self.matrix(torch.cat(rows)))[1]  # of the transpose
+            logdet = _trace(function, self.jacobian(torch.cat(rows)))  # of the transpose
         return (g, logdet) if differentiable else (g.detach(), logdet.detach())
 
     def units(self, x: Tensor) -> Iterator[Tensor]:
@@ -97,12 +115,29 @@ class Exact:
         units = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *x.shape[1:])
         yield from units.expand(size, *x.shape).split(self.chunk_size or max(1, size))
 
-    def matrix(self, columns: Tensor) -> Tensor:
-        """I + J of each sample, shape ``(N, D, D)``, from the columns of J ``(D, N, *event)``."""
+    def jacobian(self, columns: Tensor) -> Tensor:
+        """J of each sample, shape ``(N, D, D)``, from its columns, shape ``(D, N, *event)``."""
         # linear algebra knows no half precision, in which autocast leaves a network's output
         dtype = self.dtype or torch.promote_types(columns.dtype, torch.float32)
-        jacobian = columns.flatten(2).permute(1, 2, 0).to(dtype)
-        return jacobian + torch.eye(len(columns), dtype=jacobian.dtype, device=columns.device)
+        return columns.flatten(2).permute(1, 2, 0).to(dtype)
+
+
+def _trace(function: SpectralFunction, jacobian: Tensor) -> Tensor:
+    """tr f(J) of each sample, shape ``(N,)``."""
+    logdets = [s * torch.linalg.slogdet(_shifted(jacobian, t))[1] for s, t in function.terms]
+    return torch.stack(logdets).sum(0)
+
+
+def _derivative(function: SpectralFunction, jacobian: Tensor) -> Tensor:
+    """f'(J) of each sample, shape ``(N, D, D)``."""
+    inverses = [s * t * torch.linalg.inv(_shifted(jacobian, t)) for s, t in function.terms]
+    return torch.stack(inverses).sum(0)
+
+
+def _shifted(jacobian: Tensor, t: float) -> Tensor:
+    """I + t J."""
+    size = jacobian.shape[-1]
+    return t * jacobian + torch.eye(size, dtype=jacobian.dtype, device=jacobian.device)
 
 
 class _ExactLogDet(torch.autograd.Function):
@@ -110,18 +145,23 @@ class _ExactLogDet(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, exact: Exact, net: Linearizable, x: Tensor, *coefficients: Tensor
+        ctx: Any,
+        exact: Exact,
+        net: Linearizable,
+        function: SpectralFunction,
+        x: Tensor,
+        *coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
         linearization = net.linearize(x.detach(), coefficients)
         value = linearization.value
         columns = torch.cat([linearization.jvp(units) for units in exact.units(value)])
         with without_autocast(x):
-            matrix = exact.matrix(columns)
-            logdet = torch.linalg.slogdet(matrix)[1]
+            jacobian = exact.jacobian(columns)
+            logdet = _trace(function, jacobian)
             adjoints = None
             if any(ctx.needs_input_grad):
-                adjoints = torch.linalg.inv(matrix).permute(1, 0, 2).to(value.dtype)
-        ctx.exact, ctx.net, ctx.autocast = exact, net, ambient_autocast(x)
+                adjoints = _derivative(function, jacobian).permute(1, 0, 2).to(value.dtype)
+        ctx.exact, ctx.net, ctx.function, ctx.autocast = exact, net, function, ambient_autocast(x)
         ctx.linearization = linearization if exact.chunk_size is None else None
         ctx.save_for_backward(x, adjoints, *coefficients)
         return value, logdet
@@ -133,25 +173,26 @@ class _ExactLogDet(torch.autograd.Function):
             gradients = by(ctx, grad_g, grad_logdet)
         x, _, *coefficients = ctx.saved_tensors
         tensors = zip(gradients, (x, *coefficients), strict=True)
-        return None, None, *(g if g is None else g.to(tensor.dtype) for g, tensor in tensors)
+        cast = (g if g is None else g.to(tensor.dtype) for g, tensor in tensors)
+        return None, None, None, *cast
 
     @staticmethod
     def _by_autograd(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> Sequence[Tensor | None]:
         """For create_graph=True: gradients that can be differentiated again."""
         x, _, *coefficients = ctx.saved_tensors
-        g, logdet = ctx.exact.by_autograd(ctx.net, x, tuple(coefficients))
+        g, logdet = ctx.exact.by_autograd(ctx.net, x, tuple(coefficients), ctx.function)
         return gradients_where_needed(
             [g, logdet],
             [grad_g, grad_logdet],
             [x, *coefficients],
-            ctx.needs_input_grad[2:],
+            ctx.needs_input_grad[3:],
             create_graph=True,
         )
 
     @staticmethod
     def _by_adjoints(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> Sequence[Tensor | None]:
         x, adjoints, *coefficients = ctx.saved_tensors
-        needed = ctx.needs_input_grad[2:]
+        needed = ctx.needs_input_grad[3:]
         weighted = adjoints.unflatten(2, x.shape[1:]) * grad_logdet.view(-1, *[1] * (x.dim() - 1))
         parts = []
         for units in ctx.exact.units(x):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..arnoldi import ArnoldiBasis, LogarithmAndInverse
 from .autograd import Estimate, Memory, Vjp
 from .estimator import RouletteEstimator
+from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe
 from .tails import Geometric, Tail
 
@@ -28,7 +29,9 @@ class Krylov(RouletteEstimator):
 
     .. math:: q = q_m + \sum_{k=1}^{N} \frac{q_{m+k} - q_{m+k-1}}{P(N \ge k)},
 
-    and likewise w: the sum telescopes in expectation to the limit.
+    and likewise w: the sum telescopes in expectation to the limit. Any other
+    :class:`SpectralFunction` of J takes the place of the logarithm, and its derivative that of the
+    inverse.
 
     Args:
         terms: m, products always taken.
@@ -53,8 +56,10 @@ class Krylov(RouletteEstimator):
 
     default_ratio = 1 / 3
 
-    def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
-        steps = _KrylovSteps(vjp, probes)
+    def estimate(
+        self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
+    ) -> Estimate:
+        steps = _KrylovSteps(vjp, probes, function)
         extra = self.tail.draw(self.probe.host_generator())
         for _ in range(self.terms + extra):
             steps.extend()
@@ -100,8 +105,10 @@ class AdaptiveKrylov(Krylov):
             raise ValueError(f"tolerance: expected a positive number of nats, got {tolerance}.")
         self.tolerance = tolerance
 
-    def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
-        steps = _KrylovSteps(vjp, probes)
+    def estimate(
+        self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
+    ) -> Estimate:
+        steps = _KrylovSteps(vjp, probes, function)
         settled_at = self._until_settled(steps)
         extra = self.tail.draw(self.probe.host_generator())
         for _ in range(extra):
@@ -139,11 +146,11 @@ class _KrylovSteps:
         increments: q_k - q_{k-1} for each step, shape ``(B,)``.
     """
 
-    def __init__(self, vjp: Vjp, probes: Tensor) -> None:
+    def __init__(self, vjp: Vjp, probes: Tensor, function: SpectralFunction) -> None:
         self.vjp = vjp
         self.shape = probes.shape
         self.basis = ArnoldiBasis(probes.flatten(2).flatten(0, 1))
-        self.functions = LogarithmAndInverse(self.basis.norm)
+        self.functions = LogarithmAndInverse(self.basis.norm, function.terms)
         self.increments: list[Tensor] = []
 
     def extend(self) -> None:

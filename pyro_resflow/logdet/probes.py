@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..rebuilding import Rebuildable
 
-class Probe:
+
+class Probe(Rebuildable):
     """A distribution of probe vectors."""
 
     @property

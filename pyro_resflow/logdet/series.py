@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .autograd import Estimate, Memory, Vjp
 from .estimator import RouletteEstimator
+from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe
 from .tails import NoTail
 
@@ -17,7 +19,8 @@ class RussianRoulette(RouletteEstimator):
               w = \sum_{k=0}^{m+N} \frac{(-1)^k}{p_k} (J^T)^k e,
 
     with :math:`p_k = 1` for :math:`k \le m` and :math:`P(N \ge k - m)` beyond: both unbiased,
-    since each term is reached with the probability it is divided by.
+    since each term is reached with the probability it is divided by. Any other
+    :class:`SpectralFunction` of J has its own coefficients in place of these.
 
     Args:
         terms: m, the terms always taken.
@@ -39,15 +42,19 @@ class RussianRoulette(RouletteEstimator):
         torch.Size([7])
     """
 
-    def estimate(self, vjp: Vjp, probes: Tensor) -> Estimate:
+    def estimate(
+        self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
+    ) -> Estimate:
         extra = self.tail.draw(self.probe.host_generator())
-        power = adjoint = probes
+        power = probes
+        adjoint = function.derivative_coefficient(0) * probes
         value = probes.new_zeros(probes.shape[:2])
         for k in range(1, self.terms + extra + 1):
-            power = -vjp(power)
+            power = vjp(power)
             term = power if k <= self.terms else power / self.tail.survival(k - self.terms)
-            value = value - (term * probes).flatten(2).sum(-1) / k
-            adjoint = adjoint + term
+            inner = (term * probes).flatten(2).sum(-1)
+            value = value + function.derivative_coefficient(k - 1) * inner / k
+            adjoint = torch.add(adjoint, term, alpha=function.derivative_coefficient(k))
         return Estimate(value, adjoint)
 
 

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import torch
 
+from ..rebuilding import Rebuildable
+
 
 class Tail(Protocol):
     """A distribution of the number N of terms beyond those always taken."""
@@ -23,7 +25,7 @@ class Tail(Protocol):
         """P(N >= j)."""
 
 
-class Geometric:
+class Geometric(Rebuildable):
     r"""P(N >= j) = ratio^j; the mean of N is ratio / (1 - ratio).
 
     Args:
@@ -49,7 +51,7 @@ class Geometric:
         return self.ratio**j
 
 
-class Poisson:
+class Poisson(Rebuildable):
     r"""N is Poisson distributed.
 
     The published setting. Its tail falls faster than any geometric one, so that the variance of
@@ -79,7 +81,7 @@ class Poisson:
         return float(torch.special.gammainc(shape, rate))
 
 
-class NoTail:
+class NoTail(Rebuildable):
     """N = 0: a plain truncation, biased by what it leaves out."""
 
     def draw(self, generator: torch.Generator | None) -> int:

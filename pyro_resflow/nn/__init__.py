@@ -1,4 +1,4 @@
-"""Networks with a known Lipschitz constant (torch only)."""
+"""Networks with a known Lipschitz constant, and conditioners of couplings (torch only)."""
 
 from .activations import (
     ELU,
@@ -12,7 +12,24 @@ from .activations import (
     Tanh,
 )
 from .conditional import ConditionalLipschitzMLP
+from .conditioners import (
+    Conditioner,
+    ConvConditioner,
+    ConvNet,
+    GatedAttentionConditioner,
+    GatedConv,
+    GatedEncoder,
+    GatedMaxout,
+    GatedNet,
+    GatedSelfAttention,
+    GatedStack,
+    InitializedConv2d,
+    ResidualConditioner,
+    ResidualNet,
+    WeightNormConv2d,
+)
 from .contraction import check_contraction
+from .initialization import DataInitialized
 from .lipschitz import (
     LipschitzConv2d,
     LipschitzLayer,
@@ -29,6 +46,7 @@ from .networks import (
     Shift,
 )
 from .norms import InducedNorm, OperatorNorm, SpectralNorm
+from .padding import InjectivePadding
 
 __all__ = [
     "ELU",
@@ -38,8 +56,21 @@ __all__ = [
     "Chain",
     "Concatenated",
     "ConditionalLipschitzMLP",
+    "Conditioner",
+    "ConvConditioner",
+    "ConvNet",
+    "DataInitialized",
     "DenseConcatenation",
+    "GatedAttentionConditioner",
+    "GatedConv",
+    "GatedEncoder",
+    "GatedMaxout",
+    "GatedNet",
+    "GatedSelfAttention",
+    "GatedStack",
     "InducedNorm",
+    "InitializedConv2d",
+    "InjectivePadding",
     "LipSwish",
     "LipschitzConv2d",
     "LipschitzConvNet",
@@ -50,10 +81,13 @@ __all__ = [
     "NonFiniteWeightError",
     "OperatorNorm",
     "Pila",
+    "ResidualConditioner",
+    "ResidualNet",
     "Shift",
     "Softplus",
     "SpectralNorm",
     "Tanh",
+    "WeightNormConv2d",
     "check_contraction",
     "update_norms",
 ]

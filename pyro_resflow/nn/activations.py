@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..rebuilding import Rebuildable
 from .stages import BothSigns, Core, Scale, Stage, scaled
 
 
-class Activation(nn.Module):
+class Activation(Rebuildable, nn.Module):
     r"""Elementwise :math:`\phi(h) = \kappa\,\psi(\beta h)` with Lipschitz constant at most 1.
 
     Subclasses give the core :math:`\psi` (:meth:`core`), its slope and its curvature, and may
@@ -201,7 +202,8 @@ class Pila(_Parameterless):
     The slope's largest absolute value is 1.
 
     Reference:
-        Ahn, Kim and Choi, Invertible Monotone Operators for Normalizing Flows, 2022, section 5.2.
+        Ahn, Kim, Hong and Kim, Invertible Monotone Operators for Normalizing Flows, 2022, section
+        5.2.
     """
 
     k = 5.0
@@ -287,7 +289,7 @@ class CPila(Concatenated):
     r"""Concatenated Pila, :math:`[\phi(h - .2), \phi(-h - .2)]/1.06`; doubles the features.
 
     Reference:
-        Ahn, Kim and Choi, Invertible Monotone Operators for Normalizing Flows, 2022.
+        Ahn, Kim, Hong and Kim, Invertible Monotone Operators for Normalizing Flows, 2022.
     """
 
     def __init__(self, feature_dim: int = -1) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from ..rebuilding import Rebuildable
 from .activations import Activation, LipSwish
 from .lipschitz import LipschitzLinear
 from .networks import Chain, LipschitzMLP, Norms, Shift
 
 
-class ConditionalLipschitzMLP(nn.Module):
+class ConditionalLipschitzMLP(Rebuildable, nn.Module):
     r"""A Lipschitz network whose every layer is shifted by a network of the context.
 
     :math:`h_{i+1} = \phi(W_i h_i + b_i + s_i(c))`, the shifts :math:`s(c)` coming from an

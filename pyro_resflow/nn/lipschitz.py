@@ -20,6 +20,7 @@ from torch import Tensor, library, nn
 from torch.nn import functional as F
 
 from ..linearization import without_autocast
+from ..rebuilding import Rebuildable
 from .convolution import convolve
 from .divided import DividedByNorm, Measured
 from .norms import OperatorNorm, SpectralNorm
@@ -35,7 +36,7 @@ class NonFiniteWeightError(ValueError):
     """A weight holds nan, or values that are infinite or too large to be squared."""
 
 
-class LipschitzLayer(nn.Module):
+class LipschitzLayer(Rebuildable, nn.Module):
     """What a linear layer held to a Lipschitz constant shares with the next.
 
     Args:

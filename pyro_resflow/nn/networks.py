@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..rebuilding import Rebuildable
 from .activations import Activation, CLipSwish, LipSwish
 from .linearized import Beside, LinearizedStages, evaluate
 from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
@@ -22,7 +23,7 @@ from .stages import Layer, Stage, Translate, folded
 Norms = OperatorNorm | Sequence[OperatorNorm] | None
 
 
-class Chain(nn.Sequential):
+class Chain(Rebuildable, nn.Sequential):
     """Layers one after the other, linearized by the chain rule.
 
     Args:
@@ -74,7 +75,7 @@ class Chain(nn.Sequential):
         return torch.stack(bounds).prod()
 
 
-class Shift(nn.Module):
+class Shift(Rebuildable, nn.Module):
     """Add a constant to each sample, which leaves the Jacobian alone.
 
     Args:
@@ -195,7 +196,7 @@ class LipschitzConvNet(Chain):
         self.event_shape = torch.Size(event_shape)
 
 
-class DenseConcatenation(nn.Module):
+class DenseConcatenation(Rebuildable, nn.Module):
     r"""Input and new features side by side, :math:`[\eta_1 x, \eta_2 h(x)]`, at :math:`|\eta|=1`.
 
     :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|` with
@@ -251,6 +252,7 @@ class LipschitzDenseNet(Chain):
         activation: makes one activation per dense layer from the feature dimension.
         norm: the norm that each linear layer is held to, or one per layer; default
             ``SpectralNorm(0.98)``.
+        stem: features that a linear layer in front brings the input to; default: no such layer.
 
     Raises:
         ValueError: for a growth that the activation's expansion does not divide, or an event
@@ -269,13 +271,14 @@ class LipschitzDenseNet(Chain):
         kernel_size: int = 3,
         activation: Callable[[int], Activation] = CLipSwish,
         norm: Norms = None,
+        stem: int | None = None,
     ) -> None:
         shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
         is_image = len(shape) != 1
         if is_image:
             checked_image_shape(shape)
         feature_dim = -3 if is_image else -1
-        norms = norm_per_layer(norm, depth + 1, concatenates=True)
+        norms = norm_per_layer(norm, depth + 1 + (stem is not None), concatenates=True)
 
         def linear(inputs: int, outputs: int, size: int, layer_norm: OperatorNorm) -> nn.Module:
             if is_image:
@@ -284,7 +287,10 @@ class LipschitzDenseNet(Chain):
 
         layers: list[nn.Module] = []
         features = shape[0]
-        for layer_norm in norms[:-1]:
+        if stem is not None:
+            layers.append(linear(features, stem, kernel_size, norms[0]))
+            features = stem
+        for layer_norm in norms[-1 - depth : -1]:
             phi = activation(feature_dim)
             if growth % phi.expansion:
                 raise ValueError(

@@ -13,11 +13,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from ..rebuilding import Rebuildable
 from .gram import largest_eigenvectors, unit
 from .operators import LinearOperator
 
 
-class OperatorNorm(nn.Module):
+class OperatorNorm(Rebuildable, nn.Module):
     """A norm that layers are held to, and how it is measured.
 
     Args:

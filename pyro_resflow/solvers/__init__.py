@@ -1,20 +1,26 @@
-r"""Solvers of x + g(x) = y, each with gradients by the implicit function theorem (torch only).
+r"""Solvers, each with gradients by the implicit function theorem (torch only).
 
-All of them measure a sample's error by the residual :math:`r = y - x - g(x)`, relative to
-:math:`\max(1, |y|_\infty)`, freeze a sample once its residual is within tolerance, and raise
-:class:`ConvergenceError` rather than return a point that is not a solution.
+:class:`Anderson`, :class:`FixedPoint` and :class:`NewtonKrylov` solve x + g(x) = y. They measure
+a sample's error by the residual :math:`r = y - x - g(x)`, relative to
+:math:`\max(1, |y|_\infty)`, and freeze a sample once its residual is within tolerance.
+:class:`BracketedNewton` solves f(x) = y for increasing functions of one variable, entry by entry.
+All raise :class:`ConvergenceError` rather than return a point that is not a solution.
 """
 
 from .anderson import Anderson
 from .base import Solver
+from .bracketed_newton import BracketedNewton
+from .errors import ConvergenceError, FixedPointError
 from .fixed_point import FixedPoint
-from .iteration import ConvergenceError, FixedPointIteration
+from .iteration import FixedPointIteration
 from .newton_krylov import NewtonKrylov
 
 __all__ = [
     "Anderson",
+    "BracketedNewton",
     "ConvergenceError",
     "FixedPoint",
+    "FixedPointError",
     "FixedPointIteration",
     "NewtonKrylov",
     "Solver",

@@ -19,9 +19,10 @@ from ..linearization import (
 )
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
+from .tolerance import Iterative
 
 
-class Solver:
+class Solver(Iterative):
     r"""Solve x + g(x) = y for a contraction g.
 
     Calling it as ``solver(net, y, event_dim=None)`` returns x of the shape of y. With respect to y
@@ -40,14 +41,7 @@ class Solver:
     """
 
     def __init__(self, *, tolerance: float | None = None, max_iterations: int = 1000) -> None:
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(f"tolerance: expected a positive number, got {tolerance}.")
-        if max_iterations < 1:
-            raise ValueError(
-                f"max_iterations: expected an integer of at least 1, got {max_iterations}."
-            )
-        self.tolerance = tolerance
-        self.max_iterations = max_iterations
+        super().__init__(tolerance=tolerance, max_iterations=max_iterations)
 
     def __call__(
         self, net: nn.Module | Linearizable, y: Tensor, event_dim: int | None = None
@@ -55,12 +49,6 @@ class Solver:
         flat, _ = flatten_batch(y, resolve_event_dim(net, event_dim))
         network = as_linearizable(net)
         return _ImplicitSolve.apply(self, network, flat, *network.coefficients()).reshape(y.shape)
-
-    def tolerance_for(self, dtype: torch.dtype) -> float:
-        """The tolerance in force for a floating-point type."""
-        if self.tolerance is not None:
-            return self.tolerance
-        return 2e-11 if dtype == torch.float64 else 2e-7
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:
         """Run the iteration to its end; x of shape ``(N, D)``."""

@@ -1,4 +1,4 @@
-"""The state that every solver advances, and the error when it does not converge."""
+"""The state that every solver of fixed points advances."""
 
 from __future__ import annotations
 
@@ -6,29 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linearization import WithCoefficients
-
-
-class ConvergenceError(ValueError):
-    """A solver did not reach its tolerance.
-
-    Attributes:
-        iterations: network evaluations spent.
-        residual: largest relative residual left.
-        contraction: measured contraction factor of g at the last point, the largest over the
-            samples; 1 or more means that g is no contraction.
-    """
-
-    def __init__(self, iterations: int, residual: float, contraction: float) -> None:
-        self.iterations = iterations
-        self.residual = residual
-        self.contraction = contraction
-        super().__init__(
-            f"net: no solution of x + g(x) = y after {iterations} evaluations; the largest "
-            f"relative residual is {residual:.2e} and the measured contraction factor of g is "
-            f"{contraction:.3f}. A factor of 1 or more means that g is not a contraction: build "
-            "it from pyro_resflow.nn layers, or lower its coefficient. Below 1, raise "
-            "max_iterations or the tolerance."
-        )
+from .errors import FixedPointError
 
 
 class FixedPointIteration:
@@ -118,7 +96,7 @@ class FixedPointIteration:
         """Whether the evaluations are spent."""
         return self.evaluations >= self.max_iterations
 
-    def failure(self) -> ConvergenceError:
+    def failure(self) -> FixedPointError:
         """The error to raise, with the contraction factor measured by power iteration."""
         lost = ~self.residual.isfinite().all(1) | self._swamped(self.x)
         point = torch.where(lost[:, None], self.best_x, self.x)
@@ -131,4 +109,4 @@ class FixedPointIteration:
             v = jvp(v.unflatten(1, self.event_shape)[None])[0].flatten(1)
             factor = torch.linalg.vector_norm(v, dim=1)
         left = float(self.error(self.best_residual).max())
-        return ConvergenceError(self.evaluations, left, float(factor.max()))
+        return FixedPointError(self.evaluations, left, float(factor.max()))

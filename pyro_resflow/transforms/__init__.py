@@ -2,6 +2,7 @@
 
 from .affine import TriangularAffine
 from .base import OnePassTransform
+from .batch_norm import BatchNorm
 from .compose import Compose
 from .conditional import (
     ConditionalAffine,
@@ -12,11 +13,33 @@ from .conditional import (
     ConditionedCompose,
     ConditionedTransform,
 )
-from .dequantization import ConditionedUniformDequantization, UniformDequantization
+from .coupling import ConditionalCoupling, ConditionedCoupling, Coupling, CouplingTransform
+from .coupling_step import CouplingStep
+from .dequantization import (
+    ConditionedUniformDequantization,
+    Dequantization,
+    UniformDequantization,
+)
 from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
 from .elementwise import ActNorm, Logit
+from .elementwise_maps import (
+    Affine,
+    BoundedLogScale,
+    ElementwiseMap,
+    LearnedLogScale,
+    SigmoidScale,
+)
+from .features import image_features
+from .full_image import OnFullImage
+from .halves import OnHalves
+from .initialization import initialize
 from .inverse import Inverse
+from .invertible_conv import InvertibleConv1x1
+from .logistic_mixture import LogisticMixture
+from .masks import ChannelHalves, Checkerboard, Columns, Mask
+from .monotone import Monotone, monotone
 from .multiscale import Flatten, Multiscale, Split, Squeeze
+from .permutation import ChannelPermutation
 from .residual import (
     ConditionalResidual,
     ConditionedResidual,
@@ -24,33 +47,66 @@ from .residual import (
     conditional_residual,
     residual,
 )
+from .split_prior import SplitPrior
+from .variational_dequantization import (
+    ConditionedVariationalDequantization,
+    VariationalDequantization,
+)
 
 __all__ = [
     "ActNorm",
+    "Affine",
+    "BatchNorm",
+    "BoundedLogScale",
+    "ChannelHalves",
+    "ChannelPermutation",
+    "Checkerboard",
+    "Columns",
     "Compose",
     "ConditionalAffine",
     "ConditionalBijection",
     "ConditionalCompose",
+    "ConditionalCoupling",
     "ConditionalInverse",
     "ConditionalResidual",
     "ConditionedAffine",
     "ConditionedCompose",
+    "ConditionedCoupling",
     "ConditionedResidual",
     "ConditionedTransform",
     "ConditionedUniformDequantization",
+    "ConditionedVariationalDequantization",
+    "Coupling",
+    "CouplingStep",
+    "CouplingTransform",
+    "Dequantization",
+    "ElementwiseMap",
     "Flatten",
     "Inverse",
+    "InvertibleConv1x1",
+    "LearnedLogScale",
+    "LogisticMixture",
     "Logit",
+    "Mask",
+    "Monotone",
     "Multiscale",
     "NoisyEnergyError",
+    "OnFullImage",
+    "OnHalves",
     "OnePassTransform",
     "Residual",
+    "SigmoidScale",
     "Split",
+    "SplitPrior",
     "Squeeze",
     "TriangularAffine",
     "UniformDequantization",
+    "VariationalDequantization",
     "conditional_residual",
+    "image_features",
+    "initialize",
     "is_deterministic",
+    "monotone",
     "residual",
     "set_logdet",
     "temporary_logdet",

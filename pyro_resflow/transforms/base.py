@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
 
+from ..rebuilding import Rebuildable
 from .determinism import refuse_noise_in_energy
 
 _OTHERS = threading.RLock()
@@ -40,7 +41,7 @@ class InverseMemory:
         return {**self.__dict__, "_inverse_ref": None}
 
 
-class OnePassTransform(InverseMemory, dist.TransformModule):
+class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
     """A Pyro transform whose value and log-determinant come from one pass.
 
     Subclasses implement :meth:`call_and_ladj` and ``_inverse``, and may override

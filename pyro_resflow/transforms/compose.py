@@ -12,6 +12,7 @@ from torch.distributions.utils import _sum_rightmost
 
 from ..nn import NonFiniteWeightError, update_norms
 from .base import OnePassTransform, call_and_ladj, inverse_and_ladj, inverse_value, value
+from .features import show
 from .inverse import Inverse
 
 
@@ -73,6 +74,7 @@ class Compose(MeasuredTogether, OnePassTransform):
         total = x.new_zeros(())
         for part in self.parts:
             x, ladj = call_and_ladj(part, x)
+            self._show(part, x)
             total = total + _sum_rightmost(ladj, event_dim - part.domain.event_dim)
             event_dim += part.codomain.event_dim - part.domain.event_dim
         return x, total
@@ -91,6 +93,7 @@ class Compose(MeasuredTogether, OnePassTransform):
         update_norms(self)
         for part in self.parts:
             x = value(part, x)
+            self._show(part, x)
         return x
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -98,6 +101,10 @@ class Compose(MeasuredTogether, OnePassTransform):
         for part in reversed(self.parts):
             y = inverse_value(part, y)
         return y
+
+    def _show(self, part: Transform, x: Tensor) -> None:
+        if not isinstance(part, Compose):  # which shows what leaves its own parts
+            show(part, x)
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         for part in self.parts:

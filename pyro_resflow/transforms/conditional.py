@@ -12,14 +12,19 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from ..rebuilding import Rebuildable
 from .base import InverseMemory, OnePassTransform, check_event_shape
 from .compose import Compose, MeasuredTogether, flattened
+from .elementwise_maps import BoundedLogScale
 
 
-class ConditionalBijection(InverseMemory, ConditionalTransformModule):
+class ConditionalBijection(Rebuildable, InverseMemory, ConditionalTransformModule):
     """A conditional transform that is a bijection at every context, and knows its inverse."""
 
     bijective = True
+
+    context_event_dim = 1
+    """Event dimensions of the context: 1 for vectors, 3 for feature maps of images."""
 
     @property
     def inv(self) -> ConditionalTransformModule:
@@ -31,8 +36,8 @@ class ConditionedTransform(OnePassTransform):
     """A conditional transform at one context, whose batch dimensions broadcast with the input's.
 
     Args:
-        conditional: the transform that was conditioned; it has a ``domain``.
-        context: shape ``(*batch, context_dim)``.
+        conditional: the :class:`ConditionalBijection` that was conditioned; it has a ``domain``.
+        context: shape ``(*batch, *context_event)``.
         cache_size: 0 or 1.
     """
 
@@ -40,6 +45,7 @@ class ConditionedTransform(OnePassTransform):
         super().__init__(cache_size=cache_size)
         self.conditional = conditional
         self.context = context
+        self._context_event_shape = context.shape[context.dim() - conditional.context_event_dim :]
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
@@ -49,10 +55,17 @@ class ConditionedTransform(OnePassTransform):
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
         event = len(shape) - self.domain.event_dim
-        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
+        context_batch = self.context.dim() - len(self._context_event_shape)
+        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:context_batch])
         return torch.Size((*batch, *shape[event:]))
 
     inverse_shape = forward_shape
+
+    def _flat_context(self, batch_shape: torch.Size) -> Tensor:
+        """One context per sample of a batch that it broadcasts to, ``(N, *context_event)``."""
+        event_shape = self._context_event_shape
+        expanded = self.context.expand(*batch_shape, *event_shape)
+        return expanded.reshape(batch_shape.numel(), *event_shape)
 
     def _dependencies(self) -> list[Tensor]:
         return [*super()._dependencies(), self.context]
@@ -63,7 +76,7 @@ class ConditionedCompose(Compose):
 
     Args:
         parts: see :class:`pyro_resflow.transforms.Compose`.
-        context: shape ``(*batch, context_dim)``.
+        context: shape ``(*batch, *context_event)``.
         cache_size: 0 or 1.
     """
 
@@ -114,7 +127,7 @@ class ConditionalCompose(MeasuredTogether, ConditionalBijection):
                 self.add_module(str(i), part)
 
     def condition(self, context: Tensor) -> ConditionedCompose:
-        """The composition at a context of shape ``(*batch, context_dim)``."""
+        """The composition at a context of shape ``(*batch, *context_event)``."""
         return ConditionedCompose(
             [
                 part.condition(context) if isinstance(part, ConditionalTransform) else part
@@ -124,7 +137,7 @@ class ConditionalCompose(MeasuredTogether, ConditionalBijection):
         )
 
 
-class ConditionalInverse(ConditionalTransformModule):
+class ConditionalInverse(Rebuildable, ConditionalTransformModule):
     """The inverse of a conditional transform, sharing its parameters.
 
     Args:
@@ -145,7 +158,7 @@ class ConditionalInverse(ConditionalTransformModule):
         return self.transform
 
     def condition(self, context: Tensor) -> Transform:
-        """The inverse at a context of shape ``(*batch, context_dim)``."""
+        """The inverse at a context of shape ``(*batch, *context_event)``."""
         return self.transform.condition(context).inv
 
 
@@ -195,6 +208,7 @@ class ConditionalAffine(ConditionalBijection):
         self.net = nn.Sequential(*layers[:-1])
         for parameter in self.net[-1].parameters():
             nn.init.zeros_(parameter)
+        self._log_scale = BoundedLogScale(self.largest_log_scale)
 
     def condition(self, context: Tensor) -> ConditionedAffine:
         """The transform at a context.
@@ -205,13 +219,13 @@ class ConditionalAffine(ConditionalBijection):
         Raises:
             ValueError: for a context of another width.
         """
-        check_context(context, self.context_dim)
+        check_context(context, (self.context_dim,))
         return ConditionedAffine(self, context)
 
     def log_scale_and_shift(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """s(c) and b(c), each of shape ``(*batch, input_dim)``."""
         raw, shift = self.net(context).chunk(2, dim=-1)
-        return self.largest_log_scale * (raw / self.largest_log_scale).tanh(), shift
+        return self._log_scale(raw), shift
 
 
 class ConditionedAffine(ConditionedTransform):
@@ -235,13 +249,16 @@ class ConditionedAffine(ConditionedTransform):
         return self.conditional.log_scale_and_shift(self.context)
 
 
-def check_context(context: Tensor, context_dim: int) -> None:
-    """Raise unless ``context`` has shape ``(*batch, context_dim)``.
+def check_context(context: Tensor, context_shape: Sequence[int]) -> None:
+    """Raise unless ``context`` has shape ``(*batch, *context_shape)``.
 
     Raises:
         ValueError: saying what was expected and what was given.
     """
-    if context.dim() < 1 or context.shape[-1] != context_dim:
+    expected = tuple(context_shape)
+    batch_dim = context.dim() - len(expected)
+    if batch_dim < 0 or tuple(context.shape[batch_dim:]) != expected:
         raise ValueError(
-            f"context: expected shape (*batch, {context_dim}), got {tuple(context.shape)}."
+            f"context: expected shape (*batch, {', '.join(map(str, expected))}), got "
+            f"{tuple(context.shape)}."
         )

@@ -6,14 +6,41 @@ import math
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import ConditionalTransformModule
 from torch import Tensor
 from torch.distributions import constraints
 
 from .base import OnePassTransform
+from .conditional import ConditionalBijection
 
 
-class UniformDequantization(ConditionalTransformModule):
+class Dequantization(ConditionalBijection):
+    """A conditional transform from noise to v = (x + u)/bins, and the noise that it starts from.
+
+    Args:
+        bins: number of grey levels; pixels are integers 0 .. bins - 1.
+
+    Raises:
+        ValueError: for fewer than two bins.
+    """
+
+    context_event_dim = 3
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        if bins < 2:
+            raise ValueError(f"bins: expected at least two grey levels, got {bins}.")
+        self.bins = bins
+
+    def noise(self, x: Tensor) -> dist.TorchDistribution:
+        """The distribution of the noise for images of shape ``(*batch, C, H, W)``."""
+        raise NotImplementedError
+
+    def distribution(self, x: Tensor) -> dist.TransformedDistribution:
+        """q(v|x): the distribution of v for images of shape ``(*batch, C, H, W)``."""
+        return dist.TransformedDistribution(self.noise(x), [self.condition(x)])
+
+
+class UniformDequantization(Dequantization):
     r"""Uniform noise in each pixel's bin: ``condition(x)`` maps u to :math:`v = (x + u)/bins`.
 
     Args:
@@ -30,17 +57,10 @@ class UniformDequantization(ConditionalTransformModule):
         >>> from pyro_resflow.transforms import UniformDequantization
         >>> x = torch.randint(0, 256, (7, 1, 4, 4))
         >>> dequantize = UniformDequantization(256)
-        >>> u = dequantize.noise(x).sample()
-        >>> v = dequantize.condition(x)(u)
+        >>> v = dequantize.distribution(x).sample()
         >>> bool(((v * 256).floor() == x).all())
         True
     """
-
-    def __init__(self, bins: int) -> None:
-        super().__init__()
-        if bins < 2:
-            raise ValueError(f"bins: expected at least two grey levels, got {bins}.")
-        self.bins = bins
 
     def noise(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of u for images of shape ``(*batch, C, H, W)``."""
@@ -57,8 +77,8 @@ class UniformDequantization(ConditionalTransformModule):
 class ConditionedUniformDequantization(OnePassTransform):
     r"""The map :math:`u \mapsto (x + u)/bins` at images x.
 
-    u is kept clear of 1 by the rounding of a floating-point number of the size of ``bins``, so
-    that v never leaves its bin.
+    u is kept clear of 0 and of 1 by the rounding of a floating-point number of the size of
+    ``bins``, so that v never leaves its bin.
 
     Args:
         images: integers of shape ``(*batch, C, H, W)``.
@@ -75,8 +95,8 @@ class ConditionedUniformDequantization(OnePassTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        largest = 1 - 2 * self.bins * torch.finfo(x.dtype).eps
-        y = (self.images.to(x.dtype) + x.clamp(max=largest)) / self.bins
+        least = rounding_margin(self.bins, x.dtype)
+        y = (self.images.to(x.dtype) + x.clamp(least, 1 - least)) / self.bins
         return y, self._ladj(y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,3 +113,11 @@ class ConditionedUniformDequantization(OnePassTransform):
         return torch.broadcast_shapes(shape, self.images.shape)
 
     inverse_shape = forward_shape
+
+    def _dependencies(self) -> list[Tensor]:
+        return [*super()._dependencies(), self.images]
+
+
+def rounding_margin(bins: int, dtype: torch.dtype) -> float:
+    """How far u has to stay from 0 and 1 for v = (x + u)/bins to stay in its bin when rounded."""
+    return 2 * bins * torch.finfo(dtype).eps

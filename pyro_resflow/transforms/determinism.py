@@ -32,6 +32,8 @@ class EstimatesLogDet:
 def is_deterministic(flow: object) -> bool:
     """Whether two calls of ``log_abs_det_jacobian`` or ``log_prob`` at one point give one value.
 
+    Fresh noise comes from estimators of log-determinants, and from dropout in training mode.
+
     Args:
         flow: a transform, a distribution, or any module that holds some.
 
@@ -46,7 +48,7 @@ def is_deterministic(flow: object) -> bool:
         >>> is_deterministic(flow)
         True
     """
-    return not any(_noisy(flow))
+    return not any(_noisy(flow)) and not any(_active_dropout(flow))
 
 
 def set_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> None:
@@ -114,6 +116,11 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
     """
     if not _a_sampler_is_asking():
         return
+    for dropout in _active_dropout(transform):
+        raise NoisyEnergyError(
+            f"transform: its {type(dropout).__name__} draws new noise at every call, and HMC, "
+            "NUTS and other Markov chains need one energy function. Call eval() on the flow."
+        )
     for logdet in _noisy(transform):
         raise NoisyEnergyError(
             f"logdet: {_name(logdet)} draws new noise at every call, and HMC, NUTS and other "
@@ -122,6 +129,27 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
             "pyro_resflow.transforms.set_logdet(flow, logdet.Exact()), or guide.set_logdet(...), "
             "or in many dimensions logdet.Krylov(6, tail=NoTail(), probe=Frozen()). An "
             "estimator of your own says so with an attribute is_deterministic = True."
+        )
+
+
+def refuse_noise_in_average(flow: object) -> None:
+    """Raise if a log-determinant inside is estimated with fresh noise.
+
+    The mean of exp(log p + noise) is larger than that of p.
+
+    Args:
+        flow: see :func:`is_deterministic`.
+
+    Raises:
+        ValueError: naming the estimator and the remedies.
+    """
+    for logdet in _noisy(flow):
+        raise ValueError(
+            f"num_samples: {_name(logdet)} draws new noise at every call, and a mean of densities "
+            "over several samples comes out too high when their logarithms are noisy. Use a "
+            "deterministic log-determinant: pyro_resflow.transforms.set_logdet(flow, "
+            "logdet.Exact()), or in many dimensions logdet.Krylov(6, tail=NoTail(), "
+            "probe=Frozen()); or num_samples=1."
         )
 
 
@@ -140,10 +168,10 @@ def _a_sampler_is_asking() -> bool:
 
 
 def _blocks(flow: object) -> Iterator[EstimatesLogDet]:
-    return (part for part in _inside(flow) if isinstance(part, EstimatesLogDet))
+    return (part for part in inside(flow) if isinstance(part, EstimatesLogDet))
 
 
-def _inside(flow: object) -> Iterator[object]:
+def inside(flow: object) -> Iterator[object]:
     """The modules, transforms and distributions that a flow is made of, itself first, each once.
 
     torch's own compositions and inverses, and distributions, are no modules: what they hold is
@@ -165,7 +193,7 @@ def _inside(flow: object) -> Iterator[object]:
 
 
 def _clear_caches(flow: object) -> None:
-    for part in _inside(flow):
+    for part in inside(flow):
         if isinstance(part, Transform):
             cast(Any, part).clear_cache()
 
@@ -174,6 +202,11 @@ def _noisy(flow: object) -> Iterator[object]:
     """The estimators inside that do not say of themselves that they are deterministic."""
     estimators = (block.logdet for block in _blocks(flow))
     return (each for each in estimators if not getattr(each, "is_deterministic", False))
+
+
+def _active_dropout(flow: object) -> Iterator[nn.Module]:
+    dropouts = (part for part in inside(flow) if isinstance(part, nn.Dropout))
+    return (part for part in dropouts if part.training and part.p > 0)
 
 
 def _name(logdet: object) -> str:

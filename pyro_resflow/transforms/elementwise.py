@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..nn.initialization import DataInitialized
 from .base import OnePassTransform, check_event_shape
-
-_INITIALISATION = threading.Lock()
 
 
 class Logit(OnePassTransform):
@@ -64,14 +63,15 @@ class Logit(OnePassTransform):
         return entries.sum(tuple(range(-self._event_dim, 0))) if self._event_dim else entries
 
 
-class ActNorm(OnePassTransform):
+class ActNorm(DataInitialized, OnePassTransform):
     r"""Learned scale and shift per feature, :math:`y = e^s x + b`, set by the first batch.
 
     The first batch that passes, in either direction, comes out with mean 0 and standard deviation
     1 in every feature. The flag that this has happened is a buffer, so that it is saved.
 
     Args:
-        num_features: entries of a vector, or channels of an image.
+        num_features: entries of a vector, or channels of an image; or the shape ``(C, H, W)``,
+            for a scale and a shift of every pixel's own.
         event_dim: 1 for vectors ``(*, D)``, 3 for images ``(*, C, H, W)``.
         initialized: start as the identity instead of waiting for a batch: for flows whose fast
             direction starts from standard noise.
@@ -81,17 +81,12 @@ class ActNorm(OnePassTransform):
         ValueError: if the first batch is a single sample, which has no standard deviation.
 
     Reference:
-        Kingma and Dhariwal, Glow, 2018, section 3.1.
+        Kingma and Dhariwal, Glow, 2018, section 3.1; per pixel: Ho et al., Flow++, 2019.
     """
-
-    minimum_std = 1e-4
-    """Features that vary less are scaled as if they varied by this."""
-
-    initialized: Tensor
 
     def __init__(
         self,
-        num_features: int,
+        num_features: int | Sequence[int],
         *,
         event_dim: int = 1,
         initialized: bool = False,
@@ -100,13 +95,21 @@ class ActNorm(OnePassTransform):
         super().__init__(cache_size=cache_size)
         if event_dim not in (1, 3):
             raise ValueError(f"event_dim: expected 1 (vectors) or 3 (images), got {event_dim}.")
-        self.num_features = num_features
+        shape = (num_features,) if isinstance(num_features, int) else tuple(num_features)
+        if len(shape) not in (1, event_dim):
+            raise ValueError(
+                f"num_features: expected a number or {event_dim} sizes, got {tuple(shape)}."
+            )
+        self.feature_shape = torch.Size(shape)
         self._event_dim = event_dim
-        self.log_scale = nn.Parameter(torch.zeros(num_features))
-        self.shift = nn.Parameter(torch.zeros(num_features))
-        self.register_buffer("initialized", torch.tensor(initialized))
-        # the buffer's value on the host, so that only the first calls wait for the device
-        self._seen_initialized = initialized
+        self.log_scale = nn.Parameter(torch.zeros(shape))
+        self.shift = nn.Parameter(torch.zeros(shape))
+        self._start(initialized)
+
+    @property
+    def num_features(self) -> int:
+        """How many scales and shifts there are."""
+        return self.feature_shape.numel()
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
@@ -123,66 +126,43 @@ class ActNorm(OnePassTransform):
         return x, self._ladj(x)
 
     def _call(self, x: Tensor) -> Tensor:
-        if self._awaits_batch("x", x):
-            mean, std = self._statistics(x)
+        self._check("x", x)
+        if self._awaits_batch(x):
+            mean, std = self._statistics(self._samples(x))
             self._set(-std.log(), -mean / std)
         return x * self._spread(self.log_scale.exp()) + self._spread(self.shift)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        if self._awaits_batch("y", y):
-            mean, std = self._statistics(y)
+        self._check("y", y)
+        if self._awaits_batch(y):
+            mean, std = self._statistics(self._samples(y))
             self._set(std.log(), mean)
         return (y - self._spread(self.shift)) * self._spread((-self.log_scale).exp())
 
     def _ladj(self, x: Tensor) -> Tensor:
-        entries = x[(0,) * (x.dim() - self._event_dim)].numel() if x.numel() else 0
-        total = self.log_scale.sum() * (entries // self.num_features)
+        shared = x.shape[x.dim() - self._event_dim + len(self.feature_shape) :].numel()
+        total = self.log_scale.sum() * shared
         return total.expand(x.shape[: x.dim() - self._event_dim])
 
+    def _check(self, name: str, x: Tensor) -> None:
+        shared = self._event_dim - len(self.feature_shape)
+        check_event_shape(name, x, (*self.feature_shape, *x.shape[x.dim() - shared :]))
+
     def _spread(self, features: Tensor) -> Tensor:
-        return features.reshape(-1, *[1] * (self._event_dim - 1))
+        return features.reshape(
+            *self.feature_shape, *[1] * (self._event_dim - len(self.feature_shape))
+        )
 
-    def _awaits_batch(self, name: str, x: Tensor) -> bool:
-        event_shape = (self.num_features, *x.shape[x.dim() - self._event_dim + 1 :])
-        check_event_shape(name, x, event_shape)
-        if self._seen_initialized or x.is_meta:
-            return False
-        self._seen_initialized = bool(self.initialized)
-        if not self._seen_initialized and x.shape[: x.dim() - self._event_dim].numel() < 2:
-            raise ValueError(
-                f"{name}: this ActNorm is not initialised yet, and a single sample has no "
-                "standard deviation; pass a batch of at least two first, or build the ActNorm "
-                "with initialized=True."
-            )
-        return not self._seen_initialized
-
-    @torch.no_grad()
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = x.movedim(x.dim() - self._event_dim, 0).flatten(1).to(self.shift.dtype)
-        if not bool(features.isfinite().all()):
-            raise ValueError(
-                "the batch that is to initialise this ActNorm holds nan or infinite values; pass "
-                "finite ones."
-            )
-        return features.mean(1), features.std(1).clamp_min(self.minimum_std)
+    def _samples(self, x: Tensor) -> Tensor:
+        """The batch as ``(N, features, *)``."""
+        samples = x.reshape(-1, *x.shape[x.dim() - self._event_dim :])
+        return samples.flatten(1, len(self.feature_shape)).to(self.shift.dtype)
 
     @torch.no_grad()
     def _set(self, log_scale: Tensor, shift: Tensor) -> None:
-        with _INITIALISATION:
-            if self._seen_initialized:  # another thread was first
-                return
-            self.log_scale.copy_(log_scale)
-            self.shift.copy_(shift)
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                # each process has seen a batch of its own; from here on they have to agree
-                torch.distributed.broadcast(self.log_scale, src=0)
-                torch.distributed.broadcast(self.shift, src=0)
-            self.initialized.fill_(True)
-            self._seen_initialized = True
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        super()._load_from_state_dict(*args, **kwargs)
-        self._seen_initialized = False
+        self.log_scale.copy_(log_scale.reshape(self.feature_shape))
+        self.shift.copy_(shift.reshape(self.feature_shape))
+        self._settle()
 
 
 def _independent(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:

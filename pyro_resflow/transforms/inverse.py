@@ -8,6 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from ..rebuilding import Rebuildable
 from .base import (
     InverseMemory,
     OnePassTransform,
@@ -20,7 +21,7 @@ from .base import (
 )
 
 
-class Inverse(InverseMemory, dist.TransformModule):
+class Inverse(Rebuildable, InverseMemory, dist.TransformModule):
     """A transform run backwards; its parameters are the transform's.
 
     torch's own ``t.inv`` is no module: ``ComposeTransformModule([t.inv])`` registers nothing, and

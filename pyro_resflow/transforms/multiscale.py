@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.distributions import ReshapeTransform, Transform, constraints
 from torch.nn import functional as F
 
+from ..nn import Conditioner
 from .base import OnePassTransform, call_and_ladj, check_event_shape, inverse_and_ladj
 from .compose import Compose
+from .split_prior import SplitPrior
 
 
 class Squeeze(OnePassTransform):
@@ -35,15 +37,16 @@ class Squeeze(OnePassTransform):
     codomain = constraints.independent(constraints.real, 3)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self.forward_shape(x.shape)
-        return F.pixel_unshuffle(x, self.factor), x.new_zeros(x.shape[:-3])
+        shape = self.forward_shape(x.shape)
+        y = F.pixel_unshuffle(x, self.factor).reshape(shape)  # torch leaves empty batches alone
+        return y, x.new_zeros(x.shape[:-3])
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         return self._inverse(y), y.new_zeros(y.shape[:-3])
 
     def _inverse(self, y: Tensor) -> Tensor:
-        self.inverse_shape(y.shape)
-        return F.pixel_shuffle(y, self.factor)
+        shape = self.inverse_shape(y.shape)
+        return F.pixel_shuffle(y, self.factor).reshape(shape)
 
     def forward_shape(self, shape: Sequence[int]) -> torch.Size:
         f = self.factor
@@ -80,7 +83,8 @@ class Split(OnePassTransform):
     r"""Factor out the second half of the channels; transform only the first.
 
     :math:`(a, b) \mapsto [\mathrm{flat}(b), \mathrm{inner}(a)]`: the factored-out half comes
-    first, as a vector, then what the inner transform makes of the rest.
+    first, as a vector, then what the inner transform makes of the rest. A :class:`SplitPrior`
+    ahead of it gives b a learned prior given a.
 
     Args:
         inner: transform of images ``(C - C//2, H, W)`` to vectors or images.
@@ -152,11 +156,21 @@ class Multiscale(Compose):
     Args:
         levels: transforms of images to images; the last may end in vectors.
         event_shape: ``(C, H, W)``, the input of the first level.
+        prior: recipe of the networks of a learned Gaussian prior of every factored-out half, see
+            :class:`SplitPrior`; default: none, the factored-out halves are noise themselves.
         cache_size: 0 or 1.
+
+    Raises:
+        ValueError: without levels, or if one leaves a single channel to be halved.
     """
 
     def __init__(
-        self, levels: Sequence[Transform], event_shape: Sequence[int], *, cache_size: int = 1
+        self,
+        levels: Sequence[Transform],
+        event_shape: Sequence[int],
+        *,
+        prior: Conditioner | None = None,
+        cache_size: int = 1,
     ) -> None:
         if not levels:
             raise ValueError("levels: expected at least one transform, got none.")
@@ -166,8 +180,9 @@ class Multiscale(Compose):
             return
         shape = first.forward_shape(torch.Size(event_shape))
         kept = shape[0] - shape[0] // 2
-        inner = Multiscale(rest, (kept, *shape[1:]))
-        super().__init__([first, Split(inner, shape)], cache_size=cache_size)
+        inner = Multiscale(rest, (kept, *shape[1:]), prior=prior)
+        priors = [SplitPrior(shape, prior)] if prior is not None else []
+        super().__init__([first, *priors, Split(inner, shape)], cache_size=cache_size)
 
 
 def _flattened(transform: Transform, event_shape: Sequence[int]) -> list[Transform]:

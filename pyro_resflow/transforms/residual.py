@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
-from ..linearization import Linearizable, flatten_batch, resolve_event_dim
-from ..logdet import Exact, Krylov
+from ..linearization import flatten_batch, resolve_event_dim
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
-from .base import OnePassTransform, check_event_shape
+from .base import check_event_shape
 from .conditional import (
     ConditionalBijection,
     ConditionalInverse,
     ConditionedTransform,
     check_context,
 )
+from .contraction import (
+    ContractionTransform,
+    LogDet,
+    Network,
+    Solve,
+    default_logdet,
+    known_event_shape,
+)
 from .determinism import EstimatesLogDet
 from .inverse import Inverse
 
-EXACT_UP_TO = 8
-"""Dimensions up to which the whole Jacobian costs about as much as an estimate."""
-
-Network = nn.Module | Linearizable
-LogDet = Callable[[Network, Tensor, int], tuple[Tensor, Tensor]]
-Solve = Callable[[Network, Tensor, int], Tensor]
 Fast = Literal["sampling", "density"]
 
 
-class Residual(EstimatesLogDet, OnePassTransform):
+class Residual(ContractionTransform):
     r"""The residual transform :math:`y = x + g(x)` of a contraction g.
 
     The forward direction is one pass of the network; the inverse iterates. The log-determinant
@@ -65,28 +65,6 @@ class Residual(EstimatesLogDet, OnePassTransform):
         torch.Size([5])
     """
 
-    def __init__(
-        self,
-        net: Network,
-        *,
-        event_dim: int | None = None,
-        logdet: LogDet | None = None,
-        solver: Solve | None = None,
-        cache_size: int = 1,
-    ) -> None:
-        super().__init__(cache_size=cache_size)
-        self.net = net
-        self._event_dim = resolve_event_dim(net, event_dim)
-        self._event_shape = known_event_shape(net, self._event_dim)
-        self.logdet = logdet if logdet is not None else default_logdet(self._event_shape)
-        self.solver = solver if solver is not None else Anderson()
-
-    @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> constraints.Constraint:
-        return constraints.independent(constraints.real, self._event_dim)
-
-    codomain = domain
-
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._check("x", x)
         g, ladj = self.logdet(self.net, x, self._event_dim)
@@ -104,10 +82,6 @@ class Residual(EstimatesLogDet, OnePassTransform):
     def _inverse(self, y: Tensor) -> Tensor:
         self._check("y", y)
         return self.solver(self.net, y, self._event_dim)
-
-    def _check(self, name: str, x: Tensor) -> None:
-        if self._event_shape is not None:
-            check_event_shape(name, x, self._event_shape)
 
 
 class ConditionalNetwork(Protocol):
@@ -171,7 +145,7 @@ class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
         Raises:
             ValueError: for a context of another width.
         """
-        check_context(context, self.net.context_dim)
+        check_context(context, (self.net.context_dim,))
         return ConditionedResidual(self, context)
 
 
@@ -219,9 +193,7 @@ class ConditionedResidual(ConditionedTransform):
             check_event_shape(name, x, self._event_shape)
         shape = self.forward_shape(x.shape)
         batch_shape = shape[: len(shape) - self.domain.event_dim]
-        width = self.context.shape[-1]
-        context = self.context.expand(*batch_shape, width).reshape(-1, width)
-        return x.expand(shape), self.conditional.net.bind(context)
+        return x.expand(shape), self.conditional.net.bind(self._flat_context(batch_shape))
 
 
 def residual(
@@ -297,23 +269,3 @@ def checked_fast(fast: str) -> str:
     if fast not in ("sampling", "density"):
         raise ValueError(f"fast: expected 'sampling' or 'density', got {fast!r}.")
     return fast
-
-
-def default_logdet(event_shape: torch.Size | None, *, exact_up_to: int = EXACT_UP_TO) -> LogDet:
-    """The exact log-determinant for small events, an unbiased estimate for others.
-
-    Args:
-        event_shape: the event shape, ``None`` if it is not known.
-        exact_up_to: the largest number of dimensions that count as small.
-    """
-    small = event_shape is not None and event_shape.numel() <= exact_up_to
-    return Exact() if small else Krylov()
-
-
-def known_event_shape(net: object, event_dim: int) -> torch.Size | None:
-    """The event shape that a network says it takes, if it says one of ``event_dim`` dimensions."""
-    if hasattr(net, "event_shape") and len(net.event_shape) == event_dim:
-        return torch.Size(net.event_shape)
-    if hasattr(net, "input_dim") and event_dim == 1:
-        return torch.Size((net.input_dim,))
-    return None

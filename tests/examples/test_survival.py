@@ -36,7 +36,7 @@ def arguments(folder: Path, *happens: str, **settings: str) -> list[str]:
     options = {**SETTINGS, "trainer.default_root_dir": str(folder), **settings}
     return [
         "fit",
-        f"--config={CONFIGS / 'digits.yaml'}",
+        f"--config={CONFIGS / 'residual_flow_digits.yaml'}",
         *(f"--{name}={value}" for name, value in options.items()),
         "--trainer.callbacks+=tests.examples.recording.Recorder",
         f"--trainer.callbacks.path={folder / 'record'}",

@@ -11,8 +11,8 @@ from torch import Tensor
 from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import ELU, LipschitzConvNet, LipschitzLayer, check_contraction
-from pyro_resflow.transforms import ActNorm, Residual, UniformDequantization
+from pyro_resflow.nn import ELU, CPila, LipschitzConvNet, LipschitzLayer, check_contraction
+from pyro_resflow.transforms import ActNorm, Monotone, Residual, UniformDequantization
 
 
 def small(event_shape: tuple[int, int, int] = (1, 8, 8), **options: object) -> ResidualFlow:
@@ -45,10 +45,32 @@ def test_parameter_count_of_the_published_mnist_model() -> None:
     assert count == pytest.approx(16.6e6, rel=0.02)
 
 
+def test_published_i_dense_net_has_as_many_parameters_as_the_residual_flow() -> None:
+    dense = {"network": DenseNetBlock(), "end_network": DenseNetBlock(growth=32, stem=64)}
+    with torch.device("meta"):
+        flows = [ResidualFlow((3, 32, 32), **options) for options in ({}, dense)]
+    counts = [sum(parameter.numel() for parameter in flow.parameters()) for flow in flows]
+    assert counts[0] == pytest.approx(25.2e6, rel=0.002)
+    assert counts[1] == pytest.approx(24.9e6, rel=0.002)
+
+
+def test_blocks_are_what_is_asked_for() -> None:
+    logdet = Exact()
+    flow = small(block=Monotone, logdet=logdet)
+    assert len(members(flow, Monotone)) == 4
+    assert not members(flow, Residual)
+    assert all(block.logdet is logdet for block in members(flow, Monotone))
+
+
 @pytest.mark.parametrize(
     "make",
     [
         small,
+        lambda: small(
+            network=DenseNetBlock(2, 8, CPila),
+            end_network=DenseNetBlock(2, 4, CPila, stem=8),
+            block=Monotone,
+        ),
         lambda: small((3, 8, 8), squeeze_first=True),
         lambda: small((3, 8, 8), factor_out=True),
         lambda: small((2, 4, 8), network=DenseNetBlock(2, 8), end_blocks=0),

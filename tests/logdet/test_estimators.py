@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_resflow.logdet import (
+    LOG_CAYLEY,
+    LOG_ONE_PLUS,
     AdaptiveKrylov,
     Exact,
     Frozen,
@@ -16,6 +18,7 @@ from pyro_resflow.logdet import (
     NoTail,
     Poisson,
     RussianRoulette,
+    SpectralFunction,
     StochasticEstimator,
 )
 from pyro_resflow.nn import LipschitzMLP
@@ -66,15 +69,27 @@ def z_scores(draws: Tensor, truth: Tensor) -> Tensor:
 def test_value_and_every_gradient_are_unbiased(
     name: str, problem: tuple[nn.Module, Tensor]
 ) -> None:
-    net, x = problem
+    check_unbiased(name, *problem, LOG_ONE_PLUS)
+
+
+@pytest.mark.parametrize("name", ["adaptive", "krylov", "krylov_keep", "roulette"])
+@pytest.mark.parametrize("network", ["mlp", "plain_module"])
+def test_those_of_another_function_of_the_jacobian_are_too(name: str, network: str) -> None:
+    net, event_shape = NETWORKS[network](0.9)
+    x = torch.randn(SAMPLES, *event_shape, dtype=torch.float64)
+    check_unbiased(name, net.double(), x, LOG_CAYLEY)
+
+
+def check_unbiased(name: str, net: nn.Module, x: Tensor, function: SpectralFunction) -> None:
+    """Compare the estimator's value and gradients over many draws with the exact ones."""
     x.requires_grad_()
     event_dim = x.dim() - 1
-    g, exact = Exact()(net, x, event_dim)
+    g, exact = Exact()(net, x, event_dim, function)
     truth = gradients(net, x, exact, g)
     values, grads = [], []
     for _ in range(CALLS):
         many = x.repeat(REPLICAS, *[1] * event_dim)
-        g, logdet = UNBIASED[name]()(net, many, event_dim)
+        g, logdet = UNBIASED[name]()(net, many, event_dim, function)
         values.append(logdet.detach().reshape(REPLICAS, SAMPLES).mean(0))
         grads.append(gradients(net, x, logdet, g))
     assert z_scores(torch.stack(values), exact.detach()).abs().max() < 4

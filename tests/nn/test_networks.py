@@ -76,6 +76,7 @@ VARIANTS: dict[str, Callable[[], tuple[nn.Module, Sequence[int]]]] = {
     "dense_net CLipSwish": dense_net,
     "dense_net CPila": lambda: dense_net(activation=CPila),
     "dense_net Tanh": lambda: dense_net(activation=lambda dim: Tanh()),
+    "dense_net with a stem": lambda: dense_net(stem=5),
     "dense_net image CLipSwish": dense_image_net,
     "dense_net image CPila": lambda: dense_image_net(activation=CPila),
     "dense_net image LipSwish": lambda: dense_image_net(activation=lambda dim: LipSwish()),
@@ -370,6 +371,11 @@ def test_dense_net_grows_by_its_growth_and_returns_to_the_input() -> None:
     net = LipschitzDenseNet((2, 4, 4), depth=2, growth=6)
     shapes = [tuple(layer.weight.shape) for layer in linear_layers(net)]
     assert shapes == [(3, 2, 3, 3), (3, 8, 3, 3), (2, 14, 1, 1)]
+    norms = [SpectralNorm(c) for c in (0.5, 0.6, 0.7)]
+    net = LipschitzDenseNet(7, depth=1, growth=6, stem=4, norm=norms)
+    layers = linear_layers(net)
+    assert [tuple(layer.weight.shape) for layer in layers] == [(4, 7), (3, 4), (7, 10)]
+    assert [layer.norm.coefficient for layer in layers] == [0.5, 0.6, 0.7]
 
 
 def test_shift_leaves_the_jacobian_alone() -> None:

@@ -6,7 +6,7 @@ import torch
 from pyro_resflow.transforms import UniformDequantization
 
 
-@pytest.mark.parametrize("bins", [2, 17, 32, 256])
+@pytest.mark.parametrize("bins", [2, 17, 23, 32, 49, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_v_never_leaves_its_bin(bins: int, dtype: torch.dtype) -> None:
     x = torch.arange(bins).reshape(1, 1, bins)

@@ -20,6 +20,26 @@ def test_first_batch_comes_out_normalised_in_either_direction(
     torch.testing.assert_close(features.std(1), torch.ones(3), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_every_pixel_may_have_its_own_scale(direction: str) -> None:
+    x = 5 * torch.randn(3, 2, 4) + torch.rand(3, 2, 4) * torch.randn(50, 3, 2, 4)
+    norm = ActNorm((3, 2, 4), event_dim=3)
+    assert norm.num_features == 24
+    out = norm(x) if direction == "forward" else norm.inv(x)
+    torch.testing.assert_close(out.mean(0), torch.zeros(3, 2, 4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.std(0), torch.ones(3, 2, 4), atol=1e-4, rtol=0)
+    ladj = norm.log_abs_det_jacobian(x, norm(x))
+    torch.testing.assert_close(ladj, norm.log_scale.sum().expand(50))
+
+
+@pytest.mark.parametrize(("features", "event_dim"), [((3, 4), 3), ((2, 3, 4), 1)])
+def test_a_feature_shape_of_other_dimensions_is_named(
+    features: tuple[int, ...], event_dim: int
+) -> None:
+    with pytest.raises(ValueError, match=f"num_features: expected a number or {event_dim} sizes"):
+        ActNorm(features, event_dim=event_dim)
+
+
 def test_second_batch_leaves_the_scale_alone() -> None:
     norm = ActNorm(3)
     norm(torch.randn(50, 3))

@@ -24,6 +24,12 @@ def test_squeeze_names_sizes_it_cannot_divide() -> None:
         Squeeze().inv(torch.randn(2, 3, 4, 4))
 
 
+def test_squeeze_of_an_empty_batch_has_the_shape_of_a_full_one() -> None:
+    y, ladj = Squeeze().call_and_ladj(torch.rand(0, 1, 4, 6))
+    assert (y.shape, ladj.shape) == ((0, 4, 2, 3), (0,))
+    assert Squeeze()._inverse(y).shape == (0, 1, 4, 6)
+
+
 def test_split_puts_the_factored_out_half_first() -> None:
     x = torch.randn(5, 4, 2, 2)
     y = Split(ActNorm(2, event_dim=3, initialized=True), (4, 2, 2))(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..extras import extra
+from ...extras import extra
 
 with extra("arviz"):
     import arviz

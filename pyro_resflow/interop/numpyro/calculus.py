@@ -2,7 +2,7 @@ r"""Jacobian, log-determinant and inverse of x + g(x) in JAX, for vectors of mod
 
 from __future__ import annotations
 
-from ..extras import extra
+from ...extras import extra
 from .layers import Layer
 
 with extra("numpyro"):

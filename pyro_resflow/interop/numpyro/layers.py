@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import nn as lipschitz
-from ..extras import extra
+from ...extras import extra
 
 with extra("numpyro"):
     import jax

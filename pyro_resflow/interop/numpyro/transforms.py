@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from ..extras import extra
+from ...extras import extra
 from .calculus import call_and_ladj, invert
 from .layers import Chain, ConditionalNetwork, Layer
 

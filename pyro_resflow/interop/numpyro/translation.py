@@ -12,7 +12,7 @@ from pyro.distributions.transforms import Permute
 from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
-from ..extras import extra
+from ...extras import extra
 from .layers import Chain, array, to_jax
 from .transforms import (
     ConditionalAffine,

@@ -1,0 +1,120 @@
+"""Classes of images by an invertible network: `python -m examples.images.classification -h`."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import (
+    LRSchedulerConfigType,
+    OptimizerLRScheduler,
+    OptimizerLRSchedulerConfig,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import CatMetric
+
+from examples.images.cli import main
+from examples.images.task import constant_rate
+
+Labelled = tuple[Tensor, Tensor]
+
+
+class Classification(LightningModule):
+    """The classes of integer images, by cross-entropy.
+
+    Args:
+        network: From images to logits, as `pyro_resflow.classifiers.IResNetClassifier`.
+        bins: Number of grey levels of the images.
+        mean: Mean of each channel of images in [0, 1], which is subtracted.
+        std: Standard deviation of each channel, by which images are divided.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds the schedule, stepped after every optimizer step.
+    """
+
+    links: ClassVar[dict[str, str]] = {
+        "data.bins": "model.bins",
+        "data.event_shape": "model.network.init_args.event_shape",
+        "data.classes": "model.network.init_args.num_classes",
+    }
+
+    def __init__(
+        self,
+        network: nn.Module,
+        bins: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_scheduler: LRSchedulerCallable = constant_rate,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.bins = bins
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.test_hits = CatMetric(nan_strategy="error")
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits of integer images."""
+        return self.network((images / (self.bins - 1) - self.mean) / self.std)
+
+    def probe(self, batch: Labelled) -> None:
+        """Evaluate the model at a batch, to see where its numbers stop being finite."""
+        self.logits(batch[0])
+
+    def on_fit_start(self) -> None:
+        """Show the network a first batch, for the normalisations that start from the data."""
+        if self.trainer.ckpt_path is None:
+            with torch.no_grad():
+                self.logits(self.trainer.datamodule.initial_batch().to(self.device))
+
+    def training_step(self, batch: Labelled, index: int) -> Tensor:
+        """Return the cross-entropy of a batch, in nats."""
+        images, labels = batch
+        logits = self.logits(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("loss/train", loss, prog_bar=True, sync_dist=True)
+        self.log("accuracy/train", _hits(logits, labels).mean(), on_epoch=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Labelled, index: int) -> None:
+        """Classify validation images."""
+        images, labels = batch
+        accuracy = _hits(self.logits(images), labels).mean()
+        self.log(
+            "accuracy/validation", accuracy, prog_bar=True, batch_size=len(labels), sync_dist=True
+        )
+
+    def test_step(self, batch: Labelled, index: int) -> None:
+        """Classify test images."""
+        images, labels = batch
+        self.test_hits.update(_hits(self.logits(images), labels))
+
+    def on_test_epoch_end(self) -> None:
+        """Print the part of the test images that is classified rightly."""
+        hits = self.test_hits.compute()
+        self.test_hits.reset()
+        error = (hits.std() / math.sqrt(len(hits))).item()
+        self.log("accuracy/test", hits.mean(), sync_dist=True)
+        rank_zero_only(print)(
+            f"accuracy: {100 * hits.mean():.2f} ± {100 * error:.2f} % (test images: {len(hits)})"
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and its schedule."""
+        optimizer = self.optimizer(self.parameters())
+        schedule = LRSchedulerConfigType(scheduler=self.lr_scheduler(optimizer), interval="step")
+        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=schedule)
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(-1) == labels).float()
+
+
+if __name__ == "__main__":
+    main(task=Classification)

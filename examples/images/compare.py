@@ -1,0 +1,153 @@
+"""Models of the same images, of about as many parameters, trained for the same time.
+
+Fashion-MNIST, each 2x2 pixels averaged into one of 256 grey levels: 60,000 training and 10,000
+test images of 14x14. Each model is trained by Adam in batches of 64 for the same number of
+seconds, one model at a time; then its last weights are scored on all test images. Nothing is
+chosen by those: no checkpoint, no learning rate. The curves are of the first 1,024 test images,
+whose scoring does not count as training.
+
+    python -m examples.images.compare models                # every one without a result yet
+    python -m examples.images.compare models --only '[glow]' --minutes 1
+    python -m examples.images.compare anchor                # beside the authors' Residual Flow
+
+A model's result is kept in a file of its name, with the command, the commit and the machine. From
+all of them a table and two pictures are made, each time anew.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+
+from examples.images.comparison.clock import AtSteps, Due, EverySoOften
+from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
+from examples.images.comparison.results import Conditions, Result, save_samples, write_summary
+from examples.images.comparison.training import Protocol, WholeTrainingSet, train
+from examples.images.errors import SetupError
+from examples.images.sources import Averaged, FashionMnist, InMemory, Source
+from examples.images.storage import check_writable
+
+
+def models(
+    only: Sequence[str] | None = None,
+    minutes: float = 10.0,
+    points: int = 20,
+    samples: int = 10,
+    threads: int = 2,
+    seed: int = 0,
+    folder: Path = Path("runs/compare"),
+    source: Source | None = None,
+) -> None:
+    """Train and score the models; write their results, a table and pictures.
+
+    Args:
+        only: The models, even if there is a result; by default all that have none in the folder.
+        minutes: Minutes of training for each.
+        points: Points of each learning curve.
+        samples: Images to draw from each.
+        threads: Threads to compute with.
+        seed: Of all that is random.
+        folder: Where everything is written.
+        source: Other images than Fashion-MNIST at 14x14, to try the program.
+    """
+    names = (
+        only
+        if only is not None
+        else [n for n in CONTENDERS if not Result.path(folder, n).exists()]
+    )
+    unknown = [name for name in names if name not in CONTENDERS]
+    if unknown:
+        raise SetupError(f"only: there is no {unknown}; there are {', '.join(CONTENDERS)}")
+    data = _prepared(source, threads, folder)
+    protocol = Protocol(budget=60 * minutes, seed=seed)
+    for name in names:
+        print(f"{name}: {CONTENDERS[name].title}")
+        due = partial(EverySoOften, protocol.budget, points)
+        _run(name, CONTENDERS[name], data, protocol, due, samples, folder)
+    print(write_summary(folder, data.bins))
+    print(f"wrote {folder}")
+
+
+def anchor(
+    steps: Sequence[int] = (300, 600, 900, 1200),
+    samples: int = 10,
+    threads: int = 2,
+    seed: int = 0,
+    folder: Path = Path("runs/anchor"),
+    source: Source | None = None,
+) -> None:
+    """Train the architecture that the authors' code was measured with, and score it on the way.
+
+    Residual Flow with 2 and 2 blocks of 64 channels and 4 fully connected ones, 298,087
+    parameters: what the authors' code makes of 2-2-2 blocks, since 14 pixels cannot be halved
+    twice. Adam with a constant learning rate of 1e-3, no average of weights.
+
+    Args:
+        steps: After which of them the first 1,024 test images are scored; the last ends the run.
+        samples: Images to draw at the end.
+        threads: Threads to compute with.
+        seed: Of all that is random.
+        folder: Where everything is written.
+        source: Other images than Fashion-MNIST at 14x14, to try the program.
+    """
+    data = _prepared(source, threads, folder)
+    protocol = Protocol(steps=max(steps), warm_up=0, fall=0.0, tested=1024, seed=seed)
+    contender = Contender("Residual Flow, the anchor's architecture", residual_flow)
+    due = partial(AtSteps, tuple(steps))
+    result = _run("anchor", contender, data, protocol, due, samples, folder)
+    write_summary(folder, data.bins)
+    for point in result.curve:
+        print(f"{point.step} steps, {point.seconds:.0f} s: {point.bits_per_dim:.3f} bits/dim")
+    print(f"wrote {folder}")
+
+
+def _prepared(source: Source | None, threads: int, folder: Path) -> WholeTrainingSet:
+    check_writable("folder", folder)
+    torch.set_num_threads(threads)
+    source = source if source is not None else Averaged(FashionMnist())
+    return WholeTrainingSet(InMemory(source), batch_size=64)
+
+
+def _run(
+    name: str,
+    contender: Contender,
+    data: WholeTrainingSet,
+    protocol: Protocol,
+    due: Callable[[], Due],
+    samples: int,
+    folder: Path,
+) -> Result:
+    """Train and score a contender, and keep its result, its weights and samples."""
+    trained = train(contender, data, protocol, due)
+    result = Result(
+        contender=name,
+        title=contender.title,
+        parameters=sum(parameter.numel() for parameter in trained.task.parameters()),
+        steps=trained.steps,
+        seconds=trained.seconds,
+        bits_per_dim=trained.held_out.mean,
+        standard_error=trained.held_out.standard_error,
+        test_images=trained.held_out.images,
+        curve=trained.curve,
+        conditions=Conditions.here(),
+    )
+    save_samples(folder, name, trained.task.distribution().sample((samples,)))
+    torch.save(trained.task.state_dict(), folder / f"{name}.pt")
+    result.save(folder)
+    print(trained.held_out)
+    return result
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        auto_cli([models, anchor])
+    except SetupError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Several models of the same images, trained for the same time: see `examples.images.compare`."""

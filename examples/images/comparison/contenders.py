@@ -1,0 +1,145 @@
+"""The models that are compared, of about 300,000 parameters each on images of 14x14."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from examples.images.models import (
+    Features,
+    FlowPlusPlus,
+    GatedStep,
+    Glow,
+    Mixing,
+    VariationalDequantization,
+)
+from examples.images.task import uniform_noise
+from pyro_resflow.flows import ConvBlock, DenseNetBlock, ImageFlow, MLPBlock, RealNVP, ResidualFlow
+from pyro_resflow.logdet import PowerSeries
+from pyro_resflow.nn import ELU, CPila, ResidualConditioner
+from pyro_resflow.transforms import Dequantization, Monotone
+
+Shape = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to be compared.
+
+    Attributes:
+        title: Its name in tables and pictures.
+        flow: Builds the flow for images of a shape.
+        dequantizer: Builds the dequantization from the shape and the number of grey levels; its
+            parameters count.
+        learning_rate: Of Adam.
+    """
+
+    title: str
+    flow: Callable[[Shape], ImageFlow]
+    dequantizer: Callable[[Shape, int], Dequantization] = uniform_noise
+    learning_rate: float = 1e-3
+
+
+def residual_flow(shape: Shape, **options: Any) -> ResidualFlow:
+    """Build the anchor's architecture: 2 and 2 blocks, 64 wide, and 4 fully connected ones."""
+    return ResidualFlow(shape, (2, 2), **{"network": ConvBlock(64), "alpha": 0.05, **options})
+
+
+variational = partial(
+    VariationalDequantization,
+    couplings=2,
+    step=GatedStep(channels=16, blocks=1, components=4, dropout=0.0),
+    features=Features(channels=16, blocks=1, dropout=0.0),
+)
+"""The dequantizer of all contenders that have one: 37,748 parameters."""
+
+
+TITLES: dict[Mixing, str] = {"attention": "attention", "maxout": "no attention"}
+
+
+def flow_plus_plus(step: GatedStep, noise: str, mixing: Mixing) -> Contender:
+    """Make a contender of Flow++: 2 couplings, a squeeze, 4 couplings."""
+    elementwise = "mixture" if step.components else "affine"
+    return Contender(
+        f"Flow++: {noise}, {elementwise}, {TITLES[mixing]}",
+        partial(FlowPlusPlus, couplings=((0, 2), (2, 2)), step=step),
+        variational if noise == "variational" else uniform_noise,
+    )
+
+
+GATED = {
+    ("uniform", "affine"): {"channels": 24, "blocks": 3, "components": 0},
+    ("uniform", "mixture"): {"channels": 24, "blocks": 2, "components": 10},
+    ("variational", "affine"): {"channels": 20, "blocks": 4, "components": 0},
+    ("variational", "mixture"): {"channels": 24, "blocks": 2, "components": 6},
+}
+"""Sizes of Flow++ that bring all of them to about the same number of parameters."""
+
+RESIDUAL: dict[str, Contender] = {
+    "i_resnet": Contender(
+        "i-ResNet, series of 5 terms",
+        partial(
+            residual_flow,
+            network=ConvBlock(64, activation=ELU, coefficient=0.9),
+            end_network=MLPBlock((128, 128), activation=ELU, coefficient=0.9),
+            logdet=PowerSeries(5),
+        ),
+    ),
+    "residual_flow_elu_uniform": Contender(
+        "Residual Flow: ELU, uniform",
+        partial(
+            residual_flow,
+            network=ConvBlock(64, activation=ELU),
+            end_network=MLPBlock((128, 128), activation=ELU),
+        ),
+    ),
+    "residual_flow_lipswish_uniform": Contender("Residual Flow: LipSwish, uniform", residual_flow),
+    "residual_flow_elu_variational": Contender(
+        "Residual Flow: ELU, variational",
+        partial(
+            residual_flow,
+            network=ConvBlock(64, activation=ELU),
+            end_network=MLPBlock((112, 112), activation=ELU),
+        ),
+        variational,
+    ),
+    "residual_flow_lipswish_variational": Contender(
+        "Residual Flow: LipSwish, variational",
+        partial(residual_flow, end_network=MLPBlock((112, 112))),
+        variational,
+    ),
+    "i_densenet": Contender(
+        "i-DenseNet",
+        partial(
+            residual_flow,
+            network=DenseNetBlock(growth=36),
+            end_network=DenseNetBlock(growth=40, stem=64),
+        ),
+    ),
+    "monotone": Contender(
+        "Monotone flow",
+        partial(
+            residual_flow,
+            network=DenseNetBlock(growth=36, activation=CPila),
+            end_network=DenseNetBlock(growth=40, stem=64, activation=CPila),
+            block=Monotone,
+        ),
+    ),
+}
+
+COUPLINGS: dict[str, Contender] = {
+    "real_nvp": Contender(
+        "Real NVP", partial(RealNVP, scales=2, network=ResidualConditioner(27, blocks=2))
+    ),
+    "glow": Contender("Glow", partial(Glow, steps=(12,), channels=132)),
+    **{
+        f"flow_plus_plus_{noise}_{elementwise}_{TITLES[mixing].replace(' ', '_')}": (
+            flow_plus_plus(GatedStep(mixing=mixing, dropout=0.0, **sizes), noise, mixing)
+        )
+        for (noise, elementwise), sizes in GATED.items()
+        for mixing in TITLES
+    },
+}
+
+CONTENDERS = {**COUPLINGS, **RESIDUAL}
+"""By the name that the command line takes."""

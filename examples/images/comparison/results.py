@@ -1,0 +1,178 @@
+"""Results of the compared models: kept in a file each, shown as a table and as pictures."""
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from examples.images import figures
+from examples.images.comparison.clock import Point
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a result was had with.
+
+    Attributes:
+        command: The command line.
+        commit: The commit of the code, with a plus sign if files differ from it.
+        machine: The processor.
+        cores: Its cores.
+        threads: Threads that computed.
+        torch: The version of torch.
+    """
+
+    command: str
+    commit: str
+    machine: str
+    cores: int
+    threads: int
+    torch: str
+
+    @classmethod
+    def here(cls) -> "Conditions":
+        """Those of this process."""
+        return cls(
+            command=shlex.join(["python", "-m", "examples.images.compare", *sys.argv[1:]]),
+            commit=commit(),
+            machine=processor(),
+            cores=os.cpu_count() or 1,
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one contender.
+
+    Attributes:
+        contender: Its name on the command line.
+        title: Its name in tables and pictures.
+        parameters: How many it has.
+        steps: Optimizer steps taken.
+        seconds: Seconds of training, without scoring.
+        bits_per_dim: Mean over the test images.
+        standard_error: Of that mean, over the images.
+        test_images: Their number.
+        curve: Bits/dim on the way.
+        conditions: What the result was had with.
+    """
+
+    contender: str
+    title: str
+    parameters: int
+    steps: int
+    seconds: float
+    bits_per_dim: float
+    standard_error: float
+    test_images: int
+    curve: list[Point]
+    conditions: Conditions
+
+    def save(self, folder: Path) -> None:
+        """Write the result into a folder, under the contender's name."""
+        content = json.dumps(dataclasses.asdict(self), indent=2)
+        self.path(folder, self.contender).write_text(content + "\n")
+
+    @staticmethod
+    def path(folder: Path, contender: str) -> Path:
+        """Return where the result of a contender is kept."""
+        return folder / f"{contender}.json"
+
+    @classmethod
+    def load(cls, path: Path) -> "Result":
+        """Read a result."""
+        fields = json.loads(path.read_text())
+        curve = [Point(**point) for point in fields.pop("curve")]
+        return cls(curve=curve, conditions=Conditions(**fields.pop("conditions")), **fields)
+
+
+def commit() -> str:
+    """Return the commit that this file is of, `unknown` outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + "+" * bool(changed.strip())
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def save_samples(folder: Path, contender: str, samples: Tensor) -> None:
+    """Keep integer samples of a contender for the picture of all."""
+    np.save(folder / f"{contender}.samples.npy", samples.to(torch.uint8).numpy(force=True))
+
+
+def load_all(folder: Path) -> list[Result]:
+    """Read the results in a folder, fewest bits/dim first."""
+    results = [Result.load(path) for path in folder.glob("*.json")]
+    return sorted(results, key=lambda result: result.bits_per_dim)
+
+
+def table(results: list[Result]) -> str:
+    """Return a Markdown table of results."""
+    lines = [
+        "| model | parameters | steps | seconds | ms a step | bits/dim |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        pace = 1000 * result.seconds / max(1, result.steps)
+        lines.append(
+            f"| {result.title} | {result.parameters:,} | {result.steps:,} | {result.seconds:.0f} "
+            f"| {pace:.0f} | {result.bits_per_dim:.3f} ± {result.standard_error:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def learning_curves(results: list[Result]) -> Figure:
+    """Show bits/dim against the seconds of training."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axis = figure.subplots()
+    for result in results:
+        seconds = [point.seconds for point in result.curve]
+        axis.plot(seconds, [point.bits_per_dim for point in result.curve], label=result.title)
+    axis.set(xlabel="seconds of training", ylabel="bits/dim")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+    return figure
+
+
+def samples_of_all(folder: Path, results: list[Result], bins: int) -> Figure:
+    """Show the samples of each contender in a row."""
+    rows = {}
+    for result in results:
+        samples = np.load(folder / f"{result.contender}.samples.npy", allow_pickle=False)
+        title = f"{result.title}: {result.bits_per_dim:.3f} bits/dim"
+        rows[title] = torch.from_numpy(samples) / (bins - 1)
+    return figures.rows_of(rows, columns=max(len(samples) for samples in rows.values()))
+
+
+def write_summary(folder: Path, bins: int) -> str:
+    """Write the table and the pictures of all results in a folder; return the table."""
+    results = load_all(folder)
+    text = table(results)
+    (folder / "table.md").write_text(text)
+    learning_curves(results).savefig(folder / "learning_curves.png", dpi=120)
+    samples_of_all(folder, results, bins).savefig(folder / "samples.png", dpi=120)
+    return text

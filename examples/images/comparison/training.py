@@ -1,0 +1,110 @@
+"""How a contender is trained and scored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from lightning import Trainer, seed_everything
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from examples.images.comparison.clock import Clock, Due, LearningCurve, Point, Schedule, score
+from examples.images.comparison.contenders import Contender
+from examples.images.data import ImageData
+from examples.images.progress import RunProgress
+from examples.images.sources import stacked
+from examples.images.task import DensityEstimation, HeldOut
+
+
+class WholeTrainingSet(ImageData):
+    """All training images, none of them kept for validation: nothing is chosen by it."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images."""
+        super().setup(stage)
+        self.training_images, self.test_images = self.source.load()
+
+    def scored_images(self, number: int | None = None) -> Tensor:
+        """Return the first test images, by default all."""
+        return stacked(self.test_images)[:number]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How contenders are trained: Adam, clipped gradients, and a schedule.
+
+    Attributes:
+        budget: Seconds of training.
+        steps: Steps of training at most; -1 for as many as time allows.
+        warm_up: Steps in which the learning rate rises.
+        fall: Part of the budget, at its end, in which the learning rate falls to zero.
+        scored: Number of test images scored on the way.
+        tested: Number of test images scored at the end; None for all.
+        seed: Of all that is random.
+    """
+
+    budget: float = float("inf")
+    steps: int = -1
+    warm_up: int = 100
+    fall: float = 0.3
+    scored: int = 1024
+    tested: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A contender after training.
+
+    Attributes:
+        task: The flow, with its weights of the last step.
+        held_out: Its bits/dim of test images.
+        steps: Steps taken.
+        seconds: Seconds of training taken.
+        curve: Bits/dim on the way.
+    """
+
+    task: DensityEstimation
+    held_out: HeldOut
+    steps: int
+    seconds: float
+    curve: list[Point]
+
+
+def train(
+    contender: Contender, data: WholeTrainingSet, protocol: Protocol, due: Callable[[], Due]
+) -> Trained:
+    """Train a contender and score its last weights.
+
+    Args:
+        contender: What is trained.
+        data: The images.
+        protocol: How.
+        due: Makes what decides when the curve gets a point.
+    """
+    seed_everything(protocol.seed, verbose=False)
+    data.setup()
+    clock = Clock(protocol.budget)
+    schedule = Schedule(clock, protocol.warm_up, protocol.fall)
+    task = DensityEstimation(
+        contender.flow(data.event_shape),
+        data.bins,
+        dequantizer=contender.dequantizer,
+        optimizer=partial(torch.optim.Adam, lr=contender.learning_rate, betas=(0.9, 0.99)),
+        lr_scheduler=partial(LambdaLR, lr_lambda=schedule),
+    )
+    curve = LearningCurve(clock, data.scored_images(protocol.scored), due())
+    trainer = Trainer(
+        max_epochs=-1,
+        max_steps=protocol.steps,
+        gradient_clip_val=1.0,
+        callbacks=[curve, RunProgress()],
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, datamodule=data)
+    bits = score(task, data.scored_images(protocol.tested), data.evaluation_batch_size, seed=1)
+    return Trained(task, HeldOut.of(bits), trainer.global_step, clock.seconds, curve.points)

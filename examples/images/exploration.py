@@ -1,0 +1,121 @@
+"""What a flow of images makes of noise and of images, as tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_resflow.distributions import Dequantized
+from pyro_resflow.flows import ImageFlow
+
+Path = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From two vectors and a number in [0, 1] to a vector between them."""
+
+
+def linear(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
+    """Return the point on the straight line: between noise vectors, one shorter than both."""
+    return torch.lerp(start, end, fraction)
+
+
+def spherical(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
+    r"""Return the point on the arc through both, which is as long as noise vectors are.
+
+    :math:`(\sin((1-t)\omega)\,a + \sin(t\omega)\,b) / \sin\omega`, with the angle :math:`\omega`
+    between a and b; the straight line where they point the same or the opposite way.
+    """
+    angle = torch.arccos(torch.cosine_similarity(start, end, dim=-1).clamp(-1, 1)).unsqueeze(-1)
+    weights = torch.sin((1 - fraction) * angle), torch.sin(fraction * angle)
+    straight = angle.sin() < torch.finfo(angle.dtype).eps ** 0.5
+    # The division is by one where its result is not used.
+    arc = (weights[0] * start + weights[1] * end) / angle.sin().where(~straight, 1)
+    return torch.where(straight, linear(start, end, fraction), arc)
+
+
+@torch.no_grad()
+def interpolate(
+    flow: ImageFlow, first: Tensor, second: Tensor, steps: int = 9, path: Path = spherical
+) -> Tensor:
+    """Return images between two, by a path between their noise vectors.
+
+    Args:
+        flow: Maps noise to images.
+        first: Images in [0, 1] at the start, of shape `(*batch, C, H, W)`.
+        second: Images at the end, of the same shape.
+        steps: Number of images, with both ends.
+        path: `spherical` or `linear`.
+
+    Returns:
+        Shape `(steps, *batch, C, H, W)`.
+    """
+    start, end = flow.inv(first), flow.inv(second)
+    fractions = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+    return flow(torch.stack([path(start, end, fraction) for fraction in fractions]))
+
+
+@torch.no_grad()
+def sample_at(flow: ImageFlow, temperatures: Sequence[float], number: int) -> Tensor:
+    """Draw images from noise of several standard deviations, the same noise for all.
+
+    Args:
+        flow: Maps noise to images.
+        temperatures: Standard deviations of the noise; at 0 every image is that of noise zero.
+        number: Number of images at each.
+
+    Returns:
+        Shape `(len(temperatures), number, C, H, W)`.
+    """
+    noise = flow.distribution().base_dist.sample((number,))
+    return flow(torch.stack([temperature * noise for temperature in temperatures]))
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images, and what a flow made of them on the way to noise and back.
+
+    Attributes:
+        images: Images in [0, 1], of shape `(*batch, C, H, W)`.
+        returned: What came back, of the same shape.
+    """
+
+    images: Tensor
+    returned: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """The absolute difference of each pixel."""
+        return (self.returned - self.images).abs()
+
+
+@torch.no_grad()
+def reconstruct(flow: ImageFlow, images: Tensor) -> Reconstruction:
+    """Send images in [0, 1] through `flow.inv` and then through `flow`."""
+    # The transform remembers its last input by identity; a clone makes it compute.
+    return Reconstruction(images, flow(flow.inv(images).clone()))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Images, those of the highest likelihood first.
+
+    Attributes:
+        images: Integer images of shape `(N, C, H, W)`.
+        bits: Bits/dim of each, increasing, of shape `(N,)`.
+    """
+
+    images: Tensor
+    bits: Tensor
+
+
+@torch.no_grad()
+def rank(distribution: Dequantized, images: Tensor, draws: int = 1) -> Ranking:
+    """Order images by their likelihood.
+
+    Args:
+        distribution: The distribution of the images.
+        images: Integer images of shape `(N, C, H, W)`.
+        draws: Draws of dequantization noise (and probes) averaged for each.
+    """
+    scored = [distribution.bits_per_dim(images) for _ in range(draws)]
+    bits, order = torch.stack(scored).mean(0).sort()
+    return Ranking(images[order], bits)

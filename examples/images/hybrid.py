@@ -1,0 +1,158 @@
+"""Density and classes of images at once: `python -m examples.images.hybrid --help`."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import CatMetric
+
+from examples.images.cli import main
+from examples.images.task import DensityEstimation, HeldOut, constant_rate, uniform_noise
+from pyro_resflow.flows import ImageFlow
+from pyro_resflow.hybrid import Hybrid
+from pyro_resflow.transforms import Dequantization
+
+Labelled = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class HybridHeldOut(HeldOut):
+    """The result on the test images, with the part of them that is classified rightly.
+
+    Attributes:
+        accuracy: The part, averaged over the draws of noise of an image.
+        accuracy_error: Its standard error, over the images.
+    """
+
+    accuracy: float
+    accuracy_error: float
+
+    def __str__(self) -> str:
+        part = f"{100 * self.accuracy:.2f} ± {100 * self.accuracy_error:.2f} %"
+        return f"{super().__str__()}, accuracy: {part}"
+
+
+class HybridEstimation(DensityEstimation):
+    r"""Density and classes of images from one pass of a flow.
+
+    What is minimised, in bits: the weighted bits/dim of the images, a bound of their
+    :math:`-\log_2 p(x)` divided by their D dimensions, plus :math:`-\log_2 p(y \mid x)` of their
+    labels.
+
+    Args:
+        flow: See `DensityEstimation`.
+        bins: See `DensityEstimation`.
+        classes: Number of classes.
+        weight: Weight of the bits/dim: 0 for a classifier, 1 for the published weight 1/D of the
+            density, D for its weight 1.
+        hidden_channels: Width of the classifier's heads.
+        dequantizer: See `DensityEstimation`.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds the schedule, stepped after every optimizer step.
+        test_draws: Draws of dequantization noise (and probes) averaged for each test image.
+    """
+
+    links: ClassVar[dict[str, str]] = {
+        **DensityEstimation.links,
+        "data.classes": "model.classes",
+    }
+
+    def __init__(
+        self,
+        flow: ImageFlow,
+        bins: int,
+        classes: int,
+        weight: float = 1.0,
+        hidden_channels: int = 256,
+        dequantizer: Callable[[Sequence[int], int], Dequantization] = uniform_noise,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable = constant_rate,
+        test_draws: int = 10,
+    ) -> None:
+        super().__init__(flow, bins, dequantizer, optimizer, lr_scheduler, test_draws)
+        self.hybrid = Hybrid(flow, classes, hidden_channels=hidden_channels)
+        self.weight = weight
+        self.test_hits = CatMetric(nan_strategy="error")
+
+    def bits_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bits/dim and the logits of each image, from one pass of the flow."""
+        noise = self.dequantizer.noise(images)
+        u = noise.rsample()
+        v, ladj = self.dequantizer.condition(images).call_and_ladj(u)
+        log_prob, logits = self.hybrid(v)
+        nats = noise.log_prob(u) - ladj - log_prob
+        return nats / (self.flow.latent_dim * math.log(2)), logits
+
+    def loss(self, batch: Labelled) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is minimised, the mean bits/dim and the accuracy."""
+        images, labels = batch
+        bits, logits = self.bits_and_logits(images)
+        class_bits = F.cross_entropy(logits, labels) / math.log(2)
+        accuracy = (logits.argmax(-1) == labels).float().mean()
+        return self.weight * bits.mean() + class_bits, bits.mean(), accuracy
+
+    def probe(self, batch: Labelled) -> None:
+        """Evaluate the model at a batch, to see where its numbers stop being finite."""
+        self.bits_and_logits(batch[0])
+
+    def on_fit_start(self) -> None:
+        """Score a first batch, for the normalisations that take their scale from the data."""
+        if self.trainer.ckpt_path is None:
+            with torch.no_grad():
+                self.bits_and_logits(self.trainer.datamodule.initial_batch().to(self.device))
+
+    def training_step(self, batch: Labelled, index: int) -> Tensor:
+        """Return the objective of a batch."""
+        loss, bits, accuracy = self.loss(batch)
+        self.log("loss/train", loss, sync_dist=True)
+        self.log("bits/train", bits, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
+        self.log("accuracy/train", accuracy, on_epoch=True, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Labelled, index: int) -> None:
+        """Score validation images, with the same noise each time so that weights compare."""
+        with isolate_rng():
+            torch.manual_seed(index)
+            scores = self.loss(batch)
+        for name, score in zip(("loss", "bits", "accuracy"), scores, strict=True):
+            self.log(
+                f"{name}/validation",
+                score,
+                prog_bar=True,
+                batch_size=len(batch[1]),
+                sync_dist=True,
+            )
+
+    def test_step(self, batch: Labelled, index: int) -> None:
+        """Score test images, averaging over several draws of the noise."""
+        images, labels = batch
+        draws = [self.bits_and_logits(images) for _ in range(self.test_draws)]
+        self.test_bits.update(torch.stack([bits for bits, _ in draws]).mean(0))
+        hits = torch.stack([logits.argmax(-1) == labels for _, logits in draws])
+        self.test_hits.update(hits.float().mean(0))
+
+    def on_test_epoch_end(self) -> None:
+        """Summarise the test images."""
+        super().on_test_epoch_end()
+        hits = self.test_hits.compute()
+        self.test_hits.reset()
+        assert self.held_out is not None
+        error = (hits.std() / math.sqrt(len(hits))).item()
+        self.held_out = HybridHeldOut(
+            self.held_out.mean,
+            self.held_out.standard_error,
+            self.held_out.images,
+            hits.mean().item(),
+            error,
+        )
+        self.log("accuracy/test", self.held_out.accuracy, sync_dist=True)
+
+
+if __name__ == "__main__":
+    main(task=HybridEstimation)

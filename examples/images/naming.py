@@ -1,0 +1,19 @@
+"""Parameters of a model by the last part of their name."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def parameters_named(module: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
+    """Return the parameters whose name ends in one of some names, as `magnitude`.
+
+    Raises:
+        ValueError: For a name that no parameter has.
+    """
+    found = dict(module.named_parameters())
+    endings = {name: name.rsplit(".")[-1] for name in found}
+    missing = set(names) - set(endings.values())
+    if missing:
+        raise ValueError(f"parameters: the model has none named {', '.join(sorted(missing))}")
+    return [found[name] for name, ending in endings.items() if ending in names]

@@ -1,0 +1,60 @@
+"""Learning rates that PyTorch has no schedule for."""
+
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class WarmUpThenDecay(LambdaLR):
+    """Linear warm-up from zero, then constant, then a geometric fall to a floor.
+
+    Args:
+        optimizer: Whose learning rate is scheduled.
+        warm_up: Steps of warm-up.
+        decay_from: Step at which the fall begins.
+        decay: Factor of each step from there.
+        floor: Smallest factor of the optimizer's learning rate.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warm_up: int = 5000,
+        decay_from: int = 50_000,
+        decay: float = 0.99995,
+        floor: float = 0.3,
+    ) -> None:
+        if warm_up < 1 or decay_from < warm_up:
+            raise ValueError(
+                "warm_up, decay_from: expected at least one step of warm-up and the fall after "
+                f"it, got {warm_up} and {decay_from}"
+            )
+
+        def factor(step: int) -> float:
+            rise = min(1.0, step / warm_up)
+            return rise * max(floor, decay ** max(0, step - decay_from))
+
+        super().__init__(optimizer, factor)
+
+
+class WarmUpThenSteps(LambdaLR):
+    """Linear warm-up from zero, then a factor that is applied again at each of some steps.
+
+    Args:
+        optimizer: Whose learning rate is scheduled.
+        warm_up: Steps of warm-up.
+        milestones: Steps at which the factor is applied.
+        gamma: The factor.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warm_up: int, milestones: Sequence[int], gamma: float = 0.2
+    ) -> None:
+        if warm_up < 1:
+            raise ValueError(f"warm_up: expected at least one step, got {warm_up}")
+
+        def factor(step: int) -> float:
+            return min(1.0, step / warm_up) * gamma ** sum(step >= each for each in milestones)
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,90 @@
+"""What a source of images is, and how its portions are split and changed."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+Portion: TypeAlias = Dataset[tuple[Tensor, ...]]
+"""A sequence of `(image,)` or `(image, label)`: the image uint8 `(C, H, W)`, the label int64."""
+
+
+class Source(ABC):
+    """Integer images of one shape, and labels where there are classes.
+
+    Attributes:
+        event_shape: Channels, height and width of an image.
+        bins: Number of grey levels; values are 0 .. bins - 1.
+        classes: Number of classes, labelled 0 .. classes - 1; 0 if images carry no label.
+    """
+
+    event_shape: tuple[int, int, int]
+    bins: int = 256
+    classes: int = 0
+
+    @abstractmethod
+    def load(self) -> tuple[Portion, Portion]:
+        """Return the training and the test portion, downloaded or unpacked if need be."""
+
+
+class Mapped(Dataset[tuple[Tensor, ...]]):
+    """A portion whose images pass through a function when they are fetched.
+
+    Args:
+        portion: The images.
+        function: From one image to another.
+    """
+
+    def __init__(self, portion: Portion, function: Callable[[Tensor], Tensor]) -> None:
+        self.portion = portion
+        self.function = function
+
+    def __len__(self) -> int:
+        return len(self.portion)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        image, *label = self.portion[index]
+        return self.function(image), *label
+
+
+class InMemory(Source):
+    """The images of a source, read once and kept: for sources that compute their images.
+
+    Args:
+        source: Where the images come from.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.event_shape = source.event_shape
+        self.bins = source.bins
+        self.classes = source.classes
+        self._portions: tuple[Portion, Portion] | None = None
+
+    def load(self) -> tuple[Portion, Portion]:
+        """Return the portions of the source, read at the first call."""
+        if self._portions is None:
+            training, test = self.source.load()
+            self._portions = _read(training), _read(test)
+        return self._portions
+
+
+def _read(portion: Portion) -> Portion:
+    items = [portion[index] for index in range(len(portion))]
+    return TensorDataset(*(torch.stack(column) for column in zip(*items, strict=True)))
+
+
+def stacked(portion: Portion) -> Tensor:
+    """Read all images of a portion into one tensor of shape `(N, C, H, W)`."""
+    return torch.stack([portion[index][0] for index in range(len(portion))])
+
+
+def hold_out(portion: Portion, fraction: float, seed: int) -> tuple[Portion, Portion]:
+    """Split a shuffled portion into the rest and a held-out fraction, rounded up."""
+    order = torch.randperm(len(portion), generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out = math.ceil(fraction * len(portion))
+    return Subset(portion, order[held_out:]), Subset(portion, order[:held_out])

@@ -1,0 +1,99 @@
+"""Objects from JSON, as :mod:`pyro_resflow.checkpoints.encoding` writes them.
+
+The only things that are ever called are classes that a file may name, and the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError, CorruptCheckpointError
+from .names import class_of
+
+
+class Decoder:
+    """Objects from JSON.
+
+    Args:
+        tensors: the tensors among the arguments, by name.
+        own: the user's classes, by name.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], own: Mapping[str, type]) -> None:
+        self.tensors = tensors
+        self.own = own
+        self._objects: dict[int, Any] = {}
+        self._kinds: dict[str, Callable[[dict[str, Any], str], Any]] = {
+            "class": self._instance,
+            "tensor": self._tensor,
+            "ref": lambda node, where: self._objects[node["ref"]],
+            "type": lambda node, where: class_of(node["type"], self.own),
+            "partial": self._partial,
+            "tuple": lambda node, where: tuple(self.decode(node["tuple"], where)),
+            "size": lambda node, where: torch.Size(self.decode(node["size"], where)),
+            "dict": lambda node, where: dict(self.decode(node["dict"], where)),
+            "dtype": lambda node, where: _dtype(node["dtype"]),
+            "float": lambda node, where: float(node["float"]),
+        }
+
+    def decode(self, node: Any, where: str) -> Any:
+        """What a node stands for.
+
+        Args:
+            node: what JSON has.
+            where: what the errors call the place.
+
+        Raises:
+            CorruptCheckpointError: for a node that nothing can be made of.
+            UnknownClassError: for the name of a class that is not there.
+        """
+        if isinstance(node, list):
+            return [self.decode(entry, f"{where}[{i}]") for i, entry in enumerate(node)]
+        if not isinstance(node, dict):
+            return node
+        kinds = node.keys() & self._kinds.keys()
+        if len(kinds) != 1:
+            raise CorruptCheckpointError(f"{where}: expected one kind of entry, got {list(node)}.")
+        try:
+            made = self._kinds[kinds.pop()](node, where)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CorruptCheckpointError(
+                f"{where}: {type(error).__name__}, {error}; nothing can be made of this entry."
+            ) from error
+        if "id" in node:
+            self._objects[node["id"]] = made
+        return made
+
+    def _instance(self, node: dict[str, Any], where: str) -> Any:
+        args, kwargs = self._arguments(node, where)
+        return class_of(node["class"], self.own)(*args, **kwargs)
+
+    def _partial(self, node: dict[str, Any], where: str) -> Any:
+        made = self.decode(node["partial"], where)
+        if not isinstance(made, type | partial):
+            raise CorruptCheckpointError(f"{where}: a partial of something that is no class.")
+        args, kwargs = self._arguments(node, where)
+        return partial(made, *args, **kwargs)
+
+    def _arguments(self, node: dict[str, Any], where: str) -> tuple[list[Any], dict[str, Any]]:
+        args = self.decode(node.get("positional", []), f"{where}.positional")
+        given = node["arguments"].items()
+        return args, {name: self.decode(entry, f"{where}.{name}") for name, entry in given}
+
+    def _tensor(self, node: dict[str, Any], where: str) -> Tensor:
+        tensor = self.tensors[node["tensor"]]
+        return nn.Parameter(tensor) if node["parameter"] else tensor
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    if not isinstance(found, torch.dtype):
+        raise CorruptCheckpointError(f"{name!r} is no type of tensors.")
+    return found

@@ -1,0 +1,202 @@
+"""Whether two flows are built alike, and how the settings of one differ from the other's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..rebuilding import Rebuildable
+from .encoding import Encoder
+from .errors import CorruptCheckpointError, NotRebuildableError, TensorMismatchError
+
+Settings = dict[str, dict[str, Any]]
+
+SHOWN = 5
+"""The number of names that an error lists."""
+
+
+class Shaped(Protocol):
+    """A tensor, or what is known of one that is still in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers that a state_dict holds, each under all of its names."""
+    named: dict[str, Tensor] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        transient = part._non_persistent_buffers_set
+        kept = {name: each for name, each in part._buffers.items() if name not in transient}
+        for name, tensor in {**part._parameters, **kept}.items():
+            if tensor is not None:
+                named[_joined(path, name)] = tensor
+    return named
+
+
+def first_names(named: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each name the first one of the same tensor: where parameters are shared."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named.items()}
+
+
+def check_alike(flow: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise unless a flow is built as the one that its constructor's arguments make.
+
+    Raises:
+        NotRebuildableError: naming what differs.
+    """
+    remedy = "it was changed after it was made. Make it as it is, or save its state_dict."
+    have, made = _classes(flow), _classes(rebuilt)
+    for path in [*have, *made]:
+        if have.get(path) != made.get(path):
+            raise NotRebuildableError(
+                f"flow: {path or 'the whole'!r} is {have.get(path, 'missing')} where its "
+                f"constructor makes {made.get(path, 'nothing')}; {remedy}"
+            )
+    for path, part in flow.named_modules():
+        if type(part).get_extra_state is not nn.Module.get_extra_state:
+            raise NotRebuildableError(
+                f"flow: {path!r} has a state beside its tensors, which no file can hold."
+            )
+    tensors, others = named_tensors(flow), named_tensors(rebuilt)
+    differing = tensors.keys() ^ others.keys()
+    differing |= {n for n in tensors.keys() & others.keys() if tensors[n].shape != others[n].shape}
+    if differing:
+        raise NotRebuildableError(
+            f"flow: {_listed(differing)} not as its constructor makes them; {remedy}"
+        )
+    shared, made_shared = first_names(tensors), first_names(others)
+    for name, first in shared.items():
+        if made_shared[name] != first:
+            raise NotRebuildableError(
+                f"flow: the parameter {name!r} is the same as {first!r}, where its constructor "
+                f"makes it the same as {made_shared[name]!r}; {remedy}"
+            )
+
+
+def settings(flow: nn.Module, rebuilt: nn.Module, encoder: Encoder) -> Settings:
+    """What has been set on a flow since it was made: of each module, by name, its attributes.
+
+    That is, numbers and strategies such as an estimator, which attributes without an underscore
+    hold.
+
+    Raises:
+        NotRebuildableError: for one that cannot be written, naming it.
+    """
+    found: Settings = {}
+    modules = dict(rebuilt.named_modules())
+    for path, part in flow.named_modules():
+        for name, value in public_attributes(part):
+            if _differs(value, vars(modules[path]).get(name)):
+                where = f"{_joined(path, name)}, set since the flow was made"
+                found.setdefault(path, {})[name] = encoder.encode_at(where, value)
+    return found
+
+
+def apply_settings(flow: nn.Module, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set attributes that modules of a flow have.
+
+    Raises:
+        CorruptCheckpointError: for another module or attribute.
+    """
+    modules = dict(flow.named_modules())
+    for path, attributes in found.items():
+        for name, value in attributes.items():
+            if path not in modules or name not in dict(public_attributes(modules[path])):
+                raise CorruptCheckpointError(f"settings: the flow has no {_joined(path, name)!r}.")
+            setattr(modules[path], name, value)
+
+
+def public_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The settings of a module: what it holds under a name without an underscore."""
+    for name, value in vars(module).items():
+        if isinstance(module, Rebuildable) and not name.startswith("_") and name != "training":
+            yield name, value
+
+
+def _differs(value: Any, made: Any) -> bool:
+    if value is made or isinstance(value, Tensor) or isinstance(made, Tensor):
+        return False
+    if not (_is_setting(value) or _is_setting(made)):
+        return False
+    try:
+        return Encoder().encode(value) != Encoder().encode(made)
+    except NotRebuildableError:
+        return True
+
+
+def _is_setting(value: Any) -> bool:
+    strategy = isinstance(value, Rebuildable) and not isinstance(value, nn.Module)
+    return strategy or isinstance(value, bool | int | float | str | torch.Size | torch.dtype)
+
+
+def fill(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a flow its parameters and buffers, in the types of the ones given.
+
+    Args:
+        flow: as its constructor made it.
+        tensors: those of a state_dict; of tensors that share memory the first alone.
+
+    Raises:
+        TensorMismatchError: naming those that are missing, surplus or of another shape.
+    """
+    own = named_tensors(flow)
+    first = first_names(own)
+    expected = {name: own[name] for name in set(first.values())}
+    check_shapes("the tensors", tensors, {name: each.shape for name, each in expected.items()})
+    floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(floating) == 1:
+        flow.to(dtype=floating.pop())
+    for name, tensor in expected.items():
+        tensor.data = tensor.data.to(tensors[name].dtype)
+    if not any(tensor.is_meta for tensor in expected.values()):  # which keep no values
+        flow.load_state_dict({name: tensors[first[name]] for name in own})
+
+
+def check_shapes(
+    what: str, tensors: Mapping[str, Shaped], shapes: Mapping[str, tuple[int, ...] | None]
+) -> None:
+    """Raise unless there is one tensor of each shape.
+
+    Args:
+        what: what the error calls the tensors.
+        tensors: by name.
+        shapes: by name; ``None`` where any will do.
+
+    Raises:
+        TensorMismatchError: naming those that are missing, surplus or of another shape.
+    """
+    problems = []
+    if missing := shapes.keys() - tensors.keys():
+        problems.append(f"missing {_listed(missing)}")
+    if surplus := tensors.keys() - shapes.keys():
+        problems.append(f"surplus {_listed(surplus)}")
+    for name, shape in shapes.items():
+        if shape is not None and name in tensors and tuple(tensors[name].shape) != tuple(shape):
+            found = f"{name!r} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
+            problems.append(found)
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise TensorMismatchError(
+            f"{what} are not those of the flow described: {'; '.join(problems[:SHOWN])}{more}."
+        )
+
+
+def _classes(module: nn.Module) -> dict[str, str]:
+    """The class of each part, by its name: parametrized modules have one each, of equal names."""
+    parts = module.named_modules(remove_duplicate=False)
+    return {path: f"{type(part).__module__}.{type(part).__name__}" for path, part in parts}
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _listed(names: set[str]) -> str:
+    shown = ", ".join(map(repr, sorted(names)[:SHOWN]))
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -1,0 +1,83 @@
+"""i-ResNet for the density of images (Behrmann et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.distributions import AffineTransform, Transform
+
+from ..logdet import PowerSeries
+from ..nn import ELU
+from ..transforms import ActNorm, Flatten, Residual, Squeeze
+from ..transforms.contraction import LogDet, Solve
+from .image_flow import ImageFlow, checked_scales
+from .recipes import ConvBlock, NetworkRecipe
+from .scales import joined, steps_by_scale
+
+
+class IResNet(ImageFlow):
+    r"""i-ResNet for the density of images: residual blocks, and a truncated power series.
+
+    From image to noise: subtract 1/2, squeeze, then per scale (ActNorm, block) times its number
+    of blocks, with a squeeze between scales after which half of the channels are factored out. The
+    prior is a Gaussian with learned mean and standard deviation of every entry, that is, an
+    :class:`pyro_resflow.transforms.ActNorm` of the noise vector, which the first batch sets.
+
+    The default estimator, ``PowerSeries(5)``, is the published one. It is biased, and the more so
+    the larger the Lipschitz constant: what is printed is no log-density. With
+    ``logdet=Krylov()`` or :func:`pyro_resflow.transforms.set_logdet` it becomes one.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        blocks: number of residual blocks at each scale.
+        network: recipe of the blocks' networks; default :class:`ConvBlock` with ELU and a
+            coefficient of 0.9.
+        squeeze_first: squeeze before the first scale.
+        factor_out: factor out half of the channels after each scale but the last.
+        logdet: estimator for every block; default ``PowerSeries(5)``.
+        solver: solver for every block; default ``Anderson()``.
+
+    Raises:
+        ValueError: if the image size does not divide into the scales.
+
+    Reference:
+        Behrmann et al., Invertible Residual Networks, 2019, section 5.3 and appendix.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.flows import ConvBlock, IResNet
+        >>> flow = IResNet((1, 8, 8), blocks=(2, 2), network=ConvBlock(16, coefficient=0.9))
+        >>> d = flow.distribution()
+        >>> d.log_prob(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        blocks: Sequence[int] = (16, 16, 16),
+        *,
+        network: NetworkRecipe | None = None,
+        squeeze_first: bool = True,
+        factor_out: bool = True,
+        logdet: LogDet | None = None,
+        solver: Solve | None = None,
+    ) -> None:
+        shape = checked_scales(event_shape, len(blocks), squeeze_first)
+        recipe = network if network is not None else ConvBlock(activation=ELU, coefficient=0.9)
+        logdet = logdet if logdet is not None else PowerSeries(5)
+
+        def step(shape: torch.Size, scale: int, first: bool) -> list[Transform]:
+            net = recipe(shape, preactivation=not first)
+            block = Residual(net, event_dim=3, logdet=logdet, solver=solver)
+            return [ActNorm(shape[0], event_dim=3), block]
+
+        parts: list[Transform] = [AffineTransform(-0.5, 1.0, event_dim=3)]
+        if squeeze_first:
+            parts.append(Squeeze())
+            shape = parts[-1].forward_shape(shape)
+        scales, last_shape = steps_by_scale(shape, blocks, step, factor_out=factor_out)
+        scales[-1].append(Flatten(last_shape))
+        parts += [*joined(scales, shape, factor_out=factor_out), ActNorm(shape.numel())]
+        super().__init__(parts, event_shape)

@@ -1,0 +1,59 @@
+"""The assembly that image flows share: steps at several scales, with squeezes in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.distributions import Transform
+
+from ..transforms import Compose, Multiscale, Squeeze
+
+Step = Callable[[torch.Size, int, bool], Sequence[Transform]]
+"""Makes one step, given the shape of the images, the number of the scale, and whether it is the
+very first step of the flow."""
+
+
+def steps_by_scale(
+    event_shape: torch.Size, numbers: Sequence[int], step: Step, *, factor_out: bool = False
+) -> tuple[list[list[Transform]], torch.Size]:
+    """The steps of each scale, with a squeeze at the end of each but the last.
+
+    Args:
+        event_shape: ``(C, H, W)`` of the first scale.
+        numbers: number of steps at each scale.
+        step: makes one.
+        factor_out: whether half of the channels leave after each scale but the last.
+
+    Returns:
+        The transforms of each scale, and the event shape at the end of the last.
+
+    Raises:
+        ValueError: for a negative number of steps.
+    """
+    if min(numbers) < 0:
+        raise ValueError(f"blocks: expected no negative number, got {tuple(numbers)}.")
+    shape = event_shape
+    scales: list[list[Transform]] = []
+    for scale, number in enumerate(numbers):
+        steps = [t for i in range(number) for t in step(shape, scale, scale + i == 0)]
+        if scale < len(numbers) - 1:
+            steps.append(Squeeze())
+            channels, height, width = steps[-1].forward_shape(shape)
+            shape = torch.Size((channels - factor_out * (channels // 2), height, width))
+        scales.append(steps)
+    return scales, shape
+
+
+def joined(
+    scales: Sequence[Sequence[Transform]], event_shape: torch.Size, *, factor_out: bool
+) -> list[Transform]:
+    """The scales one after the other, or half of the channels factored out after each.
+
+    Args:
+        scales: the transforms of each scale.
+        event_shape: ``(C, H, W)`` of the first.
+        factor_out: whether half of the channels leave after each but the last.
+    """
+    levels = [Compose(steps) for steps in scales]
+    return [Multiscale(levels, event_shape)] if factor_out else [*levels]

@@ -1,0 +1,133 @@
+"""Hybrid models: the density of an image and the class of what it shows, in one pass."""
+
+from __future__ import annotations
+
+import copy
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from .flows import ImageFlow
+from .transforms import ActNorm, image_features
+from .transforms.base import value
+from .transforms.features import Features
+
+
+class Hybrid(nn.Module):
+    r"""A flow of images with a classifier on its features: :math:`p(x, y) = p(x)\,p(y \mid x)`.
+
+    The encoder of the flow is evaluated once, for the density and for the features: of each image
+    size in it the last image, see :func:`pyro_resflow.transforms.image_features`. On each of them
+    sits a head (3x3 convolution, ActNorm, ReLU, average over pixels); a linear layer makes the
+    logits of all of them together. Any :class:`pyro_resflow.flows.ImageFlow` will do, of residual
+    blocks or of couplings.
+
+    Args:
+        flow: the flow of images.
+        num_classes: K.
+        hidden_channels: width of each head.
+
+    Raises:
+        ValueError: if nothing in the flow learns on images.
+
+    Reference:
+        Chen et al., Residual Flows for Invertible Generative Modeling, 2019, section 5.4;
+        Nalisnick et al., Hybrid Models with Deep and Invertible Features, 2019.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.flows import ConvBlock, ResidualFlow
+        >>> from pyro_resflow.hybrid import Hybrid
+        >>> flow = ResidualFlow((1, 8, 8), blocks=(2, 2), network=ConvBlock(16), alpha=None)
+        >>> hybrid = Hybrid(flow, num_classes=10)
+        >>> log_prob, logits = hybrid(torch.rand(5, 1, 8, 8))
+        >>> log_prob.shape, logits.shape
+        (torch.Size([5]), torch.Size([5, 10]))
+    """
+
+    def __init__(self, flow: ImageFlow, num_classes: int, *, hidden_channels: int = 256) -> None:
+        super().__init__()
+        self.flow = flow
+        channels = [shape[0] for shape in feature_shapes(flow)]
+        self.heads = nn.ModuleList(_head(c, hidden_channels) for c in channels)
+        self.classifier = nn.Linear(hidden_channels * len(channels), num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-density and the logits, from one pass of the encoder.
+
+        Args:
+            images: continuous images on [0, 1], shape ``(*batch, C, H, W)``.
+
+        Returns:
+            log p(x) in nats, shape ``(*batch,)``, and the logits of p(y|x), shape ``(*batch, K)``.
+        """
+        with image_features() as features:
+            z, ladj = self.flow.encoder.call_and_ladj(images)
+        log_prob = self.flow.distribution().base_dist.log_prob(z) + ladj
+        return log_prob, self._classify(features)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits alone, shape ``(*batch, K)``; no log-determinant is computed.
+
+        Args:
+            images: continuous images on [0, 1], shape ``(*batch, C, H, W)``.
+        """
+        with image_features() as features:
+            value(self.flow.encoder, images)
+        return self._classify(features)
+
+    def class_distribution(self, images: Tensor) -> dist.Categorical:
+        """p(y|x), of batch shape ``(*batch,)``, for a model in which the images have a density.
+
+        The flow remembers the pass: where gradients are enabled, the ``log_prob`` of these images
+        that comes next takes none of its own.
+
+        Args:
+            images: continuous images on [0, 1], shape ``(*batch, C, H, W)``.
+        """
+        self.flow.clear_cache()  # a pass that is remembered shows no features
+        with image_features() as features:
+            self.flow.encoder(images)
+        return dist.Categorical(logits=self._classify(features))
+
+    def _classify(self, features: Features) -> Tensor:
+        images = list(features.values())
+        hidden = [
+            head(image.reshape(-1, *image.shape[-3:]))
+            for head, image in zip(self.heads, images, strict=True)
+        ]
+        logits: Tensor = self.classifier(torch.cat(hidden, dim=-1))
+        return logits.reshape(*images[0].shape[:-3], self.classifier.out_features)
+
+
+@torch.no_grad()
+def feature_shapes(flow: ImageFlow) -> list[torch.Size]:
+    """The shapes (C, H, W) of the features of a flow, in the order in which they come up.
+
+    They are found out by a copy on the meta device, which computes nothing.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    encoder = copy.deepcopy(flow.encoder).to("meta")
+    dtypes = [parameter.dtype for parameter in encoder.parameters()]
+    with image_features() as features:
+        encoder(torch.empty(2, *flow.event_shape, dtype=next(iter(dtypes), None), device="meta"))
+    if not features:
+        raise ValueError(
+            f"flow: expected transforms of images with parameters inside, found none in "
+            f"{type(flow).__name__}; there is nothing to classify by."
+        )
+    return [image.shape[-3:] for image in features.values()]
+
+
+def _head(channels: int, hidden_channels: int) -> nn.Sequential:
+    """What makes a vector of one scale's features."""
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden_channels, 3, padding=1),
+        ActNorm(hidden_channels, event_dim=3, cache_size=0),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )

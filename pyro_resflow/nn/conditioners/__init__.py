@@ -1,0 +1,25 @@
+"""Networks that make a coupling's parameters of the half that it keeps (torch only)."""
+
+from .attention import GatedAttentionConditioner, GatedEncoder, GatedNet, GatedStack
+from .convolutional import ConvConditioner, ConvNet
+from .gated import GatedConv, GatedMaxout, GatedSelfAttention
+from .layers import InitializedConv2d, WeightNormConv2d
+from .recipe import Conditioner
+from .residual import ResidualConditioner, ResidualNet
+
+__all__ = [
+    "Conditioner",
+    "ConvConditioner",
+    "ConvNet",
+    "GatedAttentionConditioner",
+    "GatedConv",
+    "GatedEncoder",
+    "GatedMaxout",
+    "GatedNet",
+    "GatedSelfAttention",
+    "GatedStack",
+    "InitializedConv2d",
+    "ResidualConditioner",
+    "ResidualNet",
+    "WeightNormConv2d",
+]

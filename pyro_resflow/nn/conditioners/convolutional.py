@@ -1,0 +1,100 @@
+"""Glow's conditioner: three convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...rebuilding import Rebuildable
+from .layers import Convolution, InitializedConv2d
+from .recipe import check_context
+
+
+@dataclass(frozen=True)
+class ConvConditioner:
+    """Recipe of Glow's conditioner: convolutions 3x3, 1x1, 3x3 with ReLUs between.
+
+    The hidden layers' outputs are normalised for the first batch; the last convolution is zero to
+    begin with, times a learned gain of each channel. A context joins the input.
+
+    Args:
+        channels: width of both hidden layers.
+        convolution: of the hidden layers: :class:`InitializedConv2d` (default) or
+            :class:`WeightNormConv2d`.
+
+    Reference:
+        Kingma and Dhariwal, Glow, 2018, section 3.3 and the authors' code.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.nn import ConvConditioner
+        >>> net = ConvConditioner(channels=8)((3, 4, 4), out_channels=6)
+        >>> net(torch.randn(5, 3, 4, 4)).abs().max()
+        tensor(0., grad_fn=<MaxBackward1>)
+    """
+
+    channels: int = 512
+    convolution: Convolution = InitializedConv2d
+
+    def __call__(
+        self, in_shape: Sequence[int], out_channels: int, context_channels: int = 0
+    ) -> ConvNet:
+        """The network, see :class:`Conditioner`."""
+        return ConvNet(self, in_shape[0], out_channels, context_channels)
+
+
+class ConvNet(Rebuildable, nn.Module):
+    """The network of a :class:`ConvConditioner`.
+
+    Args:
+        recipe: its sizes and layers.
+        in_channels: channels of the kept half.
+        out_channels: channels of the result.
+        context_channels: channels of the context, 0 without.
+    """
+
+    def __init__(
+        self,
+        recipe: ConvConditioner,
+        in_channels: int,
+        out_channels: int,
+        context_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.context_channels = context_channels
+        width = recipe.channels
+        self.first = recipe.convolution(in_channels + context_channels, width, 3)
+        self.second = recipe.convolution(width, width, 1)
+        self.last = ZeroConv2d(width, out_channels)
+
+    def forward(self, a: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(N, C, H, W)``, and a context ``(N, context_channels, H, W)``, to the parameters."""
+        check_context(context, self.context_channels)
+        x = a if context is None else torch.cat([a, context], dim=1)
+        return self.last(F.relu(self.second(F.relu(self.first(x)))))
+
+
+class ZeroConv2d(nn.Module):
+    r"""A 3x3 convolution that is zero to begin with, times :math:`e^{3 g}`, g learned per channel.
+
+    The gain makes it learn faster than its weights' learning rate allows.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.log_gain = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
+        y = F.conv2d(x, self.weight, self.bias, padding="same")
+        return y * (3 * self.log_gain).exp().reshape(-1, 1, 1)

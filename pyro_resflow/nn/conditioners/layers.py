@@ -1,0 +1,114 @@
+"""Layers of conditioners: convolutions that the first batch initialises, and norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..initialization import DataInitialized
+
+
+class InitializedConv2d(DataInitialized):
+    """A convolution of unit stride that keeps the image size, scaled by its first batch.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: side of the kernel, odd.
+        std: standard deviation that every channel of the first batch's output gets, its mean
+            being 0. With 0 the layer is zero to begin with, and learns from there.
+
+    Reference:
+        Salimans and Kingma, Weight Normalization, 2016, section 3.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, std: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.std = std
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self._draw(0.05 * torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self._start(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
+        if self._awaits_batch(x):
+            self._initialize(x)
+        return F.conv2d(x, self.kernel(), self.bias, padding="same")
+
+    def kernel(self) -> Tensor:
+        """The kernel, shape ``(out_channels, in_channels, kernel_size, kernel_size)``."""
+        return self.weight
+
+    def _draw(self, weight: Tensor) -> None:
+        self.weight = nn.Parameter(weight)
+
+    def _multiply(self, scale: Tensor) -> None:
+        self.weight.mul_(scale.reshape(-1, 1, 1, 1))
+
+    @torch.no_grad()
+    def _initialize(self, x: Tensor) -> None:
+        y = F.conv2d(x, self.kernel(), padding="same")
+        mean, std = self._statistics(y.to(self.bias.dtype))
+        scale = self.std / std
+        self._multiply(scale)
+        self.bias.copy_(-mean * scale)
+        self._settle()
+
+
+class WeightNormConv2d(InitializedConv2d):
+    r"""The same with weight normalisation: the kernel is :math:`g\,v / |v|`, per output channel.
+
+    The magnitude g and the direction v are plain parameters, so that the layer can be copied and
+    pickled, which torch's own parametrization cannot.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: side of the kernel, odd.
+        std: see :class:`InitializedConv2d`.
+
+    Reference:
+        Salimans and Kingma, Weight Normalization, 2016.
+    """
+
+    def kernel(self) -> Tensor:
+        norm = torch.linalg.vector_norm(self.direction, dim=(1, 2, 3), keepdim=True)
+        return self.direction * (self.magnitude.reshape(-1, 1, 1, 1) / norm)
+
+    def _draw(self, weight: Tensor) -> None:
+        self.direction = nn.Parameter(weight)
+        self.magnitude = nn.Parameter(torch.ones(len(weight)))
+
+    def _multiply(self, scale: Tensor) -> None:
+        self.magnitude.mul_(scale)
+
+
+Convolution = Callable[..., nn.Module]
+"""Makes a convolution of ``(in_channels, out_channels, kernel_size, std=1.0)``."""
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel of images ``(N, C, H, W)``.
+
+    Args:
+        channels: C.
+
+    Reference:
+        Ba, Kiros and Hinton, Layer Normalization, 2016.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def concat_elu(x: Tensor) -> Tensor:
+    """ELU of x and of -x, twice as many channels: neither sign saturates."""
+    return F.elu(torch.cat([x, -x], dim=1))

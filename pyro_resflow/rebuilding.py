@@ -1,0 +1,79 @@
+"""What an object was made with, for whoever has to make it again from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, NamedTuple, TypeVar
+
+Self = TypeVar("Self", bound="Rebuildable")
+
+
+class Rebuildable:
+    """An object that remembers the arguments it was made with.
+
+    :mod:`pyro_resflow.checkpoints` writes them to a file and makes the object again from them.
+    Transforms, networks, activations, norms, estimators and solvers all derive from it; so does
+    a class of your own that is to be saved inside a flow.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.rebuilding import Rebuildable
+        >>> class Sine(Rebuildable, torch.nn.Module):
+        ...     def __init__(self, frequency):
+        ...         super().__init__()
+        ...         self.frequency = frequency
+        >>> Sine(2.0).made_with
+        MadeWith(args=(2.0,), kwargs={})
+    """
+
+    # In `__new__`, so that no class has to say anything of it in its `__init__`; and written past
+    # `__setattr__`, through which a module would register networks a second time.
+
+    def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__name__}() takes no arguments")
+        self = super().__new__(cls)
+        kept = {name: _kept(value) for name, value in kwargs.items()}
+        self.__dict__["_made_with"] = MadeWith(tuple(map(_kept, args)), kept)
+        return self
+
+    @property
+    def made_with(self) -> MadeWith:
+        """The arguments of the constructor."""
+        return self.__dict__["_made_with"]
+
+
+class MadeWith(NamedTuple):
+    """The arguments that an object was made with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NotKept:
+    """Stands for an argument that no file can name, a lambda for instance.
+
+    Args:
+        what: what it was.
+    """
+
+    what: str
+
+
+def _kept(value: Any) -> Any:
+    """What is remembered of an argument: of a list its entries now, of a function its name."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_kept, value))
+    if type(value) is dict:
+        return {key: _kept(entry) for key, entry in value.items()}
+    if isinstance(value, FunctionType | MethodType | BuiltinFunctionType):
+        return NotKept(f"the function {value.__qualname__}")
+    if isinstance(value, partial) and isinstance(_kept(value.func), NotKept):
+        return NotKept(f"a partial application of {_kept(value.func).what}")
+    if isinstance(value, Iterator):
+        return NotKept(f"a {type(value).__name__}, which can be run through only once")
+    return value

@@ -1,0 +1,181 @@
+"""Roots of increasing functions of one variable, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..linearization import gradients_where_needed
+from .errors import ConvergenceError
+from .tolerance import Iterative
+
+Increasing = Callable[..., tuple[Tensor, Tensor]]
+
+
+class BracketedNewton(Iterative):
+    r"""Solve f(x) = y entry by entry, where f increases: Newton's method inside a bracket.
+
+    A step of Newton's that leaves the bracket, or is not half as long as the last, is replaced by
+    bisection: as a rule a handful of evaluations does, and at worst a few times :math:`\log_2` of
+    the bracket's width over the tolerance. An entry is done, and moves no more, once its bracket,
+    at whose ends f has been seen to lie below and above y, is narrow enough: a root is never only
+    believed.
+
+    With respect to y and the coefficients of f, gradients are those of the implicit function
+    theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`, second ones included.
+
+    Args:
+        tolerance: half the width of a bracket that is narrow enough, relative to the larger of 1
+            and \|x\|; default 2e-7 in float32 (and below) and 2e-11 in float64, but never less
+            than the type can tell apart.
+        max_iterations: largest number of evaluations of f.
+
+    Raises:
+        ValueError: for a tolerance or a number of iterations that is not positive, and when
+            called, for y that is not finite.
+        ConvergenceError: when called, if a bracket is not found or does not become narrow.
+
+    Reference:
+        Press et al., Numerical Recipes, 3rd ed., 2007, section 9.4.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.solvers import BracketedNewton
+        >>> y = torch.tensor([1.0, 8.0, 27.0])
+        >>> x = BracketedNewton()(lambda x: (x**3, 3 * x**2), y, torch.zeros(3), y)
+        >>> torch.allclose(x, torch.tensor([1.0, 2.0, 3.0]))
+        True
+    """
+
+    def __init__(self, *, tolerance: float | None = None, max_iterations: int = 200) -> None:
+        super().__init__(tolerance=tolerance, max_iterations=max_iterations)
+
+    def __call__(
+        self,
+        function: Increasing,
+        y: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        coefficients: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """x with f(x) = y, of the shape of y.
+
+        Args:
+            function: ``function(x, *coefficients)`` gives f(x) and its derivative f'(x).
+            y: any shape.
+            lower: where f is about y or less; the bracket is widened until it is.
+            upper: where f is about y or more, at least ``lower``.
+            coefficients: every tensor but x that f depends on and that may want a gradient.
+        """
+        return _ImplicitRoot.apply(self, function, y, lower, upper, *coefficients)
+
+
+class _Search:
+    """The brackets of all entries, and the evaluations spent on them."""
+
+    def __init__(
+        self, function: Increasing, y: Tensor, tolerance: float, max_iterations: int
+    ) -> None:
+        self.function = function
+        self.y = y
+        self.tolerance = max(tolerance, torch.finfo(y.dtype).eps)
+        self.max_iterations = max_iterations
+        self.evaluations = 0
+
+    def run(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The roots, of the shape of y."""
+        if self.y.is_meta:
+            return (lower + upper) / 2
+        width = torch.maximum(upper - lower, self._margin(lower))
+        lower, upper = self._pushed_out(lower, -width), self._pushed_out(upper, width)
+        x = (lower + upper) / 2
+        last_step, reach = upper - lower, self._margin(x)
+        while True:
+            value, slope = self._evaluate(x)
+            below = value < self.y
+            lower = torch.where(below, x, lower)
+            upper = torch.where(value >= self.y, x, upper)
+            middle, margin = (lower + upper) / 2, self._margin(x)
+            newton = x + (self.y - value) / slope
+            settled = upper - lower <= 3 * margin
+            if bool(settled.all()):
+                return torch.where(newton.isnan(), middle, newton.clamp(lower, upper))
+            step = (newton - x).abs()
+            # a step this short goes on beyond the root, to close the bracket; further each time,
+            # for f is known no better than it is rounded
+            final = step <= margin
+            target = newton + torch.where(below, reach, -reach).masked_fill(~final, 0)
+            good = (target > lower) & (target < upper) & (final | (step < last_step / 2))
+            last_step = torch.where(good, step, upper - lower)
+            reach = torch.where(good & final, 4 * reach, reach)
+            x = torch.where(settled, x, torch.where(good, target, middle))
+
+    def _pushed_out(self, end: Tensor, step: Tensor) -> Tensor:
+        """An end of the bracket, moved by more and more until f there is on its side of y."""
+        while True:
+            excess = self._evaluate(end)[0] - self.y
+            good = torch.where(step > 0, excess >= 0, excess <= 0)
+            if bool(good.all()):
+                return end
+            end = torch.where(good, end, end + step)
+            step = torch.where(good, step, 2 * step)
+
+    def _margin(self, x: Tensor) -> Tensor:
+        return self.tolerance * x.abs().clamp_min(1)
+
+    def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = self.function(x)
+        if self.evaluations == self.max_iterations:
+            residual = (value - self.y).abs()
+            raise ConvergenceError(
+                f"function: no root within the tolerance after {self.evaluations} evaluations; "
+                f"the largest residual is {float(residual.max()):.2e}. Either the function does "
+                "not increase, or it is not finite (after training, look for nan in the "
+                "parameters), or y lies outside its range; else raise max_iterations.",
+                iterations=self.evaluations,
+                residual=float(residual.max()),
+            )
+        self.evaluations += 1
+        return value, slope
+
+
+class _ImplicitRoot(torch.autograd.Function):
+    """The root x of f(x) = y, with gradients of any order by the implicit function theorem."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        solver: BracketedNewton,
+        function: Increasing,
+        y: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        *coefficients: Tensor,
+    ) -> Tensor:
+        if not y.is_meta and not bool(y.isfinite().all()):
+            raise ValueError("y: expected finite values, got nan or infinity.")
+        tolerance = solver.tolerance_for(y.dtype)
+        search = _Search(lambda x: function(x, *coefficients), y, tolerance, solver.max_iterations)
+        root = search.run(lower.expand_as(y), upper.expand_as(y))
+        ctx.function = function
+        ctx.save_for_backward(root, *coefficients)
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        root, *coefficients = ctx.saved_tensors
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # the root depends on the coefficients, but not on these other names of them: so the
+            # derivative is the one at a fixed root, and yet changes with the root
+            names = [c.view_as(c) for c in coefficients]
+            value, slope = ctx.function(root if create_graph else root.detach(), *names)
+        adjoint = grad / (slope if create_graph else slope.detach())
+        needed = ctx.needs_input_grad[5:]
+        gradients = gradients_where_needed(
+            [value], [-adjoint], names, needed, create_graph=create_graph
+        )
+        return (None, None, adjoint, None, None, *gradients)

@@ -1,0 +1,82 @@
+"""What the transforms made of a contraction share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ..linearization import Linearizable, resolve_event_dim
+from ..logdet import Exact, Krylov
+from ..solvers import Anderson
+from .base import OnePassTransform, check_event_shape
+from .determinism import EstimatesLogDet
+
+EXACT_UP_TO = 8
+"""Dimensions up to which the whole Jacobian costs about as much as an estimate."""
+
+Network = nn.Module | Linearizable
+LogDet = Callable[[Network, Tensor, int], tuple[Tensor, Tensor]]
+Solve = Callable[[Network, Tensor, int], Tensor]
+
+
+class ContractionTransform(EstimatesLogDet, OnePassTransform):
+    """A transform of a contraction g: the network, its log-determinant's estimator, its solver.
+
+    Args:
+        net: g, any module from ``(N, *event)`` to ``(N, *event)`` with Lipschitz constant below 1.
+        event_dim: number of event dimensions; default ``net.event_dim`` if there is one, else 1.
+        logdet: estimator of the log-determinant, see :mod:`pyro_resflow.logdet`; default
+            ``Exact()`` where ``net`` says that it takes events of up to 8 dimensions, else
+            ``Krylov()``.
+        solver: solver of the fixed point, see :mod:`pyro_resflow.solvers`; default ``Anderson()``.
+        cache_size: 0 or 1.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        *,
+        event_dim: int | None = None,
+        logdet: LogDet | None = None,
+        solver: Solve | None = None,
+        cache_size: int = 1,
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        self.net = net
+        self._event_dim = resolve_event_dim(net, event_dim)
+        self._event_shape = known_event_shape(net, self._event_dim)
+        self.logdet = logdet if logdet is not None else default_logdet(self._event_shape)
+        self.solver = solver if solver is not None else Anderson()
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, self._event_dim)
+
+    codomain = domain
+
+    def _check(self, name: str, x: Tensor) -> None:
+        if self._event_shape is not None:
+            check_event_shape(name, x, self._event_shape)
+
+
+def default_logdet(event_shape: torch.Size | None, *, exact_up_to: int = EXACT_UP_TO) -> LogDet:
+    """The exact log-determinant for small events, an unbiased estimate for others.
+
+    Args:
+        event_shape: the event shape, ``None`` if it is not known.
+        exact_up_to: the largest number of dimensions that count as small.
+    """
+    small = event_shape is not None and event_shape.numel() <= exact_up_to
+    return Exact() if small else Krylov()
+
+
+def known_event_shape(net: object, event_dim: int) -> torch.Size | None:
+    """The event shape that a network says it takes, if it says one of ``event_dim`` dimensions."""
+    if hasattr(net, "event_shape") and len(net.event_shape) == event_dim:
+        return torch.Size(net.event_shape)
+    if hasattr(net, "input_dim") and event_dim == 1:
+        return torch.Size((net.input_dim,))
+    return None

@@ -1,0 +1,61 @@
+"""Transforms of the two halves of an event, each of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.distributions import Transform, constraints
+
+from .base import OnePassTransform, call_and_ladj, check_event_shape, inverse_and_ladj
+from .masks import Mask
+
+OnePass = Callable[[Transform, Tensor], tuple[Tensor, Tensor]]
+
+
+class OnHalves(OnePassTransform):
+    r"""One transform for each half of an event, :math:`(a, b) \mapsto (f(a), g(b))`.
+
+    Args:
+        mask: what splits the event.
+        kept: f, a bijection of the half that the mask keeps.
+        changed: g, of the other half.
+        cache_size: 0 or 1.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import ActNorm, Checkerboard, OnHalves
+        >>> t = OnHalves(Checkerboard((2, 4, 4)), ActNorm(2, event_dim=3), ActNorm(2, event_dim=3))
+        >>> t(torch.randn(7, 2, 4, 4)).shape
+        torch.Size([7, 2, 4, 4])
+    """
+
+    def __init__(
+        self, mask: Mask, kept: Transform, changed: Transform, *, cache_size: int = 1
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        self.mask = mask
+        self.kept = kept
+        self.changed = changed
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.mask.event_shape))
+
+    codomain = domain
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._each("x", x, call_and_ladj)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._each("y", y, inverse_and_ladj)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_ladj(y)[0]
+
+    def _each(self, name: str, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
+        check_event_shape(name, x, self.mask.event_shape)
+        kept, changed = self.mask.split(x)
+        kept, first = one_pass(self.kept, kept)
+        changed, second = one_pass(self.changed, changed)
+        return self.mask.merge(kept, changed), first + second

@@ -1,0 +1,286 @@
+"""The comparison: its clock, its results, and a run of each kind on a few small images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("torchvision")
+
+from torch.utils.data import TensorDataset
+
+from examples.images import compare
+from examples.images.comparison import clock as timing
+from examples.images.comparison import results
+from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
+from examples.images.comparison.training import Protocol, WholeTrainingSet, train
+from examples.images.errors import SetupError
+from examples.images.sources import Averaged, Digits, FashionMnist, InMemory, Portion, Source
+from examples.images.task import DensityEstimation
+from pyro_resflow.flows import ConvBlock, ResidualFlow
+from pyro_resflow.logdet import Krylov
+from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.transforms import temporary_logdet
+
+SHAPE = Averaged(FashionMnist()).event_shape
+
+
+class FewDigits(Source):
+    event_shape = Digits.event_shape
+    bins = Digits.bins
+
+    def load(self) -> tuple[Portion, Portion]:
+        training, test = Digits().load()
+        return TensorDataset(*training[:160]), TensorDataset(*test[:40])
+
+
+def tiny(shape: tuple[int, ...]) -> ResidualFlow:
+    return ResidualFlow(shape, (1,), network=ConvBlock(4), end_blocks=0)
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two contenders that train in no time."""
+    few = {name: Contender(f"The {name} one", tiny) for name in ("first", "second")}
+    monkeypatch.setattr(compare, "CONTENDERS", few)
+    monkeypatch.setattr(compare, "residual_flow", tiny)
+    monkeypatch.setattr("sys.argv", ["compare", "models"])
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A watch that is set by hand."""
+    watch = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: watch.now)
+    return watch
+
+
+def test_a_clock_counts_only_while_it_runs(ticks):
+    clock = timing.Clock(budget=10.0)
+    clock.start()
+    ticks.now = 3.0
+    assert clock.elapsed() == 3.0
+    clock.stop()
+    ticks.now = 100.0
+    assert clock.elapsed() == clock.seconds == 3.0
+    clock.start()
+    ticks.now = 102.0
+    assert clock.elapsed() == 5.0
+
+
+def test_the_learning_rate_rises_with_steps_and_falls_with_time(ticks):
+    clock = timing.Clock(budget=10.0)
+    schedule = timing.Schedule(clock, warm_up=4, fall=0.5)
+    clock.start()
+    assert [schedule(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    for now, factor in ((5.0, 1.0), (7.5, 0.5), (9.0, 0.2), (11.0, 0.0)):
+        ticks.now = now
+        assert schedule(100) == pytest.approx(factor)
+    assert timing.Schedule(clock, warm_up=0, fall=0.0)(0) == 1.0
+
+
+def test_points_are_due_once_for_each_part_of_the_budget():
+    due = timing.EverySoOften(budget=10.0, points=5)
+    seconds = [0.5, 1.9, 2.0, 2.1, 6.5, 6.6, 7.9, 8.0, 10.0]
+    assert [second for second in seconds if due(0, second)] == [2.0, 6.5, 8.0, 10.0]
+
+
+def test_points_are_due_at_steps():
+    due = timing.AtSteps((3, 5))
+    assert [step for step in range(7) if due(step, 0.0)] == [3, 5]
+
+
+def test_a_score_is_of_the_module_at_rest_and_always_the_same():
+    class Task(torch.nn.Module):
+        device = torch.device("cpu")
+        flow = torch.nn.Identity()
+
+        def bits_per_dim(self, images: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return images + torch.rand(len(images))
+
+    task = Task().train()
+    state = torch.get_rng_state()
+    images = torch.arange(7.0)
+    first = timing.score(task, images, batch_size=3, seed=0)
+    assert torch.equal(first, timing.score(task, images, batch_size=3, seed=0))
+    assert not torch.equal(first, timing.score(task, images, batch_size=3, seed=1))
+    assert first.floor().tolist() == list(range(7))
+    assert task.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_contenders_are_of_one_size(name):
+    with torch.device("meta"):
+        parts = CONTENDERS[name].flow(SHAPE), CONTENDERS[name].dequantizer(SHAPE, 256)
+    found = sum(p.numel() for part in parts for p in part.parameters())
+    assert found == pytest.approx(300_000, rel=0.1)
+
+
+class Noise(Source):
+    """A few images of the size that is compared, of no use."""
+
+    event_shape = SHAPE
+
+    def load(self) -> tuple[Portion, Portion]:
+        images = torch.randint(0, 256, (64, *SHAPE), dtype=torch.uint8)
+        return TensorDataset(images), TensorDataset(images[:8])
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_takes_a_step_and_draws(name):
+    data = WholeTrainingSet(InMemory(Noise()), batch_size=8)
+    protocol = Protocol(steps=1, scored=4, fall=0.0)
+    trained = train(CONTENDERS[name], data, protocol, lambda: timing.AtSteps((1,)))
+    assert math.isfinite(trained.held_out.mean)
+    samples = trained.task.distribution().sample((2,))
+    assert samples.shape == (2, *SHAPE)
+    assert 0 <= samples.min() <= samples.max() <= 255
+
+
+def test_scores_are_unbiased_whatever_the_training():
+    task = DensityEstimation(CONTENDERS["i_resnet"].flow(SHAPE), 256)
+    images = torch.randint(0, 256, (40, *SHAPE), dtype=torch.uint8)
+    with torch.no_grad():
+        task.bits_per_dim(images)
+        for block in task.flow.modules():
+            if isinstance(block, LipschitzMLP):
+                for weight in block.parameters():
+                    weight.mul_(3)
+    unbiased = timing.score(task, images, 40, seed=0)
+    with temporary_logdet(task.flow, Krylov()):
+        assert torch.equal(unbiased, timing.score(task, images, 40, seed=0))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        biased = task.eval().bits_per_dim(images)
+    assert (biased - unbiased).abs().max() > 1e-4
+
+
+def test_the_anchor_is_as_large_as_the_authors_flow():
+    with torch.device("meta"):
+        flow = residual_flow(SHAPE)
+    assert sum(p.numel() for p in flow.parameters()) == 298_087
+
+
+def test_a_run_ends_when_its_time_is_up():
+    data = WholeTrainingSet(InMemory(FewDigits()), batch_size=32)
+    protocol = Protocol(budget=0.4, scored=10, warm_up=0)
+    trained = train(Contender("", tiny), data, protocol, lambda: timing.EverySoOften(0.4, 2))
+    assert 0.4 <= trained.seconds < 2.0
+    assert trained.curve[-1].step == trained.steps > 0
+    assert len(trained.curve) in (1, 2)
+    assert trained.held_out.images == 40
+    with torch.no_grad():
+        bits = timing.score(trained.task, data.scored_images(), 256, seed=1)
+    assert trained.held_out.mean == pytest.approx(bits.mean().item())
+
+
+def test_all_training_images_are_trained_on():
+    data = WholeTrainingSet(FewDigits())
+    data.setup()
+    assert len(data.training_images) == 160
+    assert len(data.scored_images()) == 40
+    assert torch.equal(data.scored_images(3), data.scored_images()[:3])
+
+
+def test_a_seed_reproduces_a_run():
+    def weights() -> dict[str, torch.Tensor]:
+        data = WholeTrainingSet(InMemory(FewDigits()), batch_size=32)
+        protocol = Protocol(steps=3, scored=10, fall=0.0)
+        due = timing.AtSteps((2,))
+        return train(Contender("", tiny), data, protocol, lambda: due).task.state_dict()
+
+    first, second = weights(), weights()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.usefixtures("_few")
+def test_models_without_a_result_are_run_and_shown(tmp_path, capsys):
+    settings = {"minutes": 0.002, "points": 2, "threads": 1, "samples": 3, "source": FewDigits()}
+    compare.models(only=["second"], folder=tmp_path, **settings)
+    before = (tmp_path / "second.json").read_text()
+    compare.models(folder=tmp_path, **settings)
+    assert (tmp_path / "second.json").read_text() == before
+    assert "first: The first one" in capsys.readouterr().out
+    found = {result.contender: result for result in results.load_all(tmp_path)}
+    assert set(found) == {"first", "second"}
+    first = found["first"]
+    assert first.test_images == 40
+    assert first.conditions.threads == 1
+    assert first.conditions.torch == torch.__version__
+    assert np.load(tmp_path / "first.samples.npy").shape == (3, 1, 8, 8)
+    weights = torch.load(tmp_path / "first.pt", weights_only=True)
+    assert sum(w.numel() for name, w in weights.items() if "flow" in name) >= first.parameters
+    table = (tmp_path / "table.md").read_text()
+    assert f"{first.bits_per_dim:.3f} ± {first.standard_error:.3f}" in table
+    for picture in ("samples.png", "learning_curves.png"):
+        assert (tmp_path / picture).stat().st_size > 0
+
+
+@pytest.mark.usefixtures("_few")
+def test_the_anchor_is_scored_at_its_steps(tmp_path, capsys):
+    compare.anchor(steps=(1, 3), threads=1, samples=2, folder=tmp_path, source=FewDigits())
+    result = results.Result.load(tmp_path / "anchor.json")
+    assert [point.step for point in result.curve] == [1, 3]
+    assert result.steps == 3
+    assert f"3 steps, {result.curve[1].seconds:.0f} s:" in capsys.readouterr().out
+
+
+def test_an_unknown_model_is_named(tmp_path):
+    with pytest.raises(SetupError, match=r"there is no \['gan'\]; there are real_nvp"):
+        compare.models(only=["gan"], folder=tmp_path, source=FewDigits())
+
+
+RESULT = results.Result(
+    contender="a",
+    title="Model A",
+    parameters=300_123,
+    steps=2000,
+    seconds=600.4,
+    bits_per_dim=3.14159,
+    standard_error=0.0123,
+    test_images=10_000,
+    curve=[timing.Point(10, 1.5, 4.0), timing.Point(20, 3.0, 3.5)],
+    conditions=results.Conditions("python", "abc", "machine", 2, 1, "2"),
+)
+
+
+def test_a_result_is_kept(tmp_path):
+    RESULT.save(tmp_path)
+    assert results.Result.load(tmp_path / "a.json") == RESULT
+    assert json.loads((tmp_path / "a.json").read_text())["curve"][1]["bits_per_dim"] == 3.5
+
+
+def test_the_best_comes_first(tmp_path):
+    better = dataclasses.replace(RESULT, contender="b", title="Model B", bits_per_dim=3.0)
+    for result in (RESULT, better):
+        result.save(tmp_path)
+    *_, first, second = results.table(results.load_all(tmp_path)).splitlines()
+    assert first.startswith("| Model B |")
+    assert second == "| Model A | 300,123 | 2,000 | 600 | 300 | 3.142 ± 0.012 |"
+
+
+def test_curves_and_samples_are_those_of_the_results(tmp_path):
+    lines = results.learning_curves([RESULT]).axes[0].lines
+    assert lines[0].get_label() == "Model A"
+    assert lines[0].get_xydata().tolist() == [[1.5, 4.0], [3.0, 3.5]]
+    results.save_samples(tmp_path, "a", torch.full((2, 1, 4, 4), 16))
+    axis = results.samples_of_all(tmp_path, [RESULT], bins=17).axes[0]
+    assert axis.get_title("left") == "Model A: 3.142 bits/dim"
+    assert np.array(axis.images[0].get_array())[4:68, 4:68].min() == 1.0
+
+
+def test_conditions_say_what_was_run(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["compare.py", "models", "--seed", "1"])
+    here = results.Conditions.here()
+    assert here.command == "python -m examples.images.compare models --seed 1"
+    assert here.commit != ""
+    assert here.cores >= here.threads >= 1

@@ -1,0 +1,175 @@
+"""What holds of every flow of images by couplings; the residual one has tests of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_resflow.distributions import Dequantized
+from pyro_resflow.flows import Glow, ImageFlow, RealNVP
+from pyro_resflow.nn import ConvConditioner, ResidualConditioner
+from pyro_resflow.transforms import UniformDequantization, initialize
+
+Shape = tuple[int, int, int]
+FLOWS: dict[str, Callable[[Shape], ImageFlow]] = {
+    "glow": lambda shape: Glow(shape, (2, 1), network=ConvConditioner(8)),
+    "real_nvp": lambda shape: RealNVP(shape, network=ResidualConditioner(8, blocks=1), growth=2),
+}
+
+
+@pytest.fixture(params=sorted(FLOWS))
+def make(request: pytest.FixtureRequest) -> Callable[[Shape], ImageFlow]:
+    torch.manual_seed(0)
+    return FLOWS[request.param]
+
+
+def trained(make: Callable[[Shape], ImageFlow], shape: Shape, steps: int = 5) -> ImageFlow:
+    """The flow after a few steps, in evaluation mode."""
+    flow = make(shape)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-flow.distribution().log_prob(torch.rand(16, *shape)).mean()).backward()
+        optimizer.step()
+    return flow.eval()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 8)])
+def test_scores_and_samples_images(make: Callable[[Shape], ImageFlow], shape: Shape) -> None:
+    flow = trained(make, shape)
+    d = flow.distribution()
+    assert d.batch_shape == ()
+    assert d.event_shape == shape
+    assert d.log_prob(torch.rand(2, 3, *shape)).shape == (2, 3)
+    assert d.log_prob(torch.rand(*shape)).shape == ()
+    samples = d.sample((2, 3))
+    assert samples.shape == (2, 3, *shape)
+    assert samples.isfinite().all()
+
+
+def test_encoding_and_decoding_reconstructs(make: Callable[[Shape], ImageFlow]) -> None:
+    flow = trained(make, (1, 8, 8)).double()
+    x = torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        z = flow.inv(x)
+        assert z.shape == (5, 64)
+        assert (flow._call(z) - x).abs().max() < 1e-10
+
+
+def test_every_parameter_learns(make: Callable[[Shape], ImageFlow]) -> None:
+    flow = make((1, 8, 8))
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
+    for _ in range(3):  # at first some wait for others that start at 0
+        optimizer.zero_grad()
+        (-flow.distribution().log_prob(torch.rand(5, 1, 8, 8)).mean()).backward()
+        optimizer.step()
+    still = [name for name, p in flow.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not still
+
+
+def test_training_reproduces_bit_for_bit_from_pyros_seed(
+    make: Callable[[Shape], ImageFlow],
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def train() -> list[Tensor]:
+        pyro.set_rng_seed(3)
+        flow = trained(make, (1, 8, 8))
+        return [*flow.state_dict().values()]
+
+    try:
+        first, second = train(), train()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_few_steps_learn_what_the_images_share(make: Callable[[Shape], ImageFlow]) -> None:
+    rows = torch.linspace(0, 16, 8).round()[:, None].expand(32, 1, 8, 8)
+    images = (rows + torch.randint(-1, 2, rows.shape)).clamp(0, 16)
+    flow = make((1, 8, 8))
+    initialize(flow, (images + torch.rand(images.shape)) / 17)
+    d = Dequantized(flow.distribution(), UniformDequantization(17), 17)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = d.bits_per_dim(images).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.2
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(4, 1, 8, 8),
+        torch.ones(4, 1, 8, 8),
+        torch.full((4, 1, 8, 8), 0.5),
+        (torch.rand(4, 1, 8, 8) > 0.5).float(),
+    ],
+)
+def test_extreme_and_constant_images_stay_finite(
+    make: Callable[[Shape], ImageFlow], images: Tensor
+) -> None:
+    flow = make((1, 8, 8))
+    log_prob = flow.distribution().log_prob(images)
+    assert log_prob.isfinite().all()
+    log_prob.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in flow.parameters())
+
+
+def test_whole_flow_on_the_meta_device(make: Callable[[Shape], ImageFlow]) -> None:
+    with torch.device("meta"):
+        flow = make((1, 8, 8))
+        distribution = flow.distribution()
+        distribution._validate_args = False  # looking at a value needs one
+        (-distribution.log_prob(torch.rand(4, 1, 8, 8)).mean()).backward()
+    assert all(parameter.grad.is_meta for parameter in flow.parameters())
+
+
+def test_bfloat16_autocast_trains(make: Callable[[Shape], ImageFlow]) -> None:
+    flow = make((1, 8, 8))
+    x = torch.rand(8, 1, 8, 8)
+    initialize(flow, x)
+    expected = flow.distribution().log_prob(x).mean()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = -flow.distribution().log_prob(x).mean()
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in flow.parameters())
+    assert (loss + expected).abs() < 0.02 * 64
+
+
+def test_copy_after_log_prob_and_training_the_copy_leaves_the_original(
+    make: Callable[[Shape], ImageFlow],
+) -> None:
+    flow = make((1, 8, 8))
+    x = torch.rand(4, 1, 8, 8)
+    flow.distribution().log_prob(x)
+    before = [parameter.clone() for parameter in flow.parameters()]
+    other = copy.deepcopy(flow)
+    (-other.distribution().log_prob(x).mean()).backward()
+    torch.optim.SGD(other.parameters(), lr=0.1).step()
+    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.rand(4, 1, 8, 7), "images: expected shape"),
+        (torch.randint(0, 255, (4, 1, 8, 8)), "Integer images are scored through"),
+    ],
+)
+def test_bad_images_are_named(
+    make: Callable[[Shape], ImageFlow], bad: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make((1, 8, 8)).inv(bad)

@@ -1,0 +1,91 @@
+"""The first batch's initialisation: once, again when asked, and saved."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from pyro_resflow.nn import InitializedConv2d, WeightNormConv2d
+from pyro_resflow.transforms import ActNorm
+
+LAYERS = [InitializedConv2d, WeightNormConv2d]
+
+
+def channels(y: torch.Tensor) -> torch.Tensor:
+    return y.transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("std", [1.0, 0.1])
+def test_first_batch_comes_out_with_mean_zero_and_the_standard_deviation(
+    layer: type, std: float
+) -> None:
+    y = channels(layer(3, 5, 3, std=std)(2 + 4 * torch.randn(10, 3, 6, 6)))
+    torch.testing.assert_close(y.mean(1), torch.zeros(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std(1), torch.full((5,), std), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_zero_layer_learns(layer: type) -> None:
+    convolution = layer(3, 5, 3, std=0.0)
+    x = torch.randn(10, 3, 6, 6)
+    y = convolution(x)
+    assert torch.equal(y, torch.zeros_like(y))
+    optimizer = torch.optim.SGD(convolution.parameters(), lr=0.1)
+    (y * torch.randn_like(y)).mean().backward()
+    optimizer.step()
+    assert convolution(x).std(0).min() > 0  # not by the bias alone
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_second_batch_leaves_the_layer_alone_until_asked(layer: type) -> None:
+    convolution = layer(3, 5, 3)
+    convolution(torch.randn(10, 3, 6, 6))
+    before = copy.deepcopy(convolution.state_dict())
+    x = 7 + 3 * torch.randn(10, 3, 6, 6)
+    convolution(x)
+    assert all(
+        torch.equal(value, before[name]) for name, value in convolution.state_dict().items()
+    )
+    convolution.await_batch()
+    y = channels(convolution(x))
+    torch.testing.assert_close(y.std(1), torch.ones(5), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_is_copied_pickled_and_saved_with_its_flag(layer: type) -> None:
+    convolution = layer(3, 5, 3)
+    x = torch.randn(10, 3, 6, 6)
+    y = convolution(x)
+    file = io.BytesIO()
+    torch.save(convolution, file)
+    file.seek(0)
+    loaded = layer(3, 5, 3)
+    loaded.load_state_dict(convolution.state_dict())
+    for other in (copy.deepcopy(convolution), torch.load(file, weights_only=False), loaded):
+        torch.testing.assert_close(other(x), y)
+        torch.testing.assert_close(other(9 * x[:1]), convolution(9 * x[:1]))
+
+
+def test_weight_norm_gives_each_kernel_its_magnitude() -> None:
+    convolution = WeightNormConv2d(3, 5, 3)
+    convolution(torch.randn(10, 3, 6, 6))
+    norms = convolution.kernel().flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, convolution.magnitude)
+
+
+def test_an_act_norm_can_be_asked_again() -> None:
+    norm = ActNorm(3)
+    norm(torch.randn(50, 3))
+    norm.await_batch()
+    y = norm(3 + 4 * torch.randn(50, 3))
+    torch.testing.assert_close(y.std(0), torch.ones(3))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_single_sample_and_nan_are_refused(layer: type) -> None:
+    with pytest.raises(ValueError, match="single sample"):
+        layer(3, 5, 3)(torch.randn(1, 3, 6, 6))
+    with pytest.raises(ValueError, match="nan or infinite"):
+        layer(3, 5, 3)(torch.full((2, 3, 6, 6), torch.nan))
