@@ -10,6 +10,7 @@ Shapes: ``x`` is ``(N, *event)``; tangents and cotangents carry one leading prob
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+
+_FORWARD_MODE = threading.RLock()
+"""torch counts the levels of forward-mode differentiation for all threads together."""
 
 
 class Linearization(Protocol):
@@ -208,7 +212,7 @@ class AutogradNetwork:
 
     def _dual(self, x: Tensor, v: Tensor, coefficients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         try:
-            with forward_ad.dual_level():
+            with _FORWARD_MODE, forward_ad.dual_level():
                 image = self.evaluate(forward_ad.make_dual(x, v), coefficients)
                 value, tangent = forward_ad.unpack_dual(image)
         except NotImplementedError:  # some operation has no forward-mode rule

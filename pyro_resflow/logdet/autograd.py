@@ -78,7 +78,7 @@ class _ValueAndLogDet(torch.autograd.Function):
         x: Tensor,
         *coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ambient = _autocast_state(x)
+        ambient = ambient_autocast(x)
         linearization = net.linearize(x.detach(), coefficients)
 
         def vjp(w: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class _ValueAndLogDet(torch.autograd.Function):
         ]
 
 
-def _autocast_state(x: Tensor) -> AbstractContextManager[None]:
+def ambient_autocast(x: Tensor) -> AbstractContextManager[None]:
     """A context that restores the autocast setting of now in the backward pass."""
     kind = x.device.type
     if not torch.amp.is_autocast_available(kind):

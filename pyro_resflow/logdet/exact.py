@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..linearization import (
     without_autocast,
 )
 from ..rebuilding import Rebuildable
+from .autograd import ambient_autocast
 from .functions import LOG_ONE_PLUS, SpectralFunction
 
 
@@ -116,7 +117,9 @@ class Exact(Rebuildable):
 
     def jacobian(self, columns: Tensor) -> Tensor:
         """J of each sample, shape ``(N, D, D)``, from its columns, shape ``(D, N, *event)``."""
-        return columns.flatten(2).permute(1, 2, 0).to(self.dtype or columns.dtype)
+        # linear algebra knows no half precision, in which autocast leaves a network's output
+        dtype = self.dtype or torch.promote_types(columns.dtype, torch.float32)
+        return columns.flatten(2).permute(1, 2, 0).to(dtype)
 
 
 def _trace(function: SpectralFunction, jacobian: Tensor) -> Tensor:
@@ -158,21 +161,38 @@ class _ExactLogDet(torch.autograd.Function):
             adjoints = None
             if any(ctx.needs_input_grad):
                 adjoints = _derivative(function, jacobian).permute(1, 0, 2).to(value.dtype)
-        ctx.exact, ctx.net, ctx.function = exact, net, function
+        ctx.exact, ctx.net, ctx.function, ctx.autocast = exact, net, function, ambient_autocast(x)
         ctx.linearization = linearization if exact.chunk_size is None else None
         ctx.save_for_backward(x, adjoints, *coefficients)
         return value, logdet
 
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
+        by = _ExactLogDet._by_autograd if torch.is_grad_enabled() else _ExactLogDet._by_adjoints
+        with ctx.autocast:
+            gradients = by(ctx, grad_g, grad_logdet)
+        x, _, *coefficients = ctx.saved_tensors
+        tensors = zip(gradients, (x, *coefficients), strict=True)
+        cast = (g if g is None else g.to(tensor.dtype) for g, tensor in tensors)
+        return None, None, None, *cast
+
+    @staticmethod
+    def _by_autograd(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> Sequence[Tensor | None]:
+        """For create_graph=True: gradients that can be differentiated again."""
+        x, _, *coefficients = ctx.saved_tensors
+        g, logdet = ctx.exact.by_autograd(ctx.net, x, tuple(coefficients), ctx.function)
+        return gradients_where_needed(
+            [g, logdet],
+            [grad_g, grad_logdet],
+            [x, *coefficients],
+            ctx.needs_input_grad[3:],
+            create_graph=True,
+        )
+
+    @staticmethod
+    def _by_adjoints(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> Sequence[Tensor | None]:
         x, adjoints, *coefficients = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled():  # create_graph=True
-            g, logdet = ctx.exact.by_autograd(ctx.net, x, tuple(coefficients), ctx.function)
-            gradients = gradients_where_needed(
-                [g, logdet], [grad_g, grad_logdet], [x, *coefficients], needed, create_graph=True
-            )
-            return None, None, None, *gradients
         weighted = adjoints.unflatten(2, x.shape[1:]) * grad_logdet.view(-1, *[1] * (x.dim() - 1))
         parts = []
         for units in ctx.exact.units(x):
@@ -180,8 +200,7 @@ class _ExactLogDet(torch.autograd.Function):
             part, weighted = weighted[: len(units)], weighted[len(units) :]
             parts.append(linearization.dual_vjp(units, grad_g, part, needed))
             grad_g = torch.zeros_like(grad_g)  # counts once
-        totals = [None if each[0] is None else sum(each) for each in zip(*parts, strict=True)]
-        return None, None, None, *totals
+        return [None if each[0] is None else sum(each) for each in zip(*parts, strict=True)]
 
     @staticmethod
     def _linearization(ctx: Any, x: Tensor, coefficients: list[Tensor]) -> Linearization:

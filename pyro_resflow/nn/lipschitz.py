@@ -171,8 +171,9 @@ class LipschitzLayer(Rebuildable, nn.Module):
     def sigma(self) -> Tensor:
         """The measured norm of the raw weight, a scalar, with gradient."""
         if isinstance(self.weight, nn.Parameter):
-            self.update()
-            u, v = self.u, self.v
+            with _UPDATE_LOCK:
+                self.update()
+                u, v = self.u.clone(), self.v.clone()
         else:
             # put in our weight's place for one call, as functional_call does: the vectors that
             # belong to our own weight stay as they are
@@ -194,17 +195,18 @@ class LipschitzLayer(Rebuildable, nn.Module):
         if not isinstance(self.weight, nn.Parameter) or not isinstance(norm, SpectralNorm):
             return self.weight * (self._contraction(self.sigma()) * gain)
         self.update()
-        if self._measured is None:
-            self._measured = self._measure(norm)
+        measured = self._measured  # another thread's update may take it away at any moment
+        if measured is None:
+            measured = self._measured = self._measure(norm)
         if not torch.is_grad_enabled():
-            return self.weight * (self._measured.contraction * gain)
-        return DividedByNorm.apply(norm.coefficient, self._measured, self.weight, gain)
+            return self.weight * (measured.contraction * gain)
+        return DividedByNorm.apply(norm.coefficient, measured, self.weight, gain)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def _measure(self, norm: SpectralNorm) -> Measured:
-        sigma = norm.value(self.u, self.v)
-        with without_autocast(self.weight):
+        with _UPDATE_LOCK, without_autocast(self.weight):
+            sigma = norm.value(self.u, self.v)
             gradient = norm.gradient(self.measured_operator(self.weight), self.u, self.v)
         return Measured(sigma, self._contraction(sigma), gradient.view_as(self.weight))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any, cast
 
 import pyro.distributions as dist
@@ -15,6 +16,9 @@ from torch.distributions.transforms import _InverseTransform
 
 from ..rebuilding import Rebuildable
 from .determinism import refuse_noise_in_energy
+
+_OTHERS = threading.RLock()
+"""Held while one of Pyro's own transforms computes, which keep what they last computed for all."""
 
 
 class InverseMemory:
@@ -44,13 +48,13 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
     ``_call`` and :meth:`inverse_and_ladj` where one of the two results alone, or both together,
     can be had for less.
 
-    The last pass is cached (``cache_size=1``): its input and output by identity, and its
-    log-determinant, which is handed out once: to ask again is to ask for another estimate. A pass
-    is not used again once a parameter, a buffer, the input or the output has changed or wants
-    gradients where it did not, the gradient mode is another, or a backward pass has gone through
-    it. With gradients enabled the log-determinant is computed along with the value, in either
-    direction, for whoever trains will ask for it; without, which is how distributions draw
-    samples, it is not.
+    The last pass is cached (``cache_size=1``), by each thread its own: its input and output by
+    identity, and its log-determinant, which is handed out once: to ask again is to ask for another
+    estimate. A pass is not used again once a parameter, a buffer, the input or the output has
+    changed or wants gradients where it did not, the gradient mode is another, or a backward pass
+    has gone through it. With gradients enabled the log-determinant is computed along with the
+    value, in either direction, for whoever trains will ask for it; without, which is how
+    distributions draw samples, it is not.
 
     Args:
         cache_size: 0 or 1.
@@ -60,7 +64,6 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
 
     def __init__(self, *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
-        self._pass: _Pass | None = None
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log|dy/dx|, the latter of shape ``x.shape[:-domain.event_dim]``; not cached."""
@@ -114,8 +117,8 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         """
         refuse_noise_in_energy(self)
         known = self._known_pair()
-        if known is not None and self._pass is not None and known[0] is x and known[1] is y:
-            ladj = self._pass.take_ladj()
+        if known is not None and known[0] is x and known[1] is y:
+            ladj = _LAST.passes[self].take_ladj()
             if ladj is not None:
                 return ladj
         return self.call_and_ladj(x)[1]
@@ -142,16 +145,21 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         clear_cache(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_pass": None, "_inv": None}
+        return {**super().__getstate__(), "_inv": None}
 
     def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> None:
-        if self._pass is not None:
-            self._pass.release()
-        self._pass = _Pass(x, y, ladj, self._dependencies())
+        self._forget()
+        _LAST.passes[self] = _Pass(x, y, ladj, self._dependencies())
+
+    def _forget(self) -> None:
+        last = _LAST.passes.pop(self, None)
+        if last is not None:
+            last.release()
 
     def _known_pair(self) -> tuple[Tensor, Tensor] | None:
         """Input and output of the last pass, if it still holds."""
-        return self._pass.pair_given(self._dependencies()) if self._pass is not None else None
+        last = _LAST.passes.get(self)
+        return last.pair_given(self._dependencies()) if last is not None else None
 
     def _dependencies(self) -> list[Tensor]:
         """Every tensor, beside the input, that a pass depends on."""
@@ -201,6 +209,16 @@ class _Pass:
             hook.remove()
 
 
+class _LastPasses(threading.local):
+    """Each transform's last pass, in one thread."""
+
+    def __init__(self) -> None:
+        self.passes: MutableMapping[OnePassTransform, _Pass] = weakref.WeakKeyDictionary()
+
+
+_LAST = _LastPasses()
+
+
 def _state(tensors: list[Tensor]) -> tuple[object, ...]:
     """What changes when a tensor is written to or wants gradients, and the gradient mode."""
     versions = (-1 if t.is_inference() else t._version for t in tensors)
@@ -211,8 +229,9 @@ def value(transform: Transform, x: Tensor) -> Tensor:
     """transform(x) alone, which leaves nothing in a cache."""
     if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
         return transform._call(x)
-    y = transform(x)
-    clear_cache(transform)
+    with _OTHERS:
+        y = transform(x)
+        clear_cache(transform)
     return y
 
 
@@ -220,8 +239,9 @@ def inverse_value(transform: Transform, y: Tensor) -> Tensor:
     """transform.inv(y) alone, which leaves nothing in a cache."""
     if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
         return transform._inverse(y)
-    x = transform.inv(y)
-    clear_cache(transform)
+    with _OTHERS:
+        x = transform.inv(y)
+        clear_cache(transform)
     return x
 
 
@@ -229,9 +249,10 @@ def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
     """y = transform(x) and log|dy/dx|, in one pass where the transform offers it."""
     if _offers(transform, "call_and_ladj"):
         return cast(Any, transform).call_and_ladj(x)
-    y = transform(x)
-    ladj = transform.log_abs_det_jacobian(x, y)
-    clear_cache(transform)
+    with _OTHERS:
+        y = transform(x)
+        ladj = transform.log_abs_det_jacobian(x, y)
+        clear_cache(transform)
     return y, ladj
 
 
@@ -239,10 +260,21 @@ def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
     """x = transform.inv(y) and log|dy/dx|, in one pass where the transform offers it."""
     if _offers(transform, "inverse_and_ladj"):
         return cast(Any, transform).inverse_and_ladj(y)
-    x = transform.inv(y)
-    ladj = transform.log_abs_det_jacobian(x, y)
-    clear_cache(transform)
+    with _OTHERS:
+        x = transform.inv(y)
+        ladj = transform.log_abs_det_jacobian(x, y)
+        clear_cache(transform)
     return x, ladj
+
+
+def log_abs_det(transform: Transform, x: Tensor, y: Tensor) -> Tensor:
+    """log|dy/dx| at a pair that the transform may remember, if it is one of ours."""
+    if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
+        return transform.log_abs_det_jacobian(x, y)
+    with _OTHERS:
+        ladj = transform.log_abs_det_jacobian(x, y)
+        clear_cache(transform)
+    return ladj
 
 
 def _offers(transform: Transform, method: str) -> bool:
@@ -262,10 +294,10 @@ def clear_cache(transform: Transform) -> None:
     it is stale, and it keeps them from being copied. So none of them keeps one in our hands.
     """
     for part in _transforms_inside(transform):
+        if isinstance(part, OnePassTransform):
+            part._forget()
         for name in vars(part):
-            if name == "_pass":
-                part._pass = None
-            elif name.startswith("_cache") and name != "_cache_size":
+            if name.startswith("_cache") and name != "_cache_size":
                 setattr(part, name, (None, None) if name == "_cached_x_y" else None)
 
 

@@ -16,6 +16,7 @@ from .base import (
     clear_cache,
     inverse_and_ladj,
     inverse_value,
+    log_abs_det,
     value,
 )
 
@@ -86,10 +87,7 @@ class Inverse(Rebuildable, InverseMemory, dist.TransformModule):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log|dy/dx|, shape ``x.shape[:-domain.event_dim]``."""
-        ladj = -self.transform.log_abs_det_jacobian(y, x)
-        if not self._ours:
-            clear_cache(self.transform)
-        return ladj
+        return -log_abs_det(self.transform, y, x)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log|dy/dx|, in one pass."""

@@ -1,5 +1,6 @@
 """What a training run survives."""
 
+import math
 import os
 import re
 import signal
@@ -226,3 +227,19 @@ def test_after_a_few_in_a_row_training_stops_and_says_where_and_what_to_go_back_
 def test_a_weight_that_is_not_finite_stops_training(tmp_path):
     with pytest.raises(SystemExit, match="a weight is not finite; it begins in the weight 'flow"):
         fit(tmp_path, **{"model.lr_scheduler.init_args.max_lr": "1e30"})
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_one_image_at_a_time_in_half_precision(tmp_path, precision):
+    cli = fit(
+        tmp_path,
+        **{
+            "data.batch_size": "1",
+            "trainer.precision": precision,
+            "trainer.max_epochs": "1",
+        },
+    )
+    losses = [float.fromhex(step.loss) for step in recorded(tmp_path).values()]
+    assert len(losses) == 6
+    assert all(map(math.isfinite, losses))
+    assert cli.trainer.callback_metrics["steps/skipped"] == 0

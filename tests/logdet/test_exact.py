@@ -79,3 +79,22 @@ def test_no_graph_under_no_grad() -> None:
         g, logdet = Exact()(net, torch.randn(2, *event_shape))
     assert not g.requires_grad
     assert not logdet.requires_grad
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "conv_net"])
+def test_autocast_computes_the_determinant_and_gives_gradients_in_single_precision(
+    name: str, create_graph: bool
+) -> None:
+    net, event_shape = NETWORKS[name](0.9)
+    x = torch.randn(3, *event_shape, requires_grad=True)
+
+    def value_and_gradient(autocast: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            g, logdet = Exact()(net, x, len(event_shape))
+        loss = g.sum() + logdet.sum()
+        return logdet, torch.autograd.grad(loss, x, create_graph=create_graph)[0]
+
+    for found, expected in zip(value_and_gradient(True), value_and_gradient(False), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0.03, atol=0.03)

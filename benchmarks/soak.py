@@ -1,0 +1,141 @@
+"""A long run of a small flow: does memory grow, do graphs stay alive, do blocks stay contractions?
+
+    python -m benchmarks.soak training       # 2,000 training steps
+    python -m benchmarks.soak scoring        # 10,000 calls of log_prob without gradients
+    python -m benchmarks.soak contraction    # the layers' norms after each of 2,000 steps
+
+Memory is what Linux counts as resident.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from benchmarks.contraction import Excess, LongPowerIteration
+from benchmarks.training_step import TrainingStep
+from pyro_resflow.flows import ConvBlock, MLPBlock, ResidualFlow
+
+BINS = 17
+
+
+def flow_of(blocks: tuple[int, ...], channels: int) -> ResidualFlow:
+    """A flow of 8x8 digits with every kind of layer that the demo's has."""
+    return ResidualFlow(
+        (1, 8, 8),
+        blocks,
+        network=ConvBlock(channels),
+        end_blocks=1,
+        end_network=MLPBlock((4 * channels,)),
+    )
+
+
+def digits() -> Tensor:
+    """Images of shape ``(1797, 1, 8, 8)``, 17 grey levels."""
+    from sklearn.datasets import load_digits
+
+    return torch.as_tensor(load_digits().images, dtype=torch.uint8).unsqueeze(1)
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def live_graphs() -> int:
+    """Nodes of our own autograd functions that are alive: each holds a block's graph."""
+    return sum(isinstance(o, torch.autograd.function.BackwardCFunction) for o in gc.get_objects())
+
+
+def growth(call: Callable[[], object], calls: int, warm_up: int) -> float:
+    """Relative growth of resident memory from call number ``warm_up`` to the last."""
+    for _ in range(warm_up):
+        call()
+    before = resident()
+    for _ in range(calls - warm_up):
+        call()
+    return resident() / before - 1
+
+
+class Training:
+    """Steps on random batches of the digits, at the demo's highest learning rate.
+
+    Args:
+        flow: the flow.
+        batch: images in a batch.
+    """
+
+    def __init__(self, flow: ResidualFlow, batch: int) -> None:
+        self.images = digits()
+        self.batch = batch
+        self.step = TrainingStep(flow, BINS)
+        for group in self.step.optimizer.param_groups:
+            group["lr"] = 5e-3
+        with torch.no_grad():
+            self.step.distribution.log_prob(self.images[:256])
+
+    def __call__(self) -> None:
+        """Take one step."""
+        self.step(self.images[torch.randint(len(self.images), (self.batch,))])
+
+
+def training(steps: int = 2000, warm_up: int = 200) -> tuple[float, int]:
+    """Growth of the resident memory over training steps, and the graphs alive after the last."""
+    run = Training(flow_of((1,), channels=4), batch=8)
+    grown = growth(run, steps, warm_up)
+    return grown, live_graphs()
+
+
+def scoring(calls: int = 10_000, warm_up: int = 200) -> float:
+    """Growth of the resident memory over calls of log_prob under no_grad."""
+    run = Training(flow_of((1,), channels=4), batch=8)
+
+    @torch.no_grad()
+    def score() -> Tensor:
+        return run.step.distribution.log_prob(run.images[: run.batch])
+
+    return growth(score, calls, warm_up)
+
+
+def contraction(steps: int = 2000) -> tuple[Excess, int]:
+    """The largest excess of a layer's norm over its coefficient after any step, and that step."""
+    run = Training(flow_of((1, 1), channels=8), batch=16)
+    measured = LongPowerIteration(run.step.flow)
+    worst = Excess(-1.0, ""), 0
+    for step in range(1, steps + 1):
+        run()
+        worst = max(worst, (measured.excess(), step))
+    return worst
+
+
+def main(what: Literal["training", "scoring", "contraction"], seed: int = 0) -> None:
+    """Run one of the three and print its figure.
+
+    Args:
+        what: Which.
+        seed: Seed of the weights, the batches and the noise.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    if what == "training":
+        grown, graphs = training()
+        print(f"resident memory grew by {grown:.2%} after the first 200 of 2,000 training steps")
+        print(f"graphs alive after the last step: {graphs}")
+    elif what == "scoring":
+        print(f"resident memory grew by {scoring():.2%} after the first 200 of 10,000 log_probs")
+    else:
+        (relative, layer), step = contraction()
+        print(f"largest excess over the coefficient: {relative:.3%}, step {step}, {layer}")
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)
