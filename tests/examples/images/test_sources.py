@@ -106,7 +106,11 @@ def test_idx_files_are_read(tmp_path):
     assert torch.equal(stacked(training), stacked(test))
 
 
-@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(b"cut off")[:-4]])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"no gzip", gzip.compress(b"cut off")[:-4]],
+    ids=["missing", "no_gzip", "cut_off"],
+)
 def test_a_bad_idx_file_is_named(content, tmp_path):
     if content is not None:
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
