@@ -13,12 +13,13 @@ from .flows import ConvBlock
 from .flows.image_flow import checked_scales
 from .flows.scales import steps_by_scale
 from .nn import ELU, InjectivePadding
+from .rebuilding import Rebuildable
 from .transforms import ActNorm, Compose, Residual
 from .transforms.base import check_event_shape, inverse_value, value
 from .transforms.contraction import Solve
 
 
-class IResNetClassifier(nn.Module):
+class IResNetClassifier(Rebuildable, nn.Module):
     """i-ResNet classifier: injective padding, invertible residual blocks, a linear head.
 
     Zeros widen the image, then come per scale (ActNorm, block) times its number of blocks, with a

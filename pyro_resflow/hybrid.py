@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .flows import ImageFlow
+from .rebuilding import Rebuildable
 from .transforms import ActNorm, image_features
 from .transforms.base import value
 from .transforms.features import Features
 
 
-class Hybrid(nn.Module):
+class Hybrid(Rebuildable, nn.Module):
     r"""A flow of images with a classifier on its features: :math:`p(x, y) = p(x)\,p(y \mid x)`.
 
     The encoder of the flow is evaluated once, for the density and for the features: of each image

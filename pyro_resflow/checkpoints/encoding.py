@@ -1,7 +1,7 @@
 """Objects as JSON: what they were made with, never what they hold.
 
-Numbers, strings and lists are themselves. Everything else is an object of one of these kinds, of
-which the first three may carry an ``id``, by which a ``ref`` elsewhere means the very same object:
+Numbers, strings and lists are themselves. Everything else is of one of these kinds. An instance or
+a tensor may carry an ``id``, by which a ``ref`` elsewhere means the very same object.
 
 =============  ==================================================================================
 ``class``      an instance: the class's name, its ``arguments`` and ``positional`` arguments
@@ -9,7 +9,11 @@ which the first three may carry an ``id``, by which a ``ref`` elsewhere means th
 ``ref``        an object that stands elsewhere
 ``type``       a class itself
 ``partial``    a ``functools.partial`` of a class, with ``arguments`` and ``positional`` ones
-``tuple``      ``size`` (a ``torch.Size``), ``dict`` (pairs), ``dtype``, ``float`` (inf and nan)
+``tuple``      its entries
+``size``       a ``torch.Size``, its entries
+``dict``       pairs of keys and values
+``dtype``      a type of tensors, by name
+``float``      a number that is not finite
 =============  ==================================================================================
 """
 

@@ -89,17 +89,17 @@ def _replaced(target: Path) -> Iterator[Path]:
         mode = (target if target.exists() else temporary).stat().st_mode
         yield temporary
         temporary.chmod(stat.S_IMODE(mode))  # safetensors makes a file that nobody else may read
-        _synchronise(temporary)
+        _synchronise(temporary, os.O_RDWR)
         os.replace(temporary, target)
         with suppress(OSError):  # some systems cannot open a folder
-            _synchronise(target.parent)
+            _synchronise(target.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _synchronise(path: Path) -> None:
+def _synchronise(path: Path, flags: int) -> None:
     """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -64,20 +64,32 @@ def save(flow: nn.Module, path: Path_, *, notes: Mapping[str, str] | None = None
         raise NotRebuildableError("flow: it is on the meta device, where tensors have no values.")
     encoder = Encoder()
     node = encoder.encode(flow)
-    arguments = {name: tensor.detach().cpu() for name, tensor in encoder.tensors.items()}
-    with undisturbed(torch.device("cpu")):
-        rebuilt = Decoder(arguments, encoder.own).decode(node, "flow")
+    rebuilt = _rebuilt(node, encoder)
     check_alike(flow, rebuilt)  # so that nothing is saved that would not load
     description = {
         "flow": node,
         "settings": settings(flow, rebuilt, encoder),
         "training": flow.training,
-        "notes": dict(notes or {}),
+        "notes": {str(name): str(text) for name, text in (notes or {}).items()},
         "torch": torch.__version__,
     }
     first = first_names(named)
     state = {name: named[name] for name in first.values()}
     write(path, description, {**state, **encoder.tensors})
+
+
+def _rebuilt(node: Any, encoder: Encoder) -> nn.Module:
+    """The flow that would be loaded, its tensors apart.
+
+    Raises:
+        NotRebuildableError: if a constructor cannot be called again with what it was given.
+    """
+    arguments = {name: tensor.detach().cpu() for name, tensor in encoder.tensors.items()}
+    try:
+        with undisturbed(torch.device("cpu")):
+            return Decoder(arguments, encoder.own).decode(node, "flow")
+    except CorruptCheckpointError as error:
+        raise NotRebuildableError(f"it cannot be made again as it was: {error}") from error
 
 
 def load(

@@ -11,7 +11,9 @@ from ..rebuilding import Rebuildable
 from .errors import UnknownClassError
 from .foreign import FOREIGN, FOREIGN_NAMES
 
-PARTS = frozenset({"nn", "logdet", "solvers", "transforms", "flows"})
+PARTS = frozenset(
+    {"classifiers", "flows", "guides", "hybrid", "logdet", "nn", "solvers", "transforms"}
+)
 """The parts of the package whose public classes a file may name: ``nn.LipSwish``."""
 
 OWN = "own"
@@ -95,9 +97,10 @@ def _public_class(name: str) -> type | None:
     part, _, rest = name.partition(".")
     if part not in PARTS:
         return None
-    package = import_module(f"{__name__.partition('.')[0]}.{part}")
-    found = getattr(package, rest, None) if rest in package.__all__ else None
-    can_be_made = isinstance(found, type) and (
-        issubclass(found, Rebuildable) or is_dataclass(found)
-    )
-    return found if can_be_made else None
+    home = f"{__name__.partition('.')[0]}.{part}"
+    found = getattr(import_module(home), rest, None)
+    if not isinstance(found, type) or rest.startswith("_"):
+        return None
+    is_ours = f"{found.__module__}.".startswith(f"{home}.")  # and not imported there
+    can_be_made = issubclass(found, Rebuildable) or is_dataclass(found)
+    return found if is_ours and can_be_made else None

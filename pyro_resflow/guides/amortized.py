@@ -9,12 +9,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..rebuilding import Rebuildable
 from ..transforms import ActNorm, ConditionalAffine, ConditionalCompose, conditional_residual
 from ..transforms.contraction import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
 
-class AmortizedResidualFlow(dist.ConditionalDistribution, nn.Module):
+class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module):
     r"""A posterior q(z | c) of vectors for every context c, for local latent variables.
 
     Standard normal noise through residual blocks that hear the context in every layer, then a

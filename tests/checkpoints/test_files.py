@@ -52,6 +52,14 @@ def parts_of(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 # Writing
 
 
+def test_notes_are_texts(tmp_path: Path) -> None:
+    save(ActNorm(2), tmp_path / "n.safetensors", notes={"score": 1.5, "folder": tmp_path})
+    assert checkpoints.info(tmp_path / "n.safetensors").notes == {
+        "score": "1.5",
+        "folder": str(tmp_path),
+    }
+
+
 def test_it_is_a_safetensors_file_with_the_names_of_a_state_dict(path: Path) -> None:
     metadata, tensors = parts_of(path)
     assert metadata["format"] == "pt"
@@ -285,6 +293,9 @@ def test_a_list_of_tensors_that_is_not_the_files_is_refused(path: Path) -> None:
         "transforms.base.OnePassTransform",
         "transforms.Transform",
         "guides.AutoResidualFlow",
+        "hybrid.ImageFlow",
+        "hybrid.feature_shapes",
+        "flows.Rebuildable",
         "checkpoints.load",
         "flows.NetworkRecipe",
         "interop.zuko.ZukoTransform",

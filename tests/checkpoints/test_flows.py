@@ -28,8 +28,10 @@ from pyro_resflow.checkpoints import (
     load,
     save,
 )
+from pyro_resflow.classifiers import IResNetClassifier
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, ResidualFlow
-from pyro_resflow.guides import AutoResidualFlow
+from pyro_resflow.guides import AmortizedResidualFlow, AutoResidualFlow
+from pyro_resflow.hybrid import Hybrid
 from pyro_resflow.logdet import (
     AdaptiveKrylov,
     Exact,
@@ -161,6 +163,29 @@ def test_other_modules(name: str, path: Path) -> None:
         shape = getattr(module, "event_shape", (3,))
         x = torch.randn(4, *shape)
         assert torch.equal(loaded(x), module(x))
+
+
+def test_models_around_a_flow(path: Path) -> None:
+    posterior = AmortizedResidualFlow(2, 3, blocks=2, hidden_dims=[8])
+    loaded = again(posterior, path)
+    check_same_state(loaded, posterior)
+    context, z = torch.randn(4, 3), torch.randn(4, 2)
+    set_logdet(posterior, Exact())
+    set_logdet(loaded, Exact())
+    with torch.no_grad():
+        expected = posterior.condition(context).log_prob(z)
+        assert torch.equal(loaded.condition(context).log_prob(z), expected)
+    flow = ResidualFlow((1, 4, 4), [1], network=ConvBlock(4), end_blocks=0, alpha=None)
+    images = torch.rand(3, 1, 4, 4)
+    for model in (
+        Hybrid(flow, 3, hidden_channels=4),
+        IResNetClassifier((1, 4, 4), 3, blocks=[1], hidden_channels=[4], padding=1),
+    ):
+        model(images)  # which sets the ActNorms
+        model.eval()
+        loaded = again(model, path)
+        check_same_state(loaded, model)
+        assert not loaded.training
 
 
 STRATEGIES: dict[str, Callable[[], Any]] = {
@@ -427,6 +452,21 @@ class Plain(nn.Module):
         return 0.5 * x
 
 
+class Once(Rebuildable, nn.Module):
+    """A user's network that takes what it is given apart."""
+
+    def __init__(self, options: dict[str, float]) -> None:
+        super().__init__()
+        self.slope = options["slope"]
+        if self.slope > 0.4:
+            Once.made = getattr(Once, "made", 0) + 1
+            if Once.made > 1:
+                raise ValueError("there can be one only")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slope * x
+
+
 class Stateful(Rebuildable, nn.Module):
     """A user's network with a state beside its tensors."""
 
@@ -501,6 +541,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "net of Residual: an object of class Plain, which is not Rebuildable",
     ),
     "extra_state": (lambda: Residual(Stateful()), "'net' has a state beside its tensors"),
+    "once": (lambda: Residual(Once({"slope": 0.5})), "cannot be made again as it was: flow.net"),
     "replaced_part": (
         replaced_part,
         r"'0\.net\.1' is .*Tanh where its constructor makes .*LipSwish",
