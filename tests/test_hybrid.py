@@ -24,7 +24,7 @@ from pyro_resflow.flows import (
 from pyro_resflow.hybrid import Hybrid, feature_shapes
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner, ResidualConditioner
-from pyro_resflow.transforms import ActNorm, CouplingStep, Flatten, LogisticMixture
+from pyro_resflow.transforms import ActNorm, CouplingStep, Flatten, LogisticMixtureMap
 
 
 class CountingLogDet:
@@ -52,7 +52,7 @@ FLOWS = {
     "flow_plus_plus": lambda: FlowPlusPlus(
         (1, 8, 8),
         ((0, 1), (1, 1)),
-        step=CouplingStep(GatedAttentionConditioner(8, 1), partial(LogisticMixture, 2)),
+        step=CouplingStep(GatedAttentionConditioner(8, 1), partial(LogisticMixtureMap, 2)),
     ),
 }
 

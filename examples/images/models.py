@@ -14,7 +14,7 @@ from pyro_resflow.nn import (
     InitializedConv2d,
     WeightNormConv2d,
 )
-from pyro_resflow.transforms import Affine, Columns, CouplingStep, LogisticMixture
+from pyro_resflow.transforms import AffineMap, Columns, CouplingStep, LogisticMixtureMap
 
 MIXINGS = {"attention": GatedSelfAttention(), "maxout": GatedMaxout(), "none": None}
 Mixing = Literal["attention", "maxout", "none"]
@@ -57,8 +57,8 @@ class GatedStep:
         )
         return CouplingStep(conditioner, self._elementwise, mix_channels=self.mix_channels)
 
-    def _elementwise(self) -> Affine | LogisticMixture:
-        return LogisticMixture(self.components) if self.components else Affine()
+    def _elementwise(self) -> AffineMap | LogisticMixtureMap:
+        return LogisticMixtureMap(self.components) if self.components else AffineMap()
 
 
 @dataclass(frozen=True)

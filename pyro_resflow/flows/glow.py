@@ -10,7 +10,7 @@ from ..nn import Conditioner, ConvConditioner
 from ..nn.conditioners.convolutional import ZeroConv2d
 from ..transforms import (
     ActNorm,
-    Affine,
+    AffineMap,
     ChannelHalves,
     Compose,
     Coupling,
@@ -81,7 +81,7 @@ class Glow(ImageFlow):
 
 
 def _step(shape: Sequence[int], network: Conditioner) -> list[Transform]:
-    mask, affine = ChannelHalves(shape), Affine(SigmoidScale())
+    mask, affine = ChannelHalves(shape), AffineMap(SigmoidScale())
     net = network(mask.kept_shape, affine.num_parameters * mask.changed_shape[0])
     return [
         ActNorm(shape[0], event_dim=3),

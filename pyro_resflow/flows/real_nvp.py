@@ -10,7 +10,7 @@ from torch.distributions import Transform
 
 from ..nn import ResidualConditioner
 from ..transforms import (
-    Affine,
+    AffineMap,
     BatchNorm,
     ChannelHalves,
     ChannelPermutation,
@@ -111,7 +111,7 @@ def _by_checkerboards(
     """Couplings whose conditioners see the whole image, the kept colour in turn."""
     parts: list[Transform] = []
     for i in range(number):
-        mask, affine = Checkerboard(shape, parity=i % 2), Affine(LearnedLogScale())
+        mask, affine = Checkerboard(shape, parity=i % 2), AffineMap(LearnedLogScale())
         net = network(shape, affine.num_parameters * shape[0], context_channels=1)
         parts += [Coupling(mask, affine, OnFullImage(mask, net)), _norm(shape)]
     return parts
@@ -121,7 +121,7 @@ def _by_channels(shape: torch.Size, number: int, network: ResidualConditioner) -
     """Couplings of the channels' halves, the kept half in turn."""
     parts: list[Transform] = []
     for i in range(number):
-        mask, affine = ChannelHalves(shape, swap=i % 2 == 1), Affine(LearnedLogScale())
+        mask, affine = ChannelHalves(shape, swap=i % 2 == 1), AffineMap(LearnedLogScale())
         net = network(mask.kept_shape, affine.num_parameters * mask.changed_shape[0])
         parts += [Coupling(mask, affine, net), _norm(shape)]
     return parts

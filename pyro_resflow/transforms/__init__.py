@@ -23,7 +23,7 @@ from .dequantization import (
 from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
 from .elementwise import ActNorm, Logit
 from .elementwise_maps import (
-    Affine,
+    AffineMap,
     BoundedLogScale,
     ElementwiseMap,
     LearnedLogScale,
@@ -35,7 +35,7 @@ from .halves import OnHalves
 from .initialization import initialize
 from .inverse import Inverse
 from .invertible_conv import InvertibleConv1x1
-from .logistic_mixture import LogisticMixture
+from .logistic_mixture import LogisticMixtureMap
 from .masks import ChannelHalves, Checkerboard, Columns, Mask
 from .monotone import Monotone, monotone
 from .multiscale import Flatten, Multiscale, Split, Squeeze
@@ -55,7 +55,7 @@ from .variational_dequantization import (
 
 __all__ = [
     "ActNorm",
-    "Affine",
+    "AffineMap",
     "BatchNorm",
     "BoundedLogScale",
     "ChannelHalves",
@@ -85,7 +85,7 @@ __all__ = [
     "Inverse",
     "InvertibleConv1x1",
     "LearnedLogScale",
-    "LogisticMixture",
+    "LogisticMixtureMap",
     "Logit",
     "Mask",
     "Monotone",

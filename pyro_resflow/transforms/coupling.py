@@ -76,13 +76,14 @@ class Coupling(CouplingTransform):
     both of whose directions take one pass of the network. The log-determinant is the sum of the
     log-slopes of m.
 
-    Where the network's output is zero, a coupling by :class:`Affine` (but Glow's) or
-    :class:`LogisticMixture` is the identity: a network whose last layer is zero starts there.
+    Where the network's output is zero, a coupling by :class:`AffineMap` (but Glow's) or
+    :class:`LogisticMixtureMap` is the identity: a network whose last layer is zero starts there.
 
     Args:
         mask: which half is kept and which is changed: :class:`Checkerboard`,
             :class:`ChannelHalves` or :class:`Columns`.
-        elementwise: the map of the changed half: :class:`Affine` or :class:`LogisticMixture`.
+        elementwise: the map of the changed half: :class:`AffineMap` or
+            :class:`LogisticMixtureMap`.
         net: the conditioner, any module from ``(N, *mask.kept_shape)`` to
             ``(N, elementwise.num_parameters * C, *rest)`` where ``(C, *rest)`` is
             ``mask.changed_shape``: first parameter for all channels, then the second and so on.
@@ -97,9 +98,9 @@ class Coupling(CouplingTransform):
 
     Example:
         >>> import torch
-        >>> from pyro_resflow.transforms import Affine, ChannelHalves, Coupling
+        >>> from pyro_resflow.transforms import AffineMap, ChannelHalves, Coupling
         >>> mask = ChannelHalves((4, 8, 8))
-        >>> t = Coupling(mask, Affine(), torch.nn.Conv2d(2, 2 * 2, 3, padding=1))
+        >>> t = Coupling(mask, AffineMap(), torch.nn.Conv2d(2, 2 * 2, 3, padding=1))
         >>> y, ladj = t.call_and_ladj(torch.randn(7, 4, 8, 8))
         >>> ladj.shape
         torch.Size([7])
@@ -146,7 +147,7 @@ class ConditionalCoupling(ConditionalBijection):
 
     Example:
         >>> import torch
-        >>> from pyro_resflow.transforms import Affine, Checkerboard, ConditionalCoupling
+        >>> from pyro_resflow.transforms import AffineMap, Checkerboard, ConditionalCoupling
         >>> class Net(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -154,7 +155,7 @@ class ConditionalCoupling(ConditionalBijection):
         ...
         ...     def forward(self, kept, context):
         ...         return self.conv(torch.cat([kept, context], dim=1))
-        >>> t = ConditionalCoupling(Checkerboard((1, 8, 8)), Affine(), Net(), (3, 8, 4))
+        >>> t = ConditionalCoupling(Checkerboard((1, 8, 8)), AffineMap(), Net(), (3, 8, 4))
         >>> t.condition(torch.randn(7, 3, 8, 4))(torch.randn(7, 1, 8, 8)).shape
         torch.Size([7, 1, 8, 8])
     """

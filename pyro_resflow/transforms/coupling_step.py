@@ -18,7 +18,7 @@ from .elementwise_maps import ElementwiseMap
 from .full_image import OnFullImage
 from .halves import OnHalves
 from .invertible_conv import InvertibleConv1x1
-from .logistic_mixture import LogisticMixture
+from .logistic_mixture import LogisticMixtureMap
 from .masks import Mask
 
 
@@ -31,8 +31,8 @@ class CouplingStep:
 
     Args:
         conditioner: recipe of the coupling's network.
-        elementwise: makes the map of the changed half: :class:`LogisticMixture` (default) or
-            :class:`Affine`.
+        elementwise: makes the map of the changed half: :class:`LogisticMixtureMap` (default) or
+            :class:`AffineMap`.
         mix_channels: whether each half passes an invertible 1x1 convolution before the coupling,
             as in the authors' model of CIFAR-10 and not in those of ImageNet.
 
@@ -49,7 +49,7 @@ class CouplingStep:
     """
 
     conditioner: Conditioner = field(default_factory=GatedAttentionConditioner)
-    elementwise: Callable[[], ElementwiseMap] = LogisticMixture
+    elementwise: Callable[[], ElementwiseMap] = LogisticMixtureMap
     mix_channels: bool = True
 
     def __call__(self, mask: Mask) -> Compose:

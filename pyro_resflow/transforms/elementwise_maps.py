@@ -94,7 +94,7 @@ class SigmoidScale(Rebuildable, nn.Module):
         return F.logsigmoid(h + self.offset)
 
 
-class Affine(ElementwiseMap):
+class AffineMap(ElementwiseMap):
     r"""Scale and shift, :math:`y = e^{s(h)} x + b`, of two parameters (h, b) an entry.
 
     Args:

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..solvers import BracketedNewton
-from .elementwise_maps import Affine, ElementwiseMap
+from .elementwise_maps import AffineMap, ElementwiseMap
 
 
-class LogisticMixture(ElementwiseMap):
+class LogisticMixtureMap(ElementwiseMap):
     r"""The distribution function of a mixture of logistics, its logit, then scale and shift.
 
     .. math:: y = e^{s}\,\mathrm{logit}\Big(\sum_k \pi_k\,
@@ -39,8 +39,8 @@ class LogisticMixture(ElementwiseMap):
 
     Example:
         >>> import torch
-        >>> from pyro_resflow.transforms import LogisticMixture
-        >>> mixture = LogisticMixture(4)
+        >>> from pyro_resflow.transforms import LogisticMixtureMap
+        >>> mixture = LogisticMixtureMap(4)
         >>> x, parameters = torch.randn(7, 3), torch.randn(7, mixture.num_parameters, 3)
         >>> y, log_slope = mixture(x, parameters)
         >>> torch.allclose(mixture.inverse(y, parameters)[0], x, atol=1e-5)
@@ -61,7 +61,7 @@ class LogisticMixture(ElementwiseMap):
         self.num_parameters = 3 * components + 2
         self.minimum_log_scale = minimum_log_scale
         self.solver = solver if solver is not None else BracketedNewton()
-        self.affine = Affine()
+        self.affine = AffineMap()
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """y and log dy/dx, both of the shape of x."""

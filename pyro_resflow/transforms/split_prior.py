@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..nn import Conditioner
 from .coupling import Coupling
-from .elementwise_maps import Affine, BoundedLogScale
+from .elementwise_maps import AffineMap, BoundedLogScale
 from .masks import ChannelHalves
 
 
@@ -44,6 +44,6 @@ class SplitPrior(Coupling):
 
     def __init__(self, event_shape: Sequence[int], recipe: Conditioner) -> None:
         mask = ChannelHalves(event_shape)
-        elementwise = Affine(BoundedLogScale(self.largest_log_scale))
+        elementwise = AffineMap(BoundedLogScale(self.largest_log_scale))
         outputs = elementwise.num_parameters * mask.changed_shape[0]
         super().__init__(mask, elementwise, recipe(mask.kept_shape, outputs))

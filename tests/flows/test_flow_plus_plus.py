@@ -20,13 +20,13 @@ from pyro_resflow.nn import (
     WeightNormConv2d,
 )
 from pyro_resflow.transforms import (
-    Affine,
+    AffineMap,
     ChannelHalves,
     Checkerboard,
     Columns,
     Coupling,
     CouplingStep,
-    LogisticMixture,
+    LogisticMixtureMap,
     VariationalDequantization,
     initialize,
 )
@@ -39,7 +39,7 @@ def small(
 ) -> FlowPlusPlus:
     conditioner = conditioner if conditioner is not None else GatedAttentionConditioner(8, 1)
     options = {"couplings": ((0, 2), (2, 1)), **options}
-    step = CouplingStep(conditioner, partial(LogisticMixture, 4))
+    step = CouplingStep(conditioner, partial(LogisticMixtureMap, 4))
     return FlowPlusPlus(event_shape, **{"step": step, **options})
 
 
@@ -78,7 +78,7 @@ def test_published_model_of_imagenet32() -> None:
 
 def test_published_model_of_imagenet64() -> None:
     network = partial(GatedAttentionConditioner, 96, last_activation=True)
-    mixture = partial(LogisticMixture, 4)
+    mixture = partial(LogisticMixtureMap, 4)
     with torch.device("meta"):
         flow = FlowPlusPlus(
             (3, 64, 64),
@@ -118,7 +118,7 @@ def test_masks_alternate_in_the_published_order() -> None:
         lambda: small((3, 8, 8), squeeze_first=True),
         lambda: small((1, 6, 6)),  # 3x3 at the second scale: the halves are unequal
         lambda: small((2, 4, 8), mask=Columns),
-        lambda: small(step=CouplingStep(GatedAttentionConditioner(8, 1), Affine)),
+        lambda: small(step=CouplingStep(GatedAttentionConditioner(8, 1), AffineMap)),
         lambda: small(conditioner=GatedAttentionConditioner(8, 1, mixing=None)),
         lambda: small(conditioner=GatedAttentionConditioner(8, 1, mixing=GatedMaxout())),
         lambda: small(conditioner=ConvConditioner(8)),
@@ -145,7 +145,7 @@ def test_one_call_initialises_every_coupling_near_the_identity() -> None:
 
 def test_training_with_variational_dequantization_lowers_the_bits() -> None:
     flow = small()
-    step = CouplingStep(GatedAttentionConditioner(8, 1), partial(LogisticMixture, 4))
+    step = CouplingStep(GatedAttentionConditioner(8, 1), partial(LogisticMixtureMap, 4))
     dequantization = VariationalDequantization(
         (1, 8, 8), 16, 2, step=step, features=GatedEncoder(4, 1)
     )

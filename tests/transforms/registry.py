@@ -49,7 +49,7 @@ from pyro_resflow.nn import (
 from pyro_resflow.rebuilding import Rebuildable
 from pyro_resflow.transforms import (
     ActNorm,
-    Affine,
+    AffineMap,
     BatchNorm,
     ChannelHalves,
     ChannelPermutation,
@@ -67,7 +67,7 @@ from pyro_resflow.transforms import (
     Inverse,
     InvertibleConv1x1,
     LearnedLogScale,
-    LogisticMixture,
+    LogisticMixtureMap,
     Logit,
     Mask,
     Monotone,
@@ -199,7 +199,7 @@ def variational_dequantization(event_shape: tuple[int, ...]) -> Transform:
         event_shape,
         2,
         2,
-        step=step(partial(LogisticMixture, 2)),
+        step=step(partial(LogisticMixtureMap, 2)),
         features=GatedEncoder(2, 1, mixing=GatedSelfAttention(1)),
     )
     images = torch.randint(2, (20, *event_shape))
@@ -265,34 +265,34 @@ TRANSFORMS: dict[str, Case] = {
         (2, 3, 4),
     ),
     "coupling_step": Case(
-        lambda s: step(partial(LogisticMixture, 2))(ChannelHalves(s)), (3, 2, 2)
+        lambda s: step(partial(LogisticMixtureMap, 2))(ChannelHalves(s)), (3, 2, 2)
     ),
     "coupling_step_of_unequal_halves": Case(
-        lambda s: step(Affine)(Checkerboard(s, parity=1)), (2, 3, 3)
+        lambda s: step(AffineMap)(Checkerboard(s, parity=1)), (2, 3, 3)
     ),
     "triangular_affine": Case(lambda s: TriangularAffine(s[0]), (5,)),
-    "coupling_vector": Case(lambda s: coupling(ChannelHalves(s), Affine()), (5,)),
+    "coupling_vector": Case(lambda s: coupling(ChannelHalves(s), AffineMap()), (5,)),
     "coupling_vector_mixture": Case(
-        lambda s: coupling(ChannelHalves(s, swap=True), LogisticMixture(3)), (5,)
+        lambda s: coupling(ChannelHalves(s, swap=True), LogisticMixtureMap(3)), (5,)
     ),
     "coupling_channels": Case(
-        lambda s: coupling(ChannelHalves(s), Affine(SigmoidScale())), (3, 2, 3)
+        lambda s: coupling(ChannelHalves(s), AffineMap(SigmoidScale())), (3, 2, 3)
     ),
     "coupling_channels_mixture": Case(
-        lambda s: coupling(ChannelHalves(s, swap=True), LogisticMixture(2)), (3, 2, 3)
+        lambda s: coupling(ChannelHalves(s, swap=True), LogisticMixtureMap(2)), (3, 2, 3)
     ),
     "coupling_checkerboard": Case(
-        lambda s: coupling(Checkerboard(s), Affine(LearnedLogScale())), (2, 3, 4)
+        lambda s: coupling(Checkerboard(s), AffineMap(LearnedLogScale())), (2, 3, 4)
     ),
     "coupling_checkerboard_mixture": Case(
-        lambda s: coupling(Checkerboard(s, parity=1), LogisticMixture(3)), (2, 3, 4)
+        lambda s: coupling(Checkerboard(s, parity=1), LogisticMixtureMap(3)), (2, 3, 4)
     ),
-    "coupling_columns": Case(lambda s: coupling(Columns(s, parity=1), Affine()), (2, 3, 4)),
+    "coupling_columns": Case(lambda s: coupling(Columns(s, parity=1), AffineMap()), (2, 3, 4)),
     "coupling_columns_mixture": Case(
-        lambda s: coupling(Columns(s), LogisticMixture(3)), (2, 3, 4)
+        lambda s: coupling(Columns(s), LogisticMixtureMap(3)), (2, 3, 4)
     ),
     "coupling_full_image": Case(
-        lambda s: full_image_coupling(Checkerboard(s), Affine(LearnedLogScale())), (2, 3, 3)
+        lambda s: full_image_coupling(Checkerboard(s), AffineMap(LearnedLogScale())), (2, 3, 3)
     ),
     # in training mode the batches passed change it: tests/transforms/test_batch_norm.py
     "batch_norm": Case(lambda s: BatchNorm(s[0]).eval(), (5,), trainable=False),
@@ -331,7 +331,7 @@ TRANSFORMS: dict[str, Case] = {
     # noise of the bulk only: perturbed couplings send the rest where the logit rounds to 0 or 1
     "flow_plus_plus": flat(
         lambda s: with_images(
-            FlowPlusPlus(s, ((0, 1), (1, 1)), step=step(partial(LogisticMixture, 2)))
+            FlowPlusPlus(s, ((0, 1), (1, 1)), step=step(partial(LogisticMixtureMap, 2)))
         ),
         (1, 4, 4),
         unit,
@@ -341,7 +341,7 @@ TRANSFORMS: dict[str, Case] = {
             FlowPlusPlus(
                 s,
                 ((1, 1),),
-                step=step(Affine, mix_channels=False),
+                step=step(AffineMap, mix_channels=False),
                 mask=Columns,
                 squeeze_first=True,
             )
@@ -429,8 +429,10 @@ CONDITIONAL: dict[str, Callable[[int, int], ConditionalTransformModule]] = {
         d,
         c,
     ),
-    "conditional_coupling": lambda d, c: conditional_coupling(ChannelHalves((d,)), Affine(), (c,)),
+    "conditional_coupling": lambda d, c: conditional_coupling(
+        ChannelHalves((d,)), AffineMap(), (c,)
+    ),
     "conditional_coupling_mixture": lambda d, c: conditional_coupling(
-        ChannelHalves((d,), swap=True), LogisticMixture(3), (c,)
+        ChannelHalves((d,), swap=True), LogisticMixtureMap(3), (c,)
     ),
 }

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from pyro_resflow.nn import ConvConditioner, ResidualConditioner
 from pyro_resflow.transforms import (
-    Affine,
+    AffineMap,
     ChannelHalves,
     Checkerboard,
     Columns,
     ConditionalCoupling,
     Coupling,
     ElementwiseMap,
-    LogisticMixture,
+    LogisticMixtureMap,
     Mask,
     OnFullImage,
     SigmoidScale,
@@ -32,7 +32,7 @@ MASKS: list[Callable[[], Mask]] = [
     lambda: ChannelHalves((3, 2, 2), swap=True),
     lambda: ChannelHalves((5,)),
 ]
-MAPS: list[Callable[[], ElementwiseMap]] = [Affine, lambda: LogisticMixture(3)]
+MAPS: list[Callable[[], ElementwiseMap]] = [AffineMap, lambda: LogisticMixtureMap(3)]
 
 
 @pytest.mark.parametrize("make_map", MAPS)
@@ -78,7 +78,7 @@ def test_either_direction_evaluates_the_conditioner_once(
 
 
 def test_density_and_its_log_det_take_one_evaluation() -> None:
-    transform = coupling(ChannelHalves((4,)), Affine())
+    transform = coupling(ChannelHalves((4,)), AffineMap())
     flow = dist.TransformedDistribution(dist.Normal(torch.zeros(4), 1.0).to_event(1), [transform])
     forward = transform.net.forward
     with mock.patch.object(transform.net, "forward", side_effect=forward) as spy:
@@ -100,8 +100,8 @@ def test_conditional_coupling_agrees_with_the_unconditional_one(
         def forward(self, kept: Tensor, context: Tensor) -> Tensor:
             return self.net(kept) + 0 * context.sum()
 
-    plain = coupling(mask, Affine())
-    conditional = ConditionalCoupling(mask, Affine(), IgnoresContext(plain.net), (2,))
+    plain = coupling(mask, AffineMap())
+    conditional = ConditionalCoupling(mask, AffineMap(), IgnoresContext(plain.net), (2,))
     x, context = torch.randn(7, *mask.event_shape), torch.randn(7, 2)
     conditioned = conditional.condition(context)
     torch.testing.assert_close(conditioned.call_and_ladj(x), plain.call_and_ladj(x))
@@ -113,7 +113,7 @@ def test_conditional_coupling_agrees_with_the_unconditional_one(
 def test_feature_maps_broadcast_over_batches(
     context_batch: tuple[int, ...], batch: tuple[int, ...]
 ) -> None:
-    conditional = conditional_coupling(Checkerboard((2, 3, 4)), Affine(), (4, 3, 2))
+    conditional = conditional_coupling(Checkerboard((2, 3, 4)), AffineMap(), (4, 3, 2))
     context, x = torch.randn(*context_batch, 4, 3, 2), torch.randn(*batch, 2, 3, 4)
     transform = conditional.condition(context)
     expected = torch.broadcast_shapes(context_batch, batch)
@@ -128,7 +128,7 @@ def test_feature_maps_broadcast_over_batches(
 
 
 def test_conditioned_distribution_over_images_takes_the_contexts_batch() -> None:
-    conditional = conditional_coupling(Checkerboard((2, 3, 4)), Affine(), (4, 3, 2))
+    conditional = conditional_coupling(Checkerboard((2, 3, 4)), AffineMap(), (4, 3, 2))
     base = dist.Normal(torch.zeros(2, 3, 4), 1.0).to_event(3)
     flow = dist.ConditionalTransformedDistribution(base, [conditional])
     conditioned = flow.condition(torch.randn(7, 4, 3, 2))
@@ -166,15 +166,15 @@ def test_full_size_conditioner_sees_kept_pixels_in_place_and_the_mask(
 @pytest.mark.parametrize("recipe", [ConvConditioner(8), ResidualConditioner(8, blocks=1)])
 def test_recipes_serve_masks_packed_and_at_full_size(recipe: Callable[..., nn.Module]) -> None:
     mask = Checkerboard((2, 4, 4))
-    packed = Coupling(mask, Affine(), recipe(mask.kept_shape, 2 * 2))
+    packed = Coupling(mask, AffineMap(), recipe(mask.kept_shape, 2 * 2))
     net = OnFullImage(mask, recipe(mask.event_shape, 2 * 2, context_channels=1))
     x = torch.randn(7, 2, 4, 4)
-    for transform in (packed, Coupling(mask, Affine(), net)):
+    for transform in (packed, Coupling(mask, AffineMap(), net)):
         assert transform(x).shape == x.shape
 
 
 def test_half_precision_parameters_do_not_make_the_event_half_precision() -> None:
-    transform = coupling(ChannelHalves((4,)), LogisticMixture(3))
+    transform = coupling(ChannelHalves((4,)), LogisticMixtureMap(3))
     x = torch.randn(7, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert transform.net(x[:, :2]).dtype == torch.bfloat16
@@ -185,15 +185,15 @@ def test_half_precision_parameters_do_not_make_the_event_half_precision() -> Non
 
 
 def test_wrong_shapes_are_named() -> None:
-    transform = coupling(ChannelHalves((4,)), Affine())
+    transform = coupling(ChannelHalves((4,)), AffineMap())
     with pytest.raises(ValueError, match=r"x: expected shape \(\*batch, 4\), got \(7, 3\)"):
         transform(torch.randn(7, 3))
     with pytest.raises(ValueError, match=r"y: expected shape \(\*batch, 4\)"):
         transform.inv(torch.randn(7, 3))
-    wrong = Coupling(ChannelHalves((4,)), Affine(), nn.Linear(2, 3))
+    wrong = Coupling(ChannelHalves((4,)), AffineMap(), nn.Linear(2, 3))
     with pytest.raises(ValueError, match=r"net: expected an output of shape \(7, 4\)"):
         wrong(torch.randn(7, 4))
-    conditional = conditional_coupling(Checkerboard((2, 3, 4)), Affine(), (4, 3, 2))
+    conditional = conditional_coupling(Checkerboard((2, 3, 4)), AffineMap(), (4, 3, 2))
     with pytest.raises(ValueError, match=r"context: expected shape \(\*batch, 4, 3, 2\)"):
         conditional.condition(torch.randn(7, 4, 3, 4))
 
@@ -201,5 +201,5 @@ def test_wrong_shapes_are_named() -> None:
 def test_glows_scale_is_not_the_identity_to_begin_with() -> None:
     mask = ChannelHalves((4, 2, 2))
     net = ConvConditioner(8)(mask.kept_shape, 4)
-    y = Coupling(mask, Affine(SigmoidScale()), net)(x := torch.randn(7, 4, 2, 2))
+    y = Coupling(mask, AffineMap(SigmoidScale()), net)(x := torch.randn(7, 4, 2, 2))
     torch.testing.assert_close(y[:, 2:], x[:, 2:] * torch.tensor(2.0).sigmoid())

@@ -8,13 +8,13 @@ import torch
 from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner, ResidualConditioner
 from pyro_resflow.transforms import (
     ActNorm,
-    Affine,
+    AffineMap,
     ChannelHalves,
     Checkerboard,
     Columns,
     CouplingStep,
     InvertibleConv1x1,
-    LogisticMixture,
+    LogisticMixtureMap,
     Mask,
     OnFullImage,
     OnHalves,
@@ -29,7 +29,7 @@ def test_parts_are_the_published_ones() -> None:
     assert norm.num_features == 3 * 4 * 4
     assert isinstance(mix, OnHalves)
     assert [mix.kept.channels, mix.changed.channels] == [3, 3]
-    assert isinstance(coupling.elementwise, LogisticMixture)
+    assert isinstance(coupling.elementwise, LogisticMixtureMap)
     assert len(CouplingStep(SMALL, mix_channels=False)(Checkerboard((3, 4, 4))).parts) == 2
 
 
@@ -62,7 +62,7 @@ def test_network_sees_the_half_or_where_halves_differ_the_image(
 
 @pytest.mark.parametrize("mask", [Checkerboard((2, 4, 4)), Checkerboard((2, 3, 3), 1)])
 @pytest.mark.parametrize("conditioner", [SMALL, ConvConditioner(8), ResidualConditioner(8, 1)])
-@pytest.mark.parametrize("elementwise", [Affine, partial(LogisticMixture, 3)])
+@pytest.mark.parametrize("elementwise", [AffineMap, partial(LogisticMixtureMap, 3)])
 def test_conditional_step_takes_any_conditioner_and_uses_the_context(
     mask: Mask, conditioner: object, elementwise: object
 ) -> None:

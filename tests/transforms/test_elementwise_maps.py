@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_resflow.transforms import Affine, BoundedLogScale, LearnedLogScale, SigmoidScale
+from pyro_resflow.transforms import AffineMap, BoundedLogScale, LearnedLogScale, SigmoidScale
 
 
 @pytest.mark.parametrize("scale", [BoundedLogScale(), BoundedLogScale(5.0), LearnedLogScale()])
 def test_zero_parameters_are_the_identity(scale: nn.Module) -> None:
     x = torch.randn(7, 3)
-    y, log_slope = Affine(scale)(x, torch.zeros(7, 2, 3))
+    y, log_slope = AffineMap(scale)(x, torch.zeros(7, 2, 3))
     assert torch.equal(y, x)
     assert torch.equal(log_slope, torch.zeros(7, 3))
 
@@ -26,7 +26,7 @@ def test_learned_amplitude_starts_at_zero_and_learns() -> None:
 
 
 def test_glows_scale_starts_at_its_offset() -> None:
-    y, log_slope = Affine(SigmoidScale())(torch.ones(7, 3), torch.zeros(7, 2, 3))
+    y, log_slope = AffineMap(SigmoidScale())(torch.ones(7, 3), torch.zeros(7, 2, 3))
     torch.testing.assert_close(y, torch.full((7, 3), 2.0).sigmoid())
     torch.testing.assert_close(log_slope.exp(), y)
 
@@ -41,7 +41,7 @@ def test_bounded_log_scale_keeps_within_its_bound_and_the_slope_at_zero() -> Non
 
 def test_affine_takes_scale_then_shift() -> None:
     x, h, shift = torch.randn(3, 7, 4).unbind()
-    y, log_slope = Affine()(x, torch.stack([h, shift], dim=1))
+    y, log_slope = AffineMap()(x, torch.stack([h, shift], dim=1))
     torch.testing.assert_close(y, x * h.tanh().exp() + shift)
     torch.testing.assert_close(log_slope, h.tanh())
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pyro_resflow.solvers import BracketedNewton, ConvergenceError
-from pyro_resflow.transforms import LogisticMixture
+from pyro_resflow.transforms import LogisticMixtureMap
 
 
-def drawn(mixture: LogisticMixture, number: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def drawn(mixture: LogisticMixtureMap, number: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Parameters as a network makes them, shape ``(number, num_parameters, 3)``."""
     return torch.randn(number, mixture.num_parameters, 3, dtype=dtype)
 
@@ -25,7 +25,7 @@ def reference(x: Tensor, parameters: Tensor, components: int) -> Tensor:
 
 @pytest.mark.parametrize("components", [1, 2, 32])
 def test_value_and_slope_are_those_of_the_definition(components: int) -> None:
-    mixture = LogisticMixture(components)
+    mixture = LogisticMixtureMap(components)
     parameters = drawn(mixture, 20)
     x = torch.randn(20, 3, dtype=torch.float64, requires_grad=True)
     y, log_slope = mixture(x, parameters)
@@ -36,7 +36,7 @@ def test_value_and_slope_are_those_of_the_definition(components: int) -> None:
 
 
 def test_zero_parameters_are_the_identity() -> None:
-    mixture = LogisticMixture(5)
+    mixture = LogisticMixtureMap(5)
     x = torch.linspace(-50, 50, 21, dtype=torch.float64)[:, None]
     y, log_slope = mixture(x, torch.zeros(21, mixture.num_parameters, 1, dtype=torch.float64))
     torch.testing.assert_close(y, x)
@@ -46,7 +46,7 @@ def test_zero_parameters_are_the_identity() -> None:
 @pytest.mark.parametrize("log_scale", [-100.0, -7.0, 0.0, 7.0])
 @pytest.mark.parametrize("distance", [0.0, 1.0, 30.0, 1000.0])
 def test_float32_stays_finite_and_accurate_far_out(distance: float, log_scale: float) -> None:
-    mixture = LogisticMixture(4)
+    mixture = LogisticMixtureMap(4)
     parameters = drawn(mixture, 50, torch.float32)
     parameters[:, -4:] += log_scale
     parameters.requires_grad_()
@@ -63,7 +63,7 @@ def test_float32_stays_finite_and_accurate_far_out(distance: float, log_scale: f
 
 
 def test_slope_does_not_underflow_between_far_modes() -> None:
-    mixture = LogisticMixture(2)
+    mixture = LogisticMixtureMap(2)
     parameters = torch.zeros(1, mixture.num_parameters, 1)
     parameters[:, 4, 0], parameters[:, 5, 0] = -500.0, 500.0
     y, log_slope = mixture(torch.zeros(1, 1), parameters)
@@ -78,7 +78,7 @@ def test_slope_does_not_underflow_between_far_modes() -> None:
 def test_inverse_is_as_exact_as_the_type_allows(
     components: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    mixture = LogisticMixture(components)
+    mixture = LogisticMixtureMap(components)
     parameters = drawn(mixture, 200, dtype)
     x = 3 * torch.randn(200, 3, dtype=dtype)
     y, log_slope = mixture(x, parameters)
@@ -91,7 +91,7 @@ def test_inverse_is_as_exact_as_the_type_allows(
 
 @pytest.mark.parametrize("distance", [100.0, 1000.0])
 def test_inverse_far_out_in_float32(distance: float) -> None:
-    mixture = LogisticMixture(4)
+    mixture = LogisticMixtureMap(4)
     parameters = drawn(mixture, 50, torch.float32)
     x = torch.where(torch.rand(50, 3) < 0.5, -distance, distance)
     y, _ = mixture(x, parameters)
@@ -101,21 +101,21 @@ def test_inverse_far_out_in_float32(distance: float) -> None:
 
 
 def test_inverse_gradients_are_those_of_the_implicit_function() -> None:
-    mixture = LogisticMixture(3)
+    mixture = LogisticMixtureMap(3)
     y = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     parameters = drawn(mixture, 4).requires_grad_()
     assert torch.autograd.gradcheck(mixture.inverse, (y, parameters), atol=1e-6)
 
 
 def test_second_derivatives_of_the_inverse_are_right_too() -> None:
-    mixture = LogisticMixture(2)
+    mixture = LogisticMixtureMap(2)
     y = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     parameters = drawn(mixture, 2).requires_grad_()
     assert torch.autograd.gradgradcheck(mixture.inverse, (y, parameters), atol=1e-6)
 
 
 def test_parameters_that_are_nan_are_never_inverted_silently() -> None:
-    mixture = LogisticMixture(3)
+    mixture = LogisticMixtureMap(3)
     parameters = drawn(mixture, 4)
     parameters[2, -1, 1] = torch.nan
     with pytest.raises(ConvergenceError, match="look for nan in the parameters"):
@@ -123,11 +123,11 @@ def test_parameters_that_are_nan_are_never_inverted_silently() -> None:
 
 
 def test_solver_can_be_chosen() -> None:
-    mixture = LogisticMixture(3, solver=BracketedNewton(max_iterations=3))
+    mixture = LogisticMixtureMap(3, solver=BracketedNewton(max_iterations=3))
     with pytest.raises(ConvergenceError, match="after 3 evaluations"):
         mixture.inverse(torch.randn(4, 3, dtype=torch.float64), drawn(mixture, 4))
 
 
 def test_bad_numbers_of_components_are_named() -> None:
     with pytest.raises(ValueError, match="components: expected at least one, got 0"):
-        LogisticMixture(0)
+        LogisticMixtureMap(0)

@@ -20,7 +20,7 @@ from pyro_resflow.transforms import (
     Columns,
     CouplingStep,
     Dequantization,
-    LogisticMixture,
+    LogisticMixtureMap,
     UniformDequantization,
     VariationalDequantization,
 )
@@ -34,7 +34,7 @@ def small(
         event_shape,
         bins,
         2,
-        step=CouplingStep(GatedAttentionConditioner(8, 1), lambda: LogisticMixture(3)),
+        step=CouplingStep(GatedAttentionConditioner(8, 1), lambda: LogisticMixtureMap(3)),
         features=GatedEncoder(4, 1),
         **options,
     )

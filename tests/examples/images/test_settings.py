@@ -17,7 +17,7 @@ from examples.images.naming import parameters_named
 from examples.images.penalty import SquaredPenalty
 from examples.images.schedules import WarmUpThenDecay, WarmUpThenSteps
 from pyro_resflow.nn import WeightNormConv2d
-from pyro_resflow.transforms import Affine, Columns, Coupling, LogisticMixture
+from pyro_resflow.transforms import AffineMap, Columns, Coupling, LogisticMixtureMap
 
 
 def rates(schedule: type, steps: int, **settings: object) -> list[float]:
@@ -84,7 +84,7 @@ def test_frozen_parameters_learn_later(epoch, learns):
 
 
 @pytest.mark.parametrize(
-    ("components", "kind"), [(0, Affine), (3, LogisticMixture)], ids=["affine", "mixture"]
+    ("components", "kind"), [(0, AffineMap), (3, LogisticMixtureMap)], ids=["affine", "mixture"]
 )
 def test_flow_plus_plus_is_made_of_its_numbers(components, kind):
     step = models.GatedStep(8, 1, components, "none", 0.1, weight_norm=True)
