@@ -1,4 +1,4 @@
-"""The report of a run: pictures, and one page that shows them together."""
+"""The report of a run: pictures, one page that shows them together, and the flow's weights."""
 
 import base64
 import shlex
@@ -14,6 +14,7 @@ from torchvision.utils import save_image
 from examples.images import figures
 from examples.images.data import images_of
 from examples.images.task import DensityEstimation
+from pyro_resflow import checkpoints
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Report(Callback):
         if trainer.is_global_zero:
             print(pl_module.held_out)
             self.draw(folder, trainer, pl_module)
+            save_flow(folder, trainer, pl_module)
             print(f"report: {write_page(folder, pl_module)}")
 
     @torch.no_grad()
@@ -101,6 +103,28 @@ class Report(Callback):
             figure.savefig(folder / PICTURES[title].file, dpi=120)
 
 
+def command() -> str:
+    """Return the command line of this run."""
+    return shlex.join(["python", "-m", "examples.images", *sys.argv[1:]])
+
+
+def save_flow(folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
+    """Save the flow that was tested as `flow.safetensors`, with what it is and what it reached.
+
+    A flow of one's own that cannot be made again from a file is left out, and that is said.
+    """
+    notes = {
+        "data": type(trainer.datamodule.source).__name__,
+        "bins": str(task.bins),
+        "result": str(task.held_out),
+        "command": command(),
+    }
+    try:
+        checkpoints.save(task.flow, folder / "flow.safetensors", notes=notes)
+    except checkpoints.NotRebuildableError as error:
+        print(f"flow.safetensors is not written: {error}")
+
+
 def write_page(folder: Path, task: DensityEstimation) -> Path:
     """Write `report.html`, which holds its pictures in itself."""
     environment = Environment(
@@ -110,7 +134,7 @@ def write_page(folder: Path, task: DensityEstimation) -> Path:
     page = environment.get_template("report.html.jinja").render(
         result=task.held_out,
         parameters=sum(p.numel() for p in task.parameters()),
-        command=shlex.join(["python", "-m", "examples.images", *sys.argv[1:]]),
+        command=command(),
         settings=settings.read_text() if settings.exists() else "",
         pictures=[
             (title, picture.caption, embed(folder / picture.file))

@@ -40,7 +40,7 @@ class ConvBlock:
 
     hidden_channels: int = 512
     kernel_sizes: Sequence[int] = (3, 1, 3)
-    activation: Callable[[], Activation] = LipSwish
+    activation: type[Activation] | Callable[[], Activation] = LipSwish
     coefficient: float = 0.98
 
     def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Chain:
@@ -68,7 +68,7 @@ class DenseNetBlock:
 
     depth: int = 3
     growth: int = 172
-    activation: Callable[[int], Activation] = CLipSwish
+    activation: type[Activation] | Callable[[int], Activation] = CLipSwish
     coefficient: float = 0.98
     stem: int | None = None
 
@@ -94,7 +94,7 @@ class MLPBlock:
     """
 
     hidden_dims: Sequence[int] = (128, 128)
-    activation: Callable[[], Activation] = LipSwish
+    activation: type[Activation] | Callable[[], Activation] = LipSwish
     coefficient: float = 0.98
 
     def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Chain:

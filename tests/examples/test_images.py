@@ -7,10 +7,14 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
+from torchvision.io import read_image
+
+from examples.images import sample
 from examples.images.averaging import WeightAverage
 from examples.images.cli import ImageCLI, main
 from examples.images.report import PICTURES
 from examples.images.task import HeldOut
+from pyro_resflow import checkpoints
 
 CONFIGS = Path("examples/images/configs")
 NARROW = {
@@ -65,6 +69,28 @@ def test_a_run_writes_its_report(finished):
     assert "python -m examples.images fit_and_test --config=residual_flow_digits.yaml" in page
     assert "hidden_channels: 4" in page
     assert not re.search(r"(src|href)=.(https?:|/)", page)
+
+
+def test_a_run_saves_the_flow_that_it_tested(finished):
+    folder, cli = finished
+    flow = checkpoints.load(folder / "flow.safetensors")
+    saved, tested = flow.state_dict(), cli.model.flow.state_dict()
+    assert saved.keys() == tested.keys()
+    assert all(torch.equal(saved[name], tested[name]) for name in tested)
+    said = str(checkpoints.info(folder / "flow.safetensors"))
+    assert "data: Digits" in said
+    assert f"result: {cli.model.held_out}" in said
+
+
+def test_a_saved_flow_draws_its_samples(finished, tmp_path, capsys):
+    folder, cli = finished
+    output = tmp_path / "new" / "drawn.png"
+    sample.main(folder / "flow.safetensors", number=1, temperature=0.0, output=output)
+    assert f"result: {cli.model.held_out}" in capsys.readouterr().out
+    with torch.no_grad():
+        of_noise_zero = cli.model.flow(torch.zeros(64)).clamp(0, 1)
+    drawn = read_image(str(output))[:1, ::8, ::8] / 255  # each pixel is shown 8 by 8
+    assert (drawn - of_noise_zero).abs().max() < 1 / 255
 
 
 def test_a_test_uses_the_weights_of_the_checkpoint(finished):
