@@ -13,9 +13,13 @@ import torch
 from jsonargparse import auto_cli
 from torchvision.utils import save_image
 
+from examples.images import models
 from examples.images.exploration import sample_at
 from examples.images.figures import square
 from pyro_resflow import checkpoints
+
+OWN_CLASSES = (models.FlowPlusPlus, models.GatedStep, models.Glow)
+"""Those of the examples that a flow may be made of, beside the package's."""
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -37,7 +41,7 @@ def main(
         output: Where the picture is written.
     """
     print(checkpoints.info(weights))
-    flow = checkpoints.load(weights).eval()
+    flow = checkpoints.load(weights, classes=OWN_CLASSES).eval()
     torch.manual_seed(seed)
     images = sample_at(flow, [temperature], number)[0].clamp(0, 1)
     output.parent.mkdir(parents=True, exist_ok=True)
