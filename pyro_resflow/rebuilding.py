@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 Self = TypeVar("Self", bound="Rebuildable")
 
@@ -74,6 +75,23 @@ def _kept(value: Any) -> Any:
         return NotKept(f"the function {value.__qualname__}")
     if isinstance(value, partial) and isinstance(_kept(value.func), NotKept):
         return NotKept(f"a partial application of {_kept(value.func).what}")
+    if _is_recipe(value):
+        return _kept_recipe(value)
     if isinstance(value, Iterator):
         return NotKept(f"a {type(value).__name__}, which can be run through only once")
     return value
+
+
+def _kept_recipe(recipe: Any) -> Any:
+    """What is remembered of a frozen dataclass: a copy, of its values now."""
+    remembered = copy.copy(recipe)
+    for field in fields(recipe):
+        # past the frozen class's own way, which lets nothing be set
+        object.__setattr__(remembered, field.name, _kept(getattr(recipe, field.name)))
+    return remembered
+
+
+def _is_recipe(value: Any) -> bool:
+    if not is_dataclass(value) or isinstance(value, type | Rebuildable | NotKept):
+        return False
+    return cast(Any, value).__dataclass_params__.frozen

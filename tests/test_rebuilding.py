@@ -5,6 +5,8 @@ import gc
 import inspect
 import pickle
 import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -35,6 +37,24 @@ def test_arguments_are_kept_as_they_were_given() -> None:
     one, two = nn.Linear(2, 2), nn.Tanh()
     assert Net(one, two=two).made_with == MadeWith((one,), {"two": two})
     assert Empty().made_with == MadeWith((), {})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make something."""
+
+    make: Callable[[], object]
+    sizes: Sequence[int] = (1, 2)
+
+
+def test_of_a_recipe_its_values_are_kept_but_not_its_functions() -> None:
+    recipe = Recipe(nn.Tanh, sizes=[3])
+    assert Net(recipe, two=recipe).made_with == MadeWith((recipe,), {"two": recipe})
+    net = Net(Recipe(lambda: 0), two=nn.Tanh())
+    (kept,) = net.made_with.args
+    assert isinstance(kept, Recipe)
+    assert isinstance(kept.make, NotKept)
+    assert isinstance(net.one.make(), int)
 
 
 def test_superfluous_arguments_are_refused_as_ever() -> None:

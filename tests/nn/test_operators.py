@@ -95,8 +95,8 @@ def test_spectral_bound_of_small_images_is_tight(
     weight = convolution(kernel, size, channels)
     matrix = dense(weight, size)
     bound = ConvolutionOperator(weight, size).spectral_bound(10)
-    # ten Gram steps leave a factor of at most rank^(1/2048)
-    assert bound <= norm(matrix) * min(matrix.shape) ** (1 / 2048)
+    # ten Gram steps leave a factor of at most rank^(1/2048); at rank 1 rounding is all there is
+    assert bound <= norm(matrix) * min(matrix.shape) ** (1 / 2048) * (1 + 1e-13)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
