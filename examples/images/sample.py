@@ -1,10 +1,9 @@
 """Draw images from a flow whose weights lie in a file.
 
-What the file says of the flow is printed too. By default it is the flow of digits that comes with
-the examples.
+What the file says of the flow is printed too.
 
-python -m examples.images.sample
-python -m examples.images.sample --weights runs/demo/flow.safetensors --temperature 0.8
+    python -m examples.images.sample runs/demo/flow.safetensors
+    python -m examples.images.sample runs/demo/flow.safetensors --temperature 0.8
 """
 
 from pathlib import Path
@@ -21,11 +20,9 @@ from pyro_resflow import checkpoints
 OWN_CLASSES = (models.FlowPlusPlus, models.GatedStep, models.Glow)
 """Those of the examples that a flow may be made of, beside the package's."""
 
-SHIPPED = Path(__file__).parent / "weights"
-
 
 def main(
-    weights: Path = SHIPPED / "residual_flow_digits.safetensors",
+    weights: Path,
     number: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
