@@ -105,13 +105,13 @@ def test_without_tolerance_all_iterations_are_taken(norm: type[OperatorNorm]) ->
 
 @pytest.mark.parametrize("norm", [SpectralNorm, InducedNorm])
 def test_iteration_stops_at_the_tolerance(norm: type[OperatorNorm]) -> None:
-    matrix = torch.randn(30, 30, dtype=torch.float64)
+    matrix = torch.randn(300, 300, dtype=torch.float64)
     truth = torch.linalg.matrix_norm(matrix, 2)
     applications, errors = [], []
     for tolerance in (1e-2, 1e-6, 1e-12):
         operator = CountingOperator(matrix)
         measure = norm(tolerance=tolerance, max_iterations=2000).double()
-        sigma = measured(measure, operator, 30, 30)
+        sigma = measured(measure, operator, 300, 300)
         applications.append(operator.applications)
         errors.append((1 - sigma / truth).item())
     assert 2 < applications[0] < applications[1] < applications[2] < 2000
