@@ -1,0 +1,69 @@
+"""Long runs: memory, graphs and norms; and that the three are measured rightly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import soak
+from benchmarks.contraction import LongPowerIteration
+from pyro_resflow.logdet import Krylov
+from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.transforms import Residual
+
+
+def test_growth_is_that_of_the_resident_memory() -> None:
+    kept: list[Tensor] = []
+    before = soak.resident()
+    grown = soak.growth(lambda: kept.append(torch.ones(1 << 18)), calls=60, warm_up=10)
+    # fifty mebibytes more, up to a tenth that freed memory can give
+    assert grown * before > 0.9 * 50 * 2**20
+
+
+def test_a_graph_that_is_kept_is_counted() -> None:
+    block = Residual(LipschitzMLP(3, [8]), logdet=Krylov())
+    before = soak.live_graphs()
+    value = block(torch.randn(5, 3))
+    assert soak.live_graphs() > before
+    del value
+    block.clear_cache()
+    assert soak.live_graphs() == before
+
+
+def test_excess_is_that_of_the_largest_singular_value() -> None:
+    net = LipschitzMLP(6, [7]).double()
+    net(torch.randn(1, 6, dtype=torch.float64))
+    measured = LongPowerIteration(net, iterations=2000)
+    layers = measured.layers
+    assert len(layers) == 2
+    for name, norm in measured.norms().items():
+        truth = torch.linalg.matrix_norm(layers[name].effective_weight(), 2).item()
+        assert norm == pytest.approx(truth, rel=1e-9)
+    name, layer = next(iter(layers.items()))
+    norm = measured.norms()[name]
+    layer.norm.coefficient = norm / 1.02  # as if the layer had been let to exceed it
+    assert measured.excess().layer == name
+    assert measured.excess().relative == pytest.approx(0.02, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_training_steps() -> None:
+    torch.manual_seed(0)
+    grown, graphs = soak.training()
+    assert grown < 0.05
+    assert graphs == 0
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_scores() -> None:
+    torch.manual_seed(0)
+    assert soak.scoring() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_layer_stays_a_contraction(seed: int) -> None:
+    torch.manual_seed(seed)
+    excess, step = soak.contraction()
+    assert excess.relative < 0.01, (excess, step)
