@@ -8,19 +8,20 @@ the training rows; columns of fewer than ten values are dropped, and since the o
 too, normal noise of a tenth of a standard deviation is added to all rows, so that no density is
 infinite. Adam maximises the likelihood in batches; every so many steps the validation rows are
 scored, and the state that was best there is scored on the test rows, by the exact
-log-determinant.
+log-determinant. Each result is kept in a file, and a run that was stopped goes on with the next.
 
     python -m examples.tabular
-    python -m examples.tabular --data '[wine]' --seeds 1 --steps 200
+    python -m examples.tabular --data '[wine]' --seeds 1 --training.steps 200
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -120,33 +121,43 @@ def score(flow: TransformModule, rows: Tensor) -> float:
         return float(density(flow, rows.shape[1]).log_prob(rows).mean())
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a flow is trained.
+
+    Attributes:
+        steps: training steps.
+        batch_size: rows in a batch, drawn with replacement.
+        learning_rate: of Adam at the start; it falls to nothing along a cosine.
+        check_every: steps from one look at the validation rows to the next.
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    check_every: int = 50
+
+
 def fit(
-    flow: TransformModule,
-    split: Split,
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    check_every: int,
-    generator: torch.Generator,
-    description: str,
+    flow: TransformModule, split: Split, training: Training, seed: int, description: str
 ) -> dict[str, Tensor]:
     """Train, and return the state that scored best on the validation rows."""
+    generator = torch.Generator().manual_seed(seed)
     flow_density = density(flow, split.train.shape[1])
     with torch.no_grad():
-        flow_density.log_prob(split.train[:batch_size])  # sets the ActNorms
-    optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        flow_density.log_prob(split.train[: training.batch_size])  # sets the ActNorms
+    optimizer = torch.optim.Adam(flow.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
     best, state = score(flow, split.validation), copy.deepcopy(flow.state_dict())
-    for step in tqdm(range(1, steps + 1), desc=description, leave=False):
-        batch = split.train[torch.randint(len(split.train), (batch_size,), generator=generator)]
+    for step in tqdm(range(1, training.steps + 1), desc=description, leave=False):
+        chosen = torch.randint(len(split.train), (training.batch_size,), generator=generator)
         optimizer.zero_grad()
-        loss = -flow_density.log_prob(batch).mean()
+        loss = -flow_density.log_prob(split.train[chosen]).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)
         optimizer.step()
         schedule.step()
-        if step % check_every == 0 or step == steps:
+        if step % training.check_every == 0 or step == training.steps:
             reached = score(flow, split.validation)
             if reached > best:
                 best, state = reached, copy.deepcopy(flow.state_dict())
@@ -178,7 +189,7 @@ class Result:
         return f"{np.mean(self.nats):.2f}{spread} ({np.mean(self.seconds):.0f} s)"
 
 
-def run(data: str, model: str, seeds: int, **training: float | int) -> Result:
+def run(data: str, model: str, seeds: int, training: Training) -> Result:
     """Train and test a model on a data set with each seed."""
     nats, seconds, parameters = [], [], 0
     for seed in range(seeds):
@@ -187,17 +198,23 @@ def run(data: str, model: str, seeds: int, **training: float | int) -> Result:
         flow = MODELS[model](split.train.shape[1])
         parameters = sum(p.numel() for p in flow.parameters())
         start = time.process_time()
-        state = fit(
-            flow,
-            split,
-            generator=torch.Generator().manual_seed(seed),
-            description=f"{data}, {model}, seed {seed}",
-            **training,
-        )
+        state = fit(flow, split, training, seed, f"{data}, {model}, seed {seed}")
         seconds.append(time.process_time() - start)
         flow.load_state_dict(state)
         nats.append(score(flow, split.test))
     return Result(nats, seconds, parameters)
+
+
+def run_once(data: str, model: str, seeds: int, training: Training, folder: Path) -> Result:
+    """The result that is kept in a folder; where there is none with these settings, a new one."""
+    path = folder / f"{data}, {model}.json"
+    settings = {"seeds": seeds, **asdict(training)}
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if kept.get("settings") == settings:
+        return Result(**kept["result"])
+    result = run(data, model, seeds, training)
+    path.write_text(json.dumps({"settings": settings, "result": asdict(result)}) + "\n")
+    return result
 
 
 def table(results: dict[str, dict[str, Result]]) -> str:
@@ -230,10 +247,7 @@ def main(
     data: Sequence[DataName] = ("wine", "diabetes", "breast_cancer", "digits"),
     models: Sequence[ModelName] = ("residual flow", "i-DenseNet", "NSF", "MAF", "CNF"),
     seeds: int = 5,
-    steps: int = 1000,
-    batch_size: int = 128,
-    learning_rate: float = 3e-3,
-    check_every: int = 50,
+    training: Training = Training(),
     folder: Path = Path("runs/tabular"),
 ) -> None:
     """Train every model on every data set, print a table of test nats and draw it.
@@ -242,10 +256,7 @@ def main(
         data: the data sets.
         models: the models.
         seeds: number of seeds, each with a split, a start and batches of its own.
-        steps: training steps.
-        batch_size: rows in a batch, drawn with replacement.
-        learning_rate: of Adam at the start; it falls to nothing along a cosine.
-        check_every: steps from one look at the validation rows to the next.
+        training: how each is trained.
         folder: where the table and the figure are written.
     """
     torch.set_num_threads(1)  # the networks are too small to share
@@ -254,15 +265,7 @@ def main(
     for name in data:
         results[name] = {}
         for model in models:
-            results[name][model] = run(
-                name,
-                model,
-                seeds,
-                steps=steps,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                check_every=check_every,
-            )
+            results[name][model] = run_once(name, model, seeds, training, folder)
             result = results[name][model]
             print(f"{name}, {model}: {result.cell()}, {result.parameters} parameters")
     (folder / "table.md").write_text(table(results) + "\n")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from examples.tabular import (
     DATA,
     MODELS,
     Result,
+    Training,
     density,
     exact_log_determinants,
     load,
@@ -58,17 +60,38 @@ def test_results_tell_mean_and_standard_error() -> None:
     assert Result([1.0], [2.0], 10).cell() == "1.00 (2 s)"
 
 
-def test_few_steps_write_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def few(tmp_path: Path) -> dict[str, Any]:
+    """Arguments of a short run into a new folder."""
     matplotlib.use("agg")
-    folder = tmp_path / "new"
-    main(
-        data=("wine",),
-        models=("residual flow", "MAF"),
-        seeds=2,
-        steps=3,
-        check_every=2,
-        folder=folder,
-    )
+    training = Training(steps=3, check_every=2)
+    return {"data": ("wine",), "seeds": 2, "training": training, "folder": tmp_path / "new"}
+
+
+def test_few_steps_write_the_table(
+    few: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(models=("residual flow", "MAF"), **few)
     assert "| residual flow |" in capsys.readouterr().out
-    assert (folder / "table.md").read_text().startswith("| model | wine |")
-    assert (folder / "tabular.png").stat().st_size > 1000
+    assert (few["folder"] / "table.md").read_text().startswith("| model | wine |")
+    assert (few["folder"] / "tabular.png").stat().st_size > 1000
+
+
+def test_a_run_goes_on_with_results_of_the_same_settings(
+    few: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def run(data: str, model: str, seeds: int, training: Training) -> Result:
+        ran.append((model, training.steps))
+        return Result([1.0, float(training.steps)], [0.5, 0.25], 7)
+
+    monkeypatch.setattr("examples.tabular.run", run)
+    main(models=("MAF",), **few)
+    first = (few["folder"] / "table.md").read_text()
+    main(models=("MAF", "NSF"), **few)
+    assert ran == [("MAF", 3), ("NSF", 3)]
+    assert (few["folder"] / "table.md").read_text().startswith(first)
+    main(models=("MAF",), **{**few, "training": Training(steps=4)})
+    assert ran[2:] == [("MAF", 4)]
+    assert "2.50 ± 1.50" in (few["folder"] / "table.md").read_text()
