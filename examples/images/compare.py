@@ -14,6 +14,7 @@ A model's result is kept in a file of its name, with the command, the commit and
 all of them a table and two pictures are made, each time anew.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
+from examples.images import weights
 from examples.images.comparison.clock import AtSteps, Due, EverySoOften
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.results import Conditions, Result, save_samples, write_summary
@@ -135,7 +137,8 @@ def _run(
         conditions=Conditions.here(),
     )
     save_samples(folder, name, trained.task.distribution().sample((samples,)))
-    torch.save(trained.task.state_dict(), folder / f"{name}.pt")
+    notes = {"result": str(trained.held_out), **dataclasses.asdict(result.conditions)}
+    weights.save(folder / name, trained.task, {key: str(note) for key, note in notes.items()})
     result.save(folder)
     print(trained.held_out)
     return result

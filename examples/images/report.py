@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from lightning import Callback, LightningModule, Trainer
 from torchvision.utils import save_image
 
-from examples.images import figures
+from examples.images import figures, weights
 from examples.images.data import images_of
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
@@ -76,7 +76,7 @@ class Report(Callback):
         if trainer.is_global_zero:
             print(pl_module.held_out)
             self.draw(folder, trainer, pl_module)
-            save_flow(folder, trainer, pl_module)
+            save_weights(folder, trainer, pl_module)
             print(f"report: {write_page(folder, pl_module)}")
 
     @torch.no_grad()
@@ -108,8 +108,8 @@ def command() -> str:
     return shlex.join(["python", "-m", "examples.images", *sys.argv[1:]])
 
 
-def save_flow(folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
-    """Save the flow that was tested as `flow.safetensors`, with what it is and what it reached.
+def save_weights(folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
+    """Save what was tested, with what it is and what it reached.
 
     A flow of one's own that cannot be made again from a file is left out, and that is said.
     """
@@ -120,9 +120,9 @@ def save_flow(folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
         "command": command(),
     }
     try:
-        checkpoints.save(task.flow, folder / "flow.safetensors", notes=notes)
+        weights.save(folder, task, notes)
     except checkpoints.NotRebuildableError as error:
-        print(f"flow.safetensors is not written: {error}")
+        print(f"{weights.FLOW} is not written: {error}")
 
 
 def write_page(folder: Path, task: DensityEstimation) -> Path:

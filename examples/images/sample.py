@@ -12,13 +12,10 @@ import torch
 from jsonargparse import auto_cli
 from torchvision.utils import save_image
 
-from examples.images import models
 from examples.images.exploration import sample_at
 from examples.images.figures import square
+from examples.images.weights import load_flow
 from pyro_resflow import checkpoints
-
-OWN_CLASSES = (models.FlowPlusPlus, models.GatedStep, models.Glow)
-"""Those of the examples that a flow may be made of, beside the package's."""
 
 
 def main(
@@ -38,7 +35,7 @@ def main(
         output: Where the picture is written.
     """
     print(checkpoints.info(weights))
-    flow = checkpoints.load(weights, classes=OWN_CLASSES).eval()
+    flow = load_flow(weights)
     torch.manual_seed(seed)
     images = sample_at(flow, [temperature], number)[0].clamp(0, 1)
     output.parent.mkdir(parents=True, exist_ok=True)

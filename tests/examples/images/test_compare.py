@@ -16,14 +16,23 @@ pytest.importorskip("torchvision")
 
 from torch.utils.data import TensorDataset
 
-from examples.images import compare
+from examples.images import compare, weights
 from examples.images.comparison import clock as timing
 from examples.images.comparison import results
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
 from examples.images.errors import SetupError
-from examples.images.sources import Averaged, Digits, FashionMnist, InMemory, Portion, Source
+from examples.images.sources import (
+    Averaged,
+    Digits,
+    FashionMnist,
+    InMemory,
+    Portion,
+    Source,
+    stacked,
+)
 from examples.images.task import DensityEstimation
+from pyro_resflow.checkpoints import info
 from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.logdet import Krylov
 from pyro_resflow.nn import LipschitzMLP
@@ -217,8 +226,11 @@ def test_models_without_a_result_are_run_and_shown(tmp_path, capsys):
     assert first.conditions.threads == 1
     assert first.conditions.torch == torch.__version__
     assert np.load(tmp_path / "first.samples.npy").shape == (3, 1, 8, 8)
-    weights = torch.load(tmp_path / "first.pt", weights_only=True)
-    assert sum(w.numel() for name, w in weights.items() if "flow" in name) >= first.parameters
+    kept = weights.load(tmp_path / "first", bins=17)
+    assert sum(p.numel() for p in kept.parameters()) == first.parameters
+    bits = timing.score(kept, stacked(FewDigits().load()[1]), 256, seed=1)
+    assert bits.mean().item() == pytest.approx(first.bits_per_dim)
+    assert f"commit: {first.conditions.commit}" in str(info(tmp_path / "first" / weights.FLOW))
     table = (tmp_path / "table.md").read_text()
     assert f"{first.bits_per_dim:.3f} ± {first.standard_error:.3f}" in table
     for picture in ("samples.png", "learning_curves.png"):
