@@ -125,7 +125,7 @@ def draw(
     centres = torch.linspace(-limit, limit, 200)
     height = prior.log_prob(torch.cartesian_prod(centres, centres)).exp().reshape(200, 200)
     figure, axes = plt.subplots(
-        1, len(runs), figsize=(4 * len(runs), 4), squeeze=False, layout="constrained"
+        1, len(runs), figsize=(4 * len(runs), 4.3), squeeze=False, layout="constrained"
     )
     for axis, run in zip(axes.flat, runs, strict=True):
         axis.pcolormesh(centres, centres, height.T, cmap="Greys", rasterized=True)
@@ -143,7 +143,7 @@ def main(
     blocks: int = 4,
     width: int = 32,
     learning_rate: float = 1e-2,
-    seen: float = 1.0,
+    seen: float = 2.5,
     noise: float = 0.3,
     warmup: int = 200,
     num_samples: int = 500,
