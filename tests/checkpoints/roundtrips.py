@@ -1,0 +1,25 @@
+"""Flows to files and back, and what has to come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_resflow.checkpoints import load, save
+
+
+def again(flow: Any, path: Path, **options: Any) -> Any:
+    """The flow, saved and loaded."""
+    save(flow, path)
+    return load(path, **options)
+
+
+def check_same_state(one: nn.Module, other: nn.Module) -> None:
+    states = one.state_dict(), other.state_dict()
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert tensor.dtype == states[1][name].dtype
+        assert torch.equal(tensor, states[1][name])

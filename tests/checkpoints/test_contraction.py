@@ -1,0 +1,44 @@
+"""Loading warns of flows that are no contraction, and of no others."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_resflow import residual_flow
+from pyro_resflow.checkpoints import ContractionWarning, load, save
+from pyro_resflow.nn import InducedNorm, LipschitzMLP, check_contraction
+
+
+def test_a_flow_that_has_diverged_is_saved_and_warned_of(path: Path) -> None:
+    flow = residual_flow(2, 2, [8])
+    with torch.no_grad():
+        flow.parts[0].net[0].weight.fill_(torch.nan)
+    save(flow, path)
+    with pytest.warns(ContractionWarning, match=f"{path}: .*nan"):
+        load(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(path, certify=False)
+
+
+def test_norms_that_were_passed_by_are_warned_of(path: Path) -> None:
+    flow = residual_flow(2, 2, [8])
+    flow(torch.randn(4, 2))
+    flow.parts[0].net[0].weight.data.mul_(30)  # of which nobody is told
+    save(flow, path)
+    with pytest.warns(ContractionWarning, match=r"too low for its weights.*'0\.net\.0'"):
+        load(path)
+
+
+def test_induced_norms_are_not_warned_of(path: Path) -> None:
+    net = LipschitzMLP(3, [8], norm=InducedNorm.chain(2, 1.5, 0.9))
+    with pytest.raises(ValueError, match="certified"):
+        check_contraction(net)  # whose bound is too loose
+    save(net, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(path)
