@@ -1,18 +1,14 @@
-"""Residual Flow for images: structure, shapes, reproducibility, robustness."""
+"""Residual Flow for images: its structure, and that it stays a contraction."""
 
-import copy
 from collections.abc import Callable
 
-import pyro
 import pytest
 import torch
-from torch import Tensor
 
-from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import ELU, CPila, LipschitzConvNet, LipschitzLayer, check_contraction
-from pyro_resflow.transforms import ActNorm, Monotone, Residual, UniformDequantization
+from pyro_resflow.transforms import ActNorm, Monotone, Residual
 
 
 def small(event_shape: tuple[int, int, int] = (1, 8, 8), **options: object) -> ResidualFlow:
@@ -88,45 +84,6 @@ def test_scores_and_samples_images(make: Callable[[], ResidualFlow]) -> None:
     check_contraction(flow)
 
 
-def test_encoding_and_decoding_reconstructs() -> None:
-    flow = small()
-    x = torch.rand(5, 1, 8, 8)
-    with torch.no_grad():
-        z = flow.inv(x)
-        assert z.shape == (5, 64)
-        assert (flow._call(z) - x).abs().max() < 1e-6
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    flow = small()
-    (-flow.distribution().log_prob(torch.rand(5, 1, 8, 8)).mean()).backward()
-    missing = [name for name, parameter in flow.named_parameters() if parameter.grad is None]
-    assert not missing
-
-
-def test_training_reproduces_bit_for_bit_from_pyros_seed() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def train() -> list[Tensor]:
-        pyro.set_rng_seed(3)
-        flow = small()
-        d = Dequantized(flow.distribution(), UniformDequantization(17), 17)
-        images = torch.randint(0, 17, (16, 1, 8, 8))
-        optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
-        for _ in range(4):
-            optimizer.zero_grad()
-            (-d.log_prob(images).mean()).backward()
-            optimizer.step()
-        return [parameter.detach() for parameter in flow.parameters()]
-
-    try:
-        first, second = train(), train()
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 def test_steps_keep_every_block_a_contraction() -> None:
     flow = small()
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
@@ -145,45 +102,7 @@ def test_steps_keep_every_block_a_contraction() -> None:
             v = v / v.norm()
         # the measured norm is a lower bound: where singular values crowd at the top, the
         # iteration ends a little below the largest
-        assert operator.apply(v).norm() < 1.02 * layer.norm.coefficient
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        torch.zeros(4, 1, 8, 8),
-        torch.ones(4, 1, 8, 8),
-        torch.full((4, 1, 8, 8), 0.5),
-        (torch.rand(4, 1, 8, 8) > 0.5).float(),
-    ],
-)
-def test_extreme_and_constant_images_stay_finite(images: Tensor) -> None:
-    flow = small(alpha=1e-6)
-    log_prob = flow.distribution().log_prob(images)
-    assert torch.isfinite(log_prob).all()
-    log_prob.sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in flow.parameters())
-
-
-def test_bfloat16_autocast_trains() -> None:
-    flow = small()
-    x = torch.rand(8, 1, 8, 8)
-    flow.distribution().log_prob(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = -flow.distribution().log_prob(x).mean()
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(torch.isfinite(parameter.grad).all() for parameter in flow.parameters())
-
-
-def test_whole_flow_on_the_meta_device() -> None:
-    with torch.device("meta"):
-        flow = small()
-        distribution = flow.distribution()
-        distribution._validate_args = False  # looking at a value needs one
-        loss = -distribution.log_prob(torch.rand(4, 1, 8, 8)).mean()
-        loss.backward()
-    assert all(parameter.grad.is_meta for parameter in flow.parameters())
+        assert operator.apply(v).norm() < 1.01 * layer.norm.coefficient
 
 
 def test_default_dtype_float64() -> None:
@@ -196,29 +115,6 @@ def test_default_dtype_float64() -> None:
             assert (flow._call(flow.inv(x)) - x).abs().max() < 1e-9
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-def test_copy_after_log_prob_and_training_the_copy_leaves_the_original() -> None:
-    flow = small()
-    x = torch.rand(4, 1, 8, 8)
-    flow.distribution().log_prob(x)
-    before = [parameter.clone() for parameter in flow.parameters()]
-    other = copy.deepcopy(flow)
-    (-other.distribution().log_prob(x).mean()).backward()
-    torch.optim.SGD(other.parameters(), lr=0.1).step()
-    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (torch.rand(4, 1, 8, 7), "images: expected shape"),
-        (torch.randint(0, 255, (4, 1, 8, 8)), "Integer images are scored through"),
-    ],
-)
-def test_bad_images_are_named(bad: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        small().inv(bad)
 
 
 def test_nan_images_are_refused() -> None:
