@@ -14,7 +14,6 @@ A model's result is kept in a file of its name, with the command, the commit and
 all of them a table and two pictures are made, each time anew.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,8 +25,9 @@ from jsonargparse import auto_cli
 from examples.images import weights
 from examples.images.comparison.clock import AtSteps, Due, EverySoOften
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
-from examples.images.comparison.results import Conditions, Result, save_samples, write_summary
+from examples.images.comparison.results import Result, save_samples, write_summary
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
+from examples.images.conditions import Conditions
 from examples.images.errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
 from examples.images.storage import check_writable
@@ -134,11 +134,11 @@ def _run(
         standard_error=trained.held_out.standard_error,
         test_images=trained.held_out.images,
         curve=trained.curve,
-        conditions=Conditions.here(),
+        conditions=Conditions.here("examples.images.compare"),
     )
     save_samples(folder, name, trained.task.distribution().sample((samples,)))
-    notes = {"result": str(trained.held_out), **dataclasses.asdict(result.conditions)}
-    weights.save(folder / name, trained.task, {key: str(note) for key, note in notes.items()})
+    notes = {"result": str(trained.held_out), **result.conditions.notes()}
+    weights.save(folder / name, trained.task, notes)
     result.save(folder)
     print(trained.held_out)
     return result

@@ -1,8 +1,6 @@
 """The report of a run: pictures, one page that shows them together, and the flow's weights."""
 
 import base64
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +10,12 @@ from lightning import Callback, LightningModule, Trainer
 from torchvision.utils import save_image
 
 from examples.images import figures, weights
+from examples.images.conditions import Conditions, command
 from examples.images.data import images_of
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
+
+PROGRAM = "examples.images"
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,6 @@ class Report(Callback):
             figure.savefig(folder / PICTURES[title].file, dpi=120)
 
 
-def command() -> str:
-    """Return the command line of this run."""
-    return shlex.join(["python", "-m", "examples.images", *sys.argv[1:]])
-
-
 def save_weights(folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
     """Save what was tested, with what it is and what it reached.
 
@@ -117,7 +113,7 @@ def save_weights(folder: Path, trainer: Trainer, task: DensityEstimation) -> Non
         "data": type(trainer.datamodule.source).__name__,
         "bins": str(task.bins),
         "result": str(task.held_out),
-        "command": command(),
+        **Conditions.here(PROGRAM).notes(),
     }
     try:
         weights.save(folder, task, notes)
@@ -134,7 +130,7 @@ def write_page(folder: Path, task: DensityEstimation) -> Path:
     page = environment.get_template("report.html.jinja").render(
         result=task.held_out,
         parameters=sum(p.numel() for p in task.parameters()),
-        command=command(),
+        command=command(PROGRAM),
         settings=settings.read_text() if settings.exists() else "",
         pictures=[
             (title, picture.caption, embed(folder / picture.file))

@@ -2,11 +2,6 @@
 
 import dataclasses
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,39 +12,7 @@ from torch import Tensor
 
 from examples.images import figures
 from examples.images.comparison.clock import Point
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a result was had with.
-
-    Attributes:
-        command: The command line.
-        commit: The commit of the code, with a plus sign if files differ from it.
-        machine: The processor.
-        cores: Its cores.
-        threads: Threads that computed.
-        torch: The version of torch.
-    """
-
-    command: str
-    commit: str
-    machine: str
-    cores: int
-    threads: int
-    torch: str
-
-    @classmethod
-    def here(cls) -> "Conditions":
-        """Those of this process."""
-        return cls(
-            command=shlex.join(["python", "-m", "examples.images.compare", *sys.argv[1:]]),
-            commit=commit(),
-            machine=processor(),
-            cores=os.cpu_count() or 1,
-            threads=torch.get_num_threads(),
-            torch=torch.__version__,
-        )
+from examples.images.conditions import Conditions
 
 
 @dataclass(frozen=True)
@@ -96,27 +59,6 @@ class Result:
         fields = json.loads(path.read_text())
         curve = [Point(**point) for point in fields.pop("curve")]
         return cls(curve=curve, conditions=Conditions(**fields.pop("conditions")), **fields)
-
-
-def commit() -> str:
-    """Return the commit that this file is of, `unknown` outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name + "+" * bool(changed.strip())
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def save_samples(folder: Path, contender: str, samples: Tensor) -> None:

@@ -21,6 +21,7 @@ from examples.images.comparison import clock as timing
 from examples.images.comparison import results
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
+from examples.images.conditions import Conditions
 from examples.images.errors import SetupError
 from examples.images.sources import (
     Averaged,
@@ -261,7 +262,7 @@ RESULT = results.Result(
     standard_error=0.0123,
     test_images=10_000,
     curve=[timing.Point(10, 1.5, 4.0), timing.Point(20, 3.0, 3.5)],
-    conditions=results.Conditions("python", "abc", "machine", 2, 1, "2"),
+    conditions=Conditions("python", "abc", "machine", 2, 1, "2"),
 )
 
 
@@ -288,11 +289,3 @@ def test_curves_and_samples_are_those_of_the_results(tmp_path):
     axis = results.samples_of_all(tmp_path, [RESULT], bins=17).axes[0]
     assert axis.get_title("left") == "Model A: 3.142 bits/dim"
     assert np.array(axis.images[0].get_array())[4:68, 4:68].min() == 1.0
-
-
-def test_conditions_say_what_was_run(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["compare.py", "models", "--seed", "1"])
-    here = results.Conditions.here()
-    assert here.command == "python -m examples.images.compare models --seed 1"
-    assert here.commit != ""
-    assert here.cores >= here.threads >= 1

@@ -1,0 +1,82 @@
+"""What a result was had with."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a result was had with.
+
+    Attributes:
+        command: The command line.
+        commit: The commit of the code, with a plus sign if files differ from it.
+        machine: The processor.
+        cores: Its cores.
+        threads: Threads that computed.
+        torch: The version of torch.
+    """
+
+    command: str
+    commit: str
+    machine: str
+    cores: int
+    threads: int
+    torch: str
+
+    @classmethod
+    def here(cls, program: str) -> "Conditions":
+        """Those of this process.
+
+        Args:
+            program: The module that was run.
+        """
+        return cls(
+            command=command(program),
+            commit=commit(),
+            machine=processor(),
+            cores=os.cpu_count() or 1,
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+        )
+
+    def notes(self) -> dict[str, str]:
+        """For a checkpoint."""
+        return {name: str(value) for name, value in asdict(self).items()}
+
+
+def command(program: str) -> str:
+    """Return the command line of this process.
+
+    Args:
+        program: The module that was run.
+    """
+    return shlex.join(["python", "-m", program, *sys.argv[1:]])
+
+
+def commit() -> str:
+    """Return the commit that this file is of, `unknown` outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + "+" * bool(changed.strip())
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
