@@ -9,6 +9,7 @@ from .transforms import (
     ConditionalCompose,
     ConditionalInverse,
     ConditionalResidualTransform,
+    MonotoneTransform,
     ResidualTransform,
 )
 from .translation import to_numpyro
@@ -17,6 +18,7 @@ __all__ = [
     "ConditionalCompose",
     "ConditionalInverse",
     "ConditionalResidualTransform",
+    "MonotoneTransform",
     "ResidualTransform",
     "to_jax",
     "to_numpyro",

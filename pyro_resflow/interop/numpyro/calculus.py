@@ -1,4 +1,4 @@
-r"""Jacobian, log-determinant and inverse of x + g(x) in JAX, for vectors of moderate size."""
+r"""Jacobians, log-determinants, and the inverse of x + g(x), in JAX, for moderate vectors."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def call_and_ladj(net: Layer, x: Array) -> tuple[Array, Array]:
     """x + g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
     g, matrix = linearized(net, x)
     return x + g, jnp.linalg.slogdet(matrix)[1]
+
+
+def cayley_ladj(net: Layer, w: Array) -> Array:
+    """log|det((I - J_g(w)) (I + J_g(w))^-1)|, of shape ``w.shape[:-1]``."""
+    plus = linearized(net, w)[1]
+    minus = 2 * jnp.eye(w.shape[-1], dtype=plus.dtype) - plus
+    return jnp.linalg.slogdet(minus)[1] - jnp.linalg.slogdet(plus)[1]
 
 
 @jax.custom_jvp

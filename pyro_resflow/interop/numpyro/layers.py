@@ -136,6 +136,15 @@ class Chain(NamedTuple):
         return jnp.broadcast_shapes(*(shift.shape[:-1] for shift in shifts))
 
 
+class Negative(NamedTuple):
+    """-g(x)."""
+
+    net: Layer
+
+    def __call__(self, x: Array) -> Array:
+        return -self.net(x)
+
+
 class ConditionalNetwork(NamedTuple):
     """A chain whose linear layers are shifted by a network of the context."""
 

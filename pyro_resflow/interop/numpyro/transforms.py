@@ -1,12 +1,13 @@
-"""Residual transforms of NumPyro."""
+"""Transforms of NumPyro by contractions."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 from ...extras import extra
-from .calculus import call_and_ladj, invert
-from .layers import Chain, ConditionalNetwork, Layer
+from .calculus import call_and_ladj, cayley_ladj, invert
+from .layers import Chain, ConditionalNetwork, Layer, Negative
 
 with extra("numpyro"):
     import jax.numpy as jnp
@@ -20,13 +21,11 @@ with extra("numpyro"):
         Transform,
     )
 
+ROOT = math.sqrt(2)
 
-class ResidualTransform(Transform):
-    r"""NumPyro's :math:`y = x + g(x)` of a contraction g on vectors.
 
-    The log-determinant is exact, from the whole Jacobian. The inverse iterates until nothing but
-    rounding is left, and is nan where it is not found; its derivatives are those of the implicit
-    function theorem.
+class ContractionTransform(Transform):
+    """What transforms of vectors by a contraction g have in common.
 
     Args:
         net: g, from :func:`to_jax`.
@@ -40,6 +39,43 @@ class ResidualTransform(Transform):
 
     def __init__(self, net: Chain) -> None:
         self.net = net
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        batch = jnp.broadcast_shapes(shape[:-1], self.net.batch_shape)
+        return (*batch, *shape[-1:])
+
+    inverse_shape = forward_shape
+
+    def tree_flatten(self) -> tuple[tuple[Chain], tuple[tuple[str], dict[str, Any]]]:
+        return (self.net,), (("net",), {})
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        if type(other) is not type(self):
+            return False
+        tree: Any = tree_structure(self.net)
+        if tree != tree_structure(other.net):
+            return False
+        pairs = list(zip(tree_leaves(self.net), tree_leaves(other.net), strict=True))
+        if static:
+            return all(a is b for a, b in pairs)
+        return jnp.stack([jnp.array_equal(a, b) for a, b in pairs]).all()
+
+    def _aligned(self, x: Array) -> Array:
+        """x at the shape of the result, and in the type that the weights bring it to."""
+        x = jnp.asarray(x, jnp.result_type(x, *tree_leaves(self.net)))
+        return jnp.broadcast_to(x, self.forward_shape(x.shape))
+
+
+class ResidualTransform(ContractionTransform):
+    r"""NumPyro's :math:`y = x + g(x)` of a contraction g on vectors.
+
+    The log-determinant is exact, from the whole Jacobian. The inverse iterates until nothing but
+    rounding is left, and is nan where it is not found; its derivatives are those of the implicit
+    function theorem.
+
+    Args:
+        net: g, see :class:`ContractionTransform`.
+    """
 
     def __call__(self, x: Array) -> Array:
         x = self._aligned(x)
@@ -58,30 +94,28 @@ class ResidualTransform(Transform):
             return intermediates
         return call_and_ladj(self.net, self._aligned(x))[1]
 
-    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        batch = jnp.broadcast_shapes(shape[:-1], self.net.batch_shape)
-        return (*batch, *shape[-1:])
 
-    inverse_shape = forward_shape
+class MonotoneTransform(ContractionTransform):
+    r"""NumPyro's :math:`y = \sqrt 2\,w - x` with :math:`w + g(w) = \sqrt 2\,x`.
 
-    def tree_flatten(self) -> tuple[tuple[Chain], tuple[tuple[str], dict[str, Any]]]:
-        return (self.net,), (("net",), {})
+    Both directions iterate, see :class:`ResidualTransform`. The log-determinant is exact, at
+    :math:`w = (x + y)/\sqrt 2`.
 
-    def eq(self, other: object, static: bool = False) -> Any:
-        if not isinstance(other, ResidualTransform):
-            return False
-        tree: Any = tree_structure(self.net)
-        if tree != tree_structure(other.net):
-            return False
-        pairs = list(zip(tree_leaves(self.net), tree_leaves(other.net), strict=True))
-        if static:
-            return all(a is b for a, b in pairs)
-        return jnp.stack([jnp.array_equal(a, b) for a, b in pairs]).all()
+    Args:
+        net: g, see :class:`ContractionTransform`.
+    """
 
-    def _aligned(self, x: Array) -> Array:
-        """x at the shape of the result, and in the type that the weights bring it to."""
-        x = jnp.asarray(x, jnp.result_type(x, *tree_leaves(self.net)))
-        return jnp.broadcast_to(x, self.forward_shape(x.shape))
+    def __call__(self, x: Array) -> Array:
+        x = self._aligned(x)
+        return ROOT * invert(self.net, ROOT * x) - x
+
+    def _inverse(self, y: Array) -> Array:
+        y = self._aligned(y)
+        return ROOT * invert(Negative(self.net), ROOT * y) - y
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+        """log|det(dy/dx)| at the pair, shape ``x.shape[:-1]``."""
+        return cayley_ladj(self.net, (self._aligned(x) + y) / ROOT)
 
 
 class ConditionalTransform(Protocol):

@@ -19,6 +19,7 @@ from .transforms import (
     ConditionalCompose,
     ConditionalInverse,
     ConditionalResidualTransform,
+    MonotoneTransform,
     ResidualTransform,
 )
 
@@ -46,6 +47,7 @@ def to_numpyro(flow: Any) -> Any:
 
     Args:
         flow: one of :class:`~pyro_resflow.transforms.Residual`,
+            :class:`~pyro_resflow.transforms.Monotone`,
             :class:`~pyro_resflow.transforms.ConditionalResidual`,
             :class:`~pyro_resflow.transforms.ActNorm`,
             :class:`~pyro_resflow.transforms.ConditionalAffine`,
@@ -81,9 +83,12 @@ def to_numpyro(flow: Any) -> Any:
 
 @to_numpyro.register
 def _residual(flow: transforms.Residual) -> ResidualTransform:
-    _check_vectors(flow, flow.domain.event_dim)
-    net = to_jax(flow.net)
-    return ResidualTransform(net if isinstance(net, Chain) else Chain((net,)))
+    return ResidualTransform(_network(flow))
+
+
+@to_numpyro.register
+def _monotone(flow: transforms.Monotone) -> MonotoneTransform:
+    return MonotoneTransform(_network(flow))
 
 
 @to_numpyro.register
@@ -196,6 +201,13 @@ def _normal(flow: torch_dist.Normal) -> dist.Normal:
 @to_numpyro.register
 def _multivariate_normal(flow: torch_dist.MultivariateNormal) -> dist.MultivariateNormal:
     return dist.MultivariateNormal(array(flow.loc), scale_tril=array(flow.scale_tril))
+
+
+def _network(flow: transforms.Residual | transforms.Monotone) -> Chain:
+    """The contraction of a transform of vectors."""
+    _check_vectors(flow, flow.domain.event_dim)
+    net = to_jax(flow.net)
+    return net if isinstance(net, Chain) else Chain((net,))
 
 
 def _check_vectors(flow: Any, event_dim: int) -> None:

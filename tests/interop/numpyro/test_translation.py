@@ -31,9 +31,17 @@ from pyro_resflow import (
 )
 from pyro_resflow.interop.numpyro import ResidualTransform, to_numpyro
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import LipschitzConvNet, LipschitzDenseNet
+from pyro_resflow.nn import CPila, LipschitzConvNet, LipschitzDenseNet
 from pyro_resflow.solvers import Anderson
-from pyro_resflow.transforms import ActNorm, Compose, Inverse, Residual, TriangularAffine
+from pyro_resflow.transforms import (
+    ActNorm,
+    Compose,
+    Inverse,
+    Monotone,
+    Residual,
+    TriangularAffine,
+    monotone,
+)
 
 from .precision import precision, tolerance
 
@@ -45,6 +53,9 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "sampling": lambda **options: residual_flow(D, 2, [8], **options),
     "density": lambda **options: residual_flow(D, 2, [8], fast="density", **options),
     "dense": lambda **options: Residual(LipschitzDenseNet(D, depth=2, growth=4), **options),
+    "monotone": lambda **options: Compose(
+        [monotone(D, [8], activation=CPila, **options), ActNorm(D)]
+    ),
     "composed": lambda **options: Compose(
         [
             residual(D, [8], **options),
@@ -105,7 +116,7 @@ def test_densities_and_directions_are_pyros(name: str, dtype: torch.dtype) -> No
     assert t.domain.event_dim == t.codomain.event_dim == 1
 
 
-@pytest.mark.parametrize("name", ["sampling", "density"])
+@pytest.mark.parametrize("name", ["sampling", "density", "monotone"])
 def test_gradients_are_pyros(name: str, dtype: torch.dtype) -> None:
     flow = trained(TRANSFORMS[name], dtype)
     theirs = to_numpyro(density(flow))
@@ -219,6 +230,7 @@ class TestPytrees:
         assert not bool(first.eq(to_numpyro(residual(D, [8]))))
         assert not first.eq(to_numpyro(residual(D, [9])))
         assert not first.eq(second.inv)
+        assert not first.eq(to_numpyro(Monotone(flow.net)))
 
 
 def test_weights_are_copied() -> None:
