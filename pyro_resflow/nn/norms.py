@@ -90,7 +90,7 @@ class SpectralNorm(OperatorNorm):
         (convolutions); Golub and Kahan, 1965.
     """
 
-    cycle = 20
+    cycle = 12
     """Products of one Krylov space; the next one starts from the best vector of the last."""
 
     def __init__(
