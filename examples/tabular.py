@@ -8,7 +8,8 @@ the training rows; columns of fewer than ten values are dropped, and since the o
 too, normal noise of a tenth of a standard deviation is added to all rows, so that no density is
 infinite. Adam maximises the likelihood in batches; every so many steps the validation rows are
 scored, and the state that was best there is scored on the test rows, by the exact
-log-determinant. Each result is kept in a file, and a run that was stopped goes on with the next.
+log-determinant. Each result is kept in a file, and a run that was stopped goes on with the next,
+at the same commit.
 
     python -m examples.tabular
     python -m examples.tabular --data '[wine]' --seeds 1 --training.steps 200
@@ -17,6 +18,7 @@ log-determinant. Each result is kept in a file, and a run that was stopped goes 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +37,7 @@ from sklearn import datasets
 from torch import Tensor
 from tqdm import tqdm
 
+from examples.conditions import commit
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.zuko import from_zuko
 from pyro_resflow.logdet import Exact
@@ -206,14 +209,17 @@ def run(data: str, model: str, seeds: int, training: Training) -> Result:
 
 
 def run_once(data: str, model: str, seeds: int, training: Training, folder: Path) -> Result:
-    """The result that is kept in a folder; where there is none with these settings, a new one."""
-    path = folder / f"{data}, {model}.json"
-    settings = {"seeds": seeds, **asdict(training)}
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    if kept.get("settings") == settings:
-        return Result(**kept["result"])
+    """The result that a folder has of this commit with these settings, else a new one."""
+    settings = {"seeds": seeds, **asdict(training), "commit": commit()}
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+    path = folder / f"{data}, {model}, {digest}.json"
+    if path.exists():
+        print(f"{path} is kept")
+        return Result(**json.loads(path.read_text())["result"])
     result = run(data, model, seeds, training)
-    path.write_text(json.dumps({"settings": settings, "result": asdict(result)}) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"settings": settings, "result": asdict(result)}) + "\n")
+    partial.replace(path)
     return result
 
 
@@ -257,7 +263,7 @@ def main(
         models: the models.
         seeds: number of seeds, each with a split, a start and batches of its own.
         training: how each is trained.
-        folder: where the table and the figure are written.
+        folder: where the results, the table and the figure are written.
     """
     torch.set_num_threads(1)  # the networks are too small to share
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
+from examples.conditions import Conditions
 from examples.images import weights
 from examples.images.comparison.clock import AtSteps, Due, EverySoOften
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.results import Result, save_samples, write_summary
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
-from examples.images.conditions import Conditions
 from examples.images.errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
 from examples.images.storage import check_writable
@@ -123,6 +123,7 @@ def _run(
     folder: Path,
 ) -> Result:
     """Train and score a contender, and keep its result, its weights and samples."""
+    conditions = Conditions.here("examples.images.compare")
     trained = train(contender, data, protocol, due)
     result = Result(
         contender=name,
@@ -134,12 +135,17 @@ def _run(
         standard_error=trained.held_out.standard_error,
         test_images=trained.held_out.images,
         curve=trained.curve,
-        conditions=Conditions.here("examples.images.compare"),
+        conditions=conditions,
     )
-    save_samples(folder, name, trained.task.distribution().sample((samples,)))
-    notes = {"result": str(trained.held_out), **result.conditions.notes()}
-    weights.save(folder / name, trained.task, notes)
     result.save(folder)
+    save_samples(folder, name, trained.task.distribution().sample((samples,)))
+    notes = {
+        "data": str(data.source),
+        "bins": str(data.bins),
+        "result": str(trained.held_out),
+        **conditions.notes(),
+    }
+    weights.save(folder / name, trained.task, notes)
     print(trained.held_out)
     return result
 

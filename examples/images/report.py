@@ -1,16 +1,17 @@
 """The report of a run: pictures, one page that shows them together, and the flow's weights."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 from lightning import Callback, LightningModule, Trainer
 from torchvision.utils import save_image
 
+from examples.conditions import Conditions, command
 from examples.images import figures, weights
-from examples.images.conditions import Conditions, command
 from examples.images.data import images_of
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
@@ -68,6 +69,20 @@ class Report(Callback):
     def __init__(self, samples: int = 64, reconstructions: int = 10) -> None:
         self.samples = samples
         self.reconstructions = reconstructions
+        self.conditions: Conditions | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what is run; of a run that goes on, what was run first."""
+        if self.conditions is None:
+            self.conditions = Conditions.here(PROGRAM)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was run, for the checkpoint."""
+        return asdict(self.conditions) if self.conditions else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what was run."""
+        self.conditions = Conditions(**state_dict) if state_dict else None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the result and write the report, in the first process only."""
@@ -77,7 +92,7 @@ class Report(Callback):
         if trainer.is_global_zero:
             print(pl_module.held_out)
             self.draw(folder, trainer, pl_module)
-            save_weights(folder, trainer, pl_module)
+            save_weights(folder, trainer, pl_module, self.conditions or Conditions.here(PROGRAM))
             print(f"report: {write_page(folder, pl_module)}")
 
     @torch.no_grad()
@@ -104,21 +119,23 @@ class Report(Callback):
             figure.savefig(folder / PICTURES[title].file, dpi=120)
 
 
-def save_weights(folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
+def save_weights(
+    folder: Path, trainer: Trainer, task: DensityEstimation, conditions: Conditions
+) -> None:
     """Save what was tested, with what it is and what it reached.
 
     A flow of one's own that cannot be made again from a file is left out, and that is said.
     """
     notes = {
-        "data": type(trainer.datamodule.source).__name__,
+        "data": str(trainer.datamodule.source),
         "bins": str(task.bins),
         "result": str(task.held_out),
-        **Conditions.here(PROGRAM).notes(),
+        **conditions.notes(),
     }
     try:
         weights.save(folder, task, notes)
     except checkpoints.NotRebuildableError as error:
-        print(f"{weights.FLOW} is not written: {error}")
+        print(f"the weights are not written: {error}")
 
 
 def write_page(folder: Path, task: DensityEstimation) -> Path:

@@ -14,7 +14,7 @@ from torchvision.utils import save_image
 
 from examples.images.exploration import sample_at
 from examples.images.figures import square
-from examples.images.weights import load_flow
+from examples.images.weights import load_part
 from pyro_resflow import checkpoints
 
 
@@ -35,7 +35,7 @@ def main(
         output: Where the picture is written.
     """
     print(checkpoints.info(weights))
-    flow = load_flow(weights)
+    flow = load_part(weights)
     torch.manual_seed(seed)
     images = sample_at(flow, [temperature], number)[0].clamp(0, 1)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from pyro.distributions import TransformModule
 from torch import nn
 
 from examples.images import models
@@ -23,7 +23,7 @@ OWN_CLASSES = (
 
 
 def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> None:
-    """Save the flow as `flow.safetensors` and the dequantization beside it.
+    """Save the flow as `flow.safetensors` and the dequantization beside it: both or neither.
 
     Args:
         folder: Where both are written.
@@ -31,29 +31,24 @@ def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> Non
         notes: What whoever gets the files will ask.
 
     Raises:
-        NotRebuildableError: For a flow of one's own that cannot be made again from a file.
+        NotRebuildableError: For a part of one's own that cannot be made again from a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.save(task.flow, folder / FLOW, notes=notes)
-    checkpoints.save(task.dequantizer, folder / DEQUANTIZER, notes=notes)
+    with TemporaryDirectory(dir=folder) as name:
+        partial = Path(name)
+        checkpoints.save(task.flow, partial / FLOW, notes=notes)
+        checkpoints.save(task.dequantizer, partial / DEQUANTIZER, notes=notes)
+        for file in (FLOW, DEQUANTIZER):
+            (partial / file).replace(folder / file)
 
 
-def load_flow(path: Path) -> TransformModule:
-    """Return the flow in a file, in evaluation mode."""
-    return _load(path)
+def load(folder: Path) -> DensityEstimation:
+    """Return what was saved in a folder, in evaluation mode, ready to score images and to draw."""
+    dequantizer = load_part(folder / DEQUANTIZER)
+    flow = load_part(folder / FLOW)
+    return DensityEstimation(flow, dequantizer.bins, dequantizer=lambda *_: dequantizer).eval()
 
 
-def load(folder: Path, bins: int) -> DensityEstimation:
-    """Return what was saved in a folder, in evaluation mode, ready to score images and to draw.
-
-    Args:
-        folder: Where it was saved.
-        bins: Number of grey levels of the images.
-    """
-    task = DensityEstimation(load_flow(folder / FLOW), bins)
-    task.dequantizer = _load(folder / DEQUANTIZER)
-    return task.eval()
-
-
-def _load(path: Path) -> nn.Module:
+def load_part(path: Path) -> nn.Module:
+    """Return the flow, or the dequantization, in a file, in evaluation mode."""
     return checkpoints.load(path, classes=OWN_CLASSES).eval()

@@ -12,7 +12,7 @@ from torchvision.io import read_image
 from examples.images import sample
 from examples.images.averaging import WeightAverage
 from examples.images.cli import ImageCLI, main
-from examples.images.report import PICTURES
+from examples.images.report import PICTURES, Report
 from examples.images.task import HeldOut
 from pyro_resflow import checkpoints
 
@@ -137,6 +137,8 @@ def test_a_run_resumes(finished, tmp_path):
     resumed = run("fit", tmp_path, **{"ckpt_path": str(checkpoint), "trainer.max_epochs": "2"})
     assert cli.trainer.global_step == 2
     assert resumed.trainer.global_step == 4
+    (report,) = (c for c in resumed.trainer.callbacks if isinstance(c, Report))
+    assert report.conditions.command.endswith("fit_and_test --config=residual_flow_digits.yaml")
 
 
 def test_a_seed_reproduces_a_run(tmp_path):

@@ -87,11 +87,16 @@ def test_a_run_goes_on_with_results_of_the_same_settings(
         return Result([1.0, float(training.steps)], [0.5, 0.25], 7)
 
     monkeypatch.setattr("examples.tabular.run", run)
+    monkeypatch.setattr("examples.tabular.commit", lambda: "first")
     main(models=("MAF",), **few)
     first = (few["folder"] / "table.md").read_text()
     main(models=("MAF", "NSF"), **few)
     assert ran == [("MAF", 3), ("NSF", 3)]
     assert (few["folder"] / "table.md").read_text().startswith(first)
     main(models=("MAF",), **{**few, "training": Training(steps=4)})
-    assert ran[2:] == [("MAF", 4)]
     assert "2.50 ± 1.50" in (few["folder"] / "table.md").read_text()
+    main(models=("MAF",), **few)
+    assert ran[2:] == [("MAF", 4)]
+    monkeypatch.setattr("examples.tabular.commit", lambda: "second")
+    main(models=("MAF",), **few)
+    assert ran[3:] == [("MAF", 3)]

@@ -1,9 +1,7 @@
 """Several threads that use one transform at the same time."""
 
 import copy
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +15,7 @@ from pyro_resflow import residual
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import InducedNorm, LipschitzMLP
 from pyro_resflow.transforms import Residual, base
+from tests.threads import at_once, eager_switching
 from tests.transforms.registry import TRANSFORMS
 
 # Not inverse_of_pyros: where torch calls one of Pyro's transforms directly, it finds there what
@@ -33,30 +32,15 @@ NAMES = [
 ]
 
 
-@pytest.fixture
-def eager_switching() -> Iterator[None]:
-    """Let threads take turns as often as the interpreter can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+@pytest.fixture(name="eager_switching")
+def _eager_switching() -> Iterator[None]:
+    with eager_switching():
+        yield
 
 
 def in_another_thread(function: Callable[[], Any]) -> Any:
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(function).result()
-
-
-def at_once(functions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Results of functions that run in threads which start together."""
-    start = threading.Barrier(len(functions))
-
-    def started(function: Callable[[], Any]) -> Any:
-        start.wait()
-        return function()
-
-    with ThreadPoolExecutor(len(functions)) as executor:
-        return [future.result() for future in [executor.submit(started, f) for f in functions]]
 
 
 def test_threads_that_score_one_tensor_have_a_graph_each() -> None:

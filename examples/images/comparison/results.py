@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from examples.conditions import Conditions
 from examples.images import figures
 from examples.images.comparison.clock import Point
-from examples.images.conditions import Conditions
 
 
 @dataclass(frozen=True)

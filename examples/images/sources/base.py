@@ -26,6 +26,9 @@ class Source(ABC):
     bins: int = 256
     classes: int = 0
 
+    def __str__(self) -> str:
+        return type(self).__name__
+
     @abstractmethod
     def load(self) -> tuple[Portion, Portion]:
         """Return the training and the test portion, downloaded or unpacked if need be."""
@@ -64,6 +67,9 @@ class InMemory(Source):
         self.bins = source.bins
         self.classes = source.classes
         self._portions: tuple[Portion, Portion] | None = None
+
+    def __str__(self) -> str:
+        return str(self.source)
 
     def load(self) -> tuple[Portion, Portion]:
         """Return the portions of the source, read at the first call."""

@@ -25,6 +25,9 @@ class FewerBits(Source):
         self.classes = source.classes
         self.bins = 2**bits
 
+    def __str__(self) -> str:
+        return f"{self.source}, {self.bins} grey levels"
+
     def load(self) -> tuple[Portion, Portion]:
         """Return the portions of the source, reduced when an image is fetched."""
         training, test = self.source.load()
@@ -58,6 +61,9 @@ class Averaged(Source):
         self.event_shape = (channels, height // factor, width // factor)
         self.classes = source.classes
         self.bins = source.bins
+
+    def __str__(self) -> str:
+        return f"{self.source}, {self.factor}x{self.factor} pixels averaged"
 
     def load(self) -> tuple[Portion, Portion]:
         """Return the portions of the source, averaged when an image is fetched."""

@@ -21,7 +21,7 @@ with extra("numpyro"):
         Transform,
     )
 
-ROOT = math.sqrt(2)
+SQRT_2 = math.sqrt(2)
 
 
 class ContractionTransform(Transform):
@@ -107,15 +107,15 @@ class MonotoneTransform(ContractionTransform):
 
     def __call__(self, x: Array) -> Array:
         x = self._aligned(x)
-        return ROOT * invert(self.net, ROOT * x) - x
+        return SQRT_2 * invert(self.net, SQRT_2 * x) - x
 
     def _inverse(self, y: Array) -> Array:
         y = self._aligned(y)
-        return ROOT * invert(Negative(self.net), ROOT * y) - y
+        return SQRT_2 * invert(Negative(self.net), SQRT_2 * y) - y
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
         """log|det(dy/dx)| at the pair, shape ``x.shape[:-1]``."""
-        return cayley_ladj(self.net, (self._aligned(x) + y) / ROOT)
+        return cayley_ladj(self.net, (self._aligned(x) + y) / SQRT_2)
 
 
 class ConditionalTransform(Protocol):

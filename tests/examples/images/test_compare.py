@@ -16,12 +16,12 @@ pytest.importorskip("torchvision")
 
 from torch.utils.data import TensorDataset
 
+from examples.conditions import Conditions
 from examples.images import compare, weights
 from examples.images.comparison import clock as timing
 from examples.images.comparison import results
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
-from examples.images.conditions import Conditions
 from examples.images.errors import SetupError
 from examples.images.sources import (
     Averaged,
@@ -227,7 +227,7 @@ def test_models_without_a_result_are_run_and_shown(tmp_path, capsys):
     assert first.conditions.threads == 1
     assert first.conditions.torch == torch.__version__
     assert np.load(tmp_path / "first.samples.npy").shape == (3, 1, 8, 8)
-    kept = weights.load(tmp_path / "first", bins=17)
+    kept = weights.load(tmp_path / "first")
     assert sum(p.numel() for p in kept.parameters()) == first.parameters
     bits = timing.score(kept, stacked(FewDigits().load()[1]), 256, seed=1)
     assert bits.mean().item() == pytest.approx(first.bits_per_dim)

@@ -12,13 +12,12 @@ from examples.images import weights
 from examples.images.comparison.clock import score
 from examples.images.comparison.contenders import CONTENDERS
 from examples.images.task import DensityEstimation
+from pyro_resflow.checkpoints import NotRebuildableError
 
 SHAPE = (1, 4, 4)
 
 
-@pytest.mark.parametrize(
-    "name", ["glow", "flow_plus_plus_variational_mixture_attention", "monotone", "real_nvp"]
-)
+@pytest.mark.parametrize("name", CONTENDERS)
 def test_a_model_comes_back_with_its_scores(name, tmp_path):
     contender = CONTENDERS[name]
     task = DensityEstimation(contender.flow(SHAPE), 256, dequantizer=contender.dequantizer)
@@ -28,10 +27,30 @@ def test_a_model_comes_back_with_its_scores(name, tmp_path):
         for parameter in task.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     weights.save(tmp_path / "new", task, {"data": "noise"})
-    loaded = weights.load(tmp_path / "new", bins=256)
+    loaded = weights.load(tmp_path / "new")
     assert not loaded.training
+    assert loaded.bins == 256
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {
+        weights.FLOW,
+        weights.DEQUANTIZER,
+    }
     assert torch.equal(score(loaded, images, 8, seed=0), score(task, images, 8, seed=0))
-    flow = weights.load_flow(tmp_path / "new" / "flow.safetensors")
+    flow = weights.load_part(tmp_path / "new" / weights.FLOW)
     noise = torch.randn(3, 16)
     with torch.no_grad():
         assert torch.equal(flow(noise), task.eval().flow(noise))
+
+
+class Own(torch.nn.Module):
+    """Of which no file can say how it is made."""
+
+
+def test_both_parts_are_written_or_neither(tmp_path):
+    task = DensityEstimation(CONTENDERS["glow"].flow(SHAPE), 256)
+    weights.save(tmp_path, task, {})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    task.flow = CONTENDERS["real_nvp"].flow(SHAPE)
+    task.dequantizer = Own()
+    with pytest.raises(NotRebuildableError):
+        weights.save(tmp_path, task, {})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pyro.distributions.transforms as T
 import pytest
@@ -19,6 +20,7 @@ pytest.importorskip("numpyro")
 
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpyro
 import numpyro.distributions as numpyro_dist
 from numpyro.infer import MCMC, NUTS
@@ -29,6 +31,7 @@ from pyro_resflow import (
     residual,
     residual_flow,
 )
+from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.interop.numpyro import ResidualTransform, to_numpyro
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import CPila, LipschitzConvNet, LipschitzDenseNet
@@ -39,7 +42,6 @@ from pyro_resflow.transforms import (
     Inverse,
     Monotone,
     Residual,
-    TriangularAffine,
     monotone,
 )
 
@@ -48,6 +50,18 @@ from .precision import precision, tolerance
 D, C = 3, 2
 EXACT = {"logdet": Exact(), "solver": Anderson(tolerance=1e-13)}
 EXACT_32 = {"logdet": Exact()}
+
+
+def guide(**options: Any) -> AutoResidualFlow:
+    """A guide of a model of D latent variables, after its first call."""
+
+    def model() -> None:
+        pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+
+    made = AutoResidualFlow(model, blocks=1, hidden_dims=[8], **options)
+    made()
+    return made
+
 
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "sampling": lambda **options: residual_flow(D, 2, [8], **options),
@@ -64,7 +78,7 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
             Inverse(residual(D, [8], **options)),
         ]
     ),
-    "guide": lambda **options: Compose([residual(D, [8], **options), TriangularAffine(D)]),
+    "guide": lambda **options: guide(**options).transform,
     "of_pyro": lambda **options: dist.ComposeTransformModule(
         [residual(D, [8], **options), T.Permute(torch.tensor([2, 0, 1]))]
     ),
@@ -182,10 +196,23 @@ def test_value_and_log_determinant_take_one_pass() -> None:
     assert t.log_abs_det_jacobian(x, y, intermediates) is intermediates
 
 
+@pytest.mark.parametrize("name", ["density", "monotone"])
+def test_gradients_by_the_weights_are_finite_differences(name: str) -> None:
+    with precision("float64"):
+        t = to_numpyro(trained(TRANSFORMS[name], torch.float64))
+        x = jax_array(torch.randn(5, D))
+
+        def loss(t: numpyro_dist.transforms.Transform) -> jax.Array:
+            y = t(x)
+            return (y**2).sum() + t.log_abs_det_jacobian(x, y).sum()
+
+        jax.test_util.check_grads(loss, (t,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
+
+
 class TestPytrees:
-    @pytest.fixture
-    def flow(self) -> Transform:
-        return trained(TRANSFORMS["density"], torch.float32)
+    @pytest.fixture(params=["density", "monotone"])
+    def flow(self, request: pytest.FixtureRequest) -> Transform:
+        return trained(TRANSFORMS[request.param], torch.float32)
 
     def test_round_trips_and_copies(self, flow: Transform) -> None:
         t = to_numpyro(flow)

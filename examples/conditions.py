@@ -44,7 +44,7 @@ class Conditions:
             machine=processor(),
             cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(),
-            torch=torch.__version__,
+            torch=str(torch.__version__),  # of a type of its own, which no checkpoint takes
         )
 
     def notes(self) -> dict[str, str]:
@@ -65,11 +65,15 @@ def commit() -> str:
     """Return the commit that this file is of, `unknown` outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+        name = _output([*git, "rev-parse", "--short", "HEAD"])
+        changed = _output([*git, "status", "--porcelain", "-uno"])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return name + "+" * bool(changed.strip())
+    return name + "+" * bool(changed)
+
+
+def _output(arguments: list[str]) -> str:
+    return subprocess.check_output(arguments, text=True, stderr=subprocess.DEVNULL).strip()
 
 
 def processor() -> str:

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from examples.images.conditions import Conditions, command
+from examples.conditions import Conditions, command
 
 
 def test_conditions_say_what_was_run(monkeypatch):
