@@ -1,0 +1,1 @@
+"""Trained models: weights and what they reach, see README.md."""

@@ -1,0 +1,58 @@
+"""The trained models that come with the examples reach what is said of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("torchvision")
+
+from torchvision.io import read_image
+
+from examples.images import sample, trained, weights
+from examples.images.comparison.clock import score
+from examples.images.sources import Digits, Source, stacked
+from pyro_resflow.checkpoints import info
+
+FOLDER = Path(trained.__file__).parent
+SOURCES: dict[str, Source] = {"digits": Digits()}
+
+
+def test_every_model_is_tested_and_has_a_card():
+    models = {path.parent.name for path in FOLDER.glob("*/flow.safetensors")}
+    assert models == set(SOURCES)
+    card = (FOLDER / "README.md").read_text()
+    for name in models:
+        assert f"## {name}\n" in card
+        assert info(FOLDER / name / weights.FLOW).notes["result"] in card
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_model_reaches_its_bits_per_dim(name):
+    source = SOURCES[name]
+    task = weights.load(FOLDER / name)
+    assert task.bins == source.bins
+    _, test = source.load()
+    images = stacked(test)[:1000]
+    bits = torch.stack([score(task, images, 100, seed) for seed in range(5)]).mean(0)
+    said = info(FOLDER / name / weights.FLOW).notes["result"]
+    mean, error = map(float, re.search(r"([\d.]+) ± ([\d.]+)", said).groups())
+    if len(images) == len(test):  # the same images: what differs is the noise alone
+        tolerance = 0.005
+    else:
+        tolerance = 4 * math.hypot(error, float(bits.std()) / len(images) ** 0.5)
+    assert float(bits.mean()) == pytest.approx(mean, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_model_draws_images(name, tmp_path, capsys):
+    output = tmp_path / "samples.png"
+    sample.main(FOLDER / name / weights.FLOW, number=4, output=output)
+    assert "bits/dim" in capsys.readouterr().out
+    drawn = read_image(str(output)).float() / 255
+    assert drawn.std() > 0.1
