@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: the file to save to."""
+"""What the tests of checkpoints share: the file to save to, and one that is saved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from pyro_resflow import checkpoints, residual_flow
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "flow.safetensors"
+
+
+@pytest.fixture
+def saved(path: Path) -> Path:
+    """A file with a flow."""
+    checkpoints.save(residual_flow(2, 1, [4]), path, notes={"data": "none"})
+    return path
