@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -54,3 +54,22 @@ def central_differences(
         entry.copy_(start)
         differences.append((above - below) / (2 * step))
     return indices, torch.stack(differences)
+
+
+def check_gradients(
+    value: Callable[[], Tensor],
+    inputs: Sequence[Tensor],
+    *,
+    rtol: float,
+    atol: float,
+    entries: int = 6,
+) -> None:
+    """Autograd's derivatives of a scalar are those by central differences.
+
+    The latter are good to the square of their step, and to the error of the value divided by it.
+    """
+    gradients = torch.autograd.grad(value(), inputs)
+    for tensor, gradient in zip(inputs, gradients, strict=True):
+        indices, differences = central_differences(value, tensor, entries=entries)
+        found = gradient.flatten()[indices]
+        torch.testing.assert_close(found, differences, rtol=rtol, atol=atol)

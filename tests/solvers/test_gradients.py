@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_resflow.nn import Chain
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov, Solver
-from tests.derivatives import central_differences
+from tests.derivatives import check_gradients
 from tests.networks import IMAGE, NETWORKS
 from tests.solvers.cases import SOLVERS, linear_network, network
 
@@ -30,12 +30,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(1)
-    inputs = [y, *net.parameters()]
-    gradients = torch.autograd.grad(value(), inputs)
-    for tensor, gradient in zip(inputs, gradients, strict=True):
-        indices, differences = central_differences(value, tensor, entries=2)
-        # good to step^2 and to the solver's 1e-13 / step
-        torch.testing.assert_close(gradient.flatten()[indices], differences, rtol=1e-6, atol=1e-7)
+    check_gradients(value, [y, *net.parameters()], rtol=1e-6, atol=1e-7, entries=2)
 
 
 @pytest.mark.parametrize("solver", [FixedPoint, NewtonKrylov])
