@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from examples.conditions import commit, processor
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "pyro-ppl", "normflows", "torchflows", "numpy")
@@ -33,27 +34,3 @@ def machine(device: torch.device) -> dict[str, str]:
         except PackageNotFoundError:
             facts[package] = "not installed"
     return facts
-
-
-def processor() -> str:
-    """The processor's model."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
-def commit() -> str:
-    """The commit that was measured, and whether files differ from it."""
-    try:
-        head = _git("rev-parse", "--short", "HEAD")
-        return head + (" with changes" if _git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
