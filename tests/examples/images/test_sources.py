@@ -221,6 +221,12 @@ def test_an_averaged_source_is_smaller():
         sources.Averaged(Ramp(), factor=4)
 
 
+def test_a_source_says_what_it_is():
+    reduced = sources.FewerBits(sources.Averaged(sources.FashionMnist()), bits=5)
+    said = "FashionMnist, 2x2 pixels averaged, 32 grey levels"
+    assert str(sources.InMemory(reduced)) == said
+
+
 def imagenet_folder(root: Path, images: torch.Tensor) -> None:
     for part in ("train", "valid"):
         for i, image in enumerate(images):
