@@ -22,6 +22,7 @@ class Conditions:
         cores: Its cores.
         threads: Threads that computed.
         torch: The version of torch.
+        accelerator: The graphics card that is there to compute on, `none` without one.
     """
 
     command: str
@@ -30,6 +31,7 @@ class Conditions:
     cores: int
     threads: int
     torch: str
+    accelerator: str = "none"
 
     @classmethod
     def here(cls, program: str) -> "Conditions":
@@ -45,6 +47,7 @@ class Conditions:
             cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),  # of a type of its own, which no checkpoint takes
+            accelerator=accelerator(),
         )
 
     def notes(self) -> dict[str, str]:
@@ -74,6 +77,11 @@ def commit() -> str:
 
 def _output(arguments: list[str]) -> str:
     return subprocess.check_output(arguments, text=True, stderr=subprocess.DEVNULL).strip()
+
+
+def accelerator() -> str:
+    """Return the name of the first graphics card, `none` without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
 
 
 def processor() -> str:

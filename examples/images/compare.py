@@ -7,13 +7,14 @@ chosen by those: no checkpoint, no learning rate. The curves are of the first 1,
 whose scoring does not count as training.
 
     python -m examples.images.compare models                # every one without a result yet
-    python -m examples.images.compare models --only '[glow]' --minutes 1
+    python -m examples.images.compare models --only '[glow]'
     python -m examples.images.compare anchor                # beside the authors' Residual Flow
 
 A model's result is kept in a file of its name, with the command, the commit and the machine. From
 all of them a table and two pictures are made, each time anew.
 """
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,7 +27,7 @@ from examples.conditions import Conditions
 from examples.images import weights
 from examples.images.comparison.clock import AtSteps, Due, EverySoOften
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
-from examples.images.comparison.results import Result, save_samples, write_summary
+from examples.images.comparison.results import Result, load_all, save_samples, write_summary
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
 from examples.images.errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
@@ -65,6 +66,8 @@ def models(
         raise SetupError(f"only: there is no {unknown}; there are {', '.join(CONTENDERS)}")
     data = _prepared(source, threads, folder)
     protocol = Protocol(budget=60 * minutes, seed=seed)
+    others = [result for result in load_all(folder) if result.contender not in names]
+    _check_alike(others, str(data.source), protocol.budget)
     for name in names:
         print(f"{name}: {CONTENDERS[name].title}")
         due = partial(EverySoOften, protocol.budget, points)
@@ -113,6 +116,17 @@ def _prepared(source: Source | None, threads: int, folder: Path) -> WholeTrainin
     return WholeTrainingSet(InMemory(source), batch_size=64)
 
 
+def _check_alike(results: Sequence[Result], data: str, budget: float) -> None:
+    """Refuse to add to results of other images or of another time."""
+    for result in results:
+        if (result.data, result.budget) != (data, budget):
+            raise SetupError(
+                f"folder: it holds {result.contender}, trained for {result.budget} seconds on "
+                f"{result.data}, which does not compare with {budget} seconds on {data}; give "
+                "another folder"
+            )
+
+
 def _run(
     name: str,
     contender: Contender,
@@ -128,6 +142,8 @@ def _run(
     result = Result(
         contender=name,
         title=contender.title,
+        data=str(data.source),
+        budget=protocol.budget if math.isfinite(protocol.budget) else None,
         parameters=sum(parameter.numel() for parameter in trained.task.parameters()),
         steps=trained.steps,
         seconds=trained.seconds,
@@ -137,15 +153,15 @@ def _run(
         curve=trained.curve,
         conditions=conditions,
     )
-    result.save(folder)
-    save_samples(folder, name, trained.task.distribution().sample((samples,)))
     notes = {
-        "data": str(data.source),
+        "data": result.data,
         "bins": str(data.bins),
         "result": str(trained.held_out),
         **conditions.notes(),
     }
     weights.save(folder / name, trained.task, notes)
+    save_samples(folder, name, trained.task.distribution().sample((samples,)))
+    result.save(folder)  # last: what has a result has all of its files
     print(trained.held_out)
     return result
 

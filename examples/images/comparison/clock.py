@@ -143,12 +143,13 @@ class LearningCurve(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Score if it is due; stop if time is up."""
-        if self.due(trainer.global_step, self.clock.elapsed()):
+        seconds = self.clock.elapsed()
+        trainer.should_stop = seconds >= self.clock.budget
+        if self.due(trainer.global_step, seconds):
             self.clock.stop()
             bits = score(pl_module, self.images, self.batch_size, seed=0).mean().item()
             self.points.append(Point(trainer.global_step, self.clock.seconds, bits))
             self.clock.start()
-        trainer.should_stop = self.clock.elapsed() >= self.clock.budget
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

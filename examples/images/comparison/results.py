@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cycler import cycler
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -22,6 +24,8 @@ class Result:
     Attributes:
         contender: Its name on the command line.
         title: Its name in tables and pictures.
+        data: The images.
+        budget: Seconds of training that it had; None if a number of steps ended it.
         parameters: How many it has.
         steps: Optimizer steps taken.
         seconds: Seconds of training, without scoring.
@@ -34,6 +38,8 @@ class Result:
 
     contender: str
     title: str
+    data: str
+    budget: float | None
     parameters: int
     steps: int
     seconds: float
@@ -46,7 +52,10 @@ class Result:
     def save(self, folder: Path) -> None:
         """Write the result into a folder, under the contender's name."""
         content = json.dumps(dataclasses.asdict(self), indent=2)
-        self.path(folder, self.contender).write_text(content + "\n")
+        path = self.path(folder, self.contender)
+        partial = path.with_suffix(".partial")
+        partial.write_text(content + "\n")
+        partial.replace(path)
 
     @staticmethod
     def path(folder: Path, contender: str) -> Path:
@@ -91,6 +100,8 @@ def learning_curves(results: list[Result]) -> Figure:
     """Show bits/dim against the seconds of training."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
+    colors = rcParams["axes.prop_cycle"]
+    axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * colors)  # as many as models, and more
     for result in results:
         seconds = [point.seconds for point in result.curve]
         axis.plot(seconds, [point.bits_per_dim for point in result.curve], label=result.title)

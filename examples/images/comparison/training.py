@@ -106,5 +106,6 @@ def train(
         enable_model_summary=False,
     )
     trainer.fit(task, datamodule=data)
+    task.to(trainer.strategy.root_device).eval()  # Lightning leaves it training, on the CPU
     bits = score(task, data.scored_images(protocol.tested), data.evaluation_batch_size, seed=1)
     return Trained(task, HeldOut.of(bits), trainer.global_step, clock.seconds, curve.points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -34,9 +35,9 @@ from examples.images.sources import (
 )
 from examples.images.task import DensityEstimation
 from pyro_resflow.checkpoints import info
-from pyro_resflow.flows import ConvBlock, ResidualFlow
+from pyro_resflow.flows import ConvBlock, RealNVP, ResidualFlow
 from pyro_resflow.logdet import Krylov
-from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.nn import LipschitzMLP, ResidualConditioner
 from pyro_resflow.transforms import temporary_logdet
 
 SHAPE = Averaged(FashionMnist()).event_shape
@@ -55,10 +56,17 @@ def tiny(shape: tuple[int, ...]) -> ResidualFlow:
     return ResidualFlow(shape, (1,), network=ConvBlock(4), end_blocks=0)
 
 
+def batch_normalised(shape: tuple[int, ...]) -> RealNVP:
+    return RealNVP(shape, scales=2, network=ResidualConditioner(2, blocks=1))
+
+
 @pytest.fixture
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two contenders that train in no time."""
-    few = {name: Contender(f"The {name} one", tiny) for name in ("first", "second")}
+    few = {
+        "first": Contender("The first one", batch_normalised),
+        "second": Contender("The second one", tiny),
+    }
     monkeypatch.setattr(compare, "CONTENDERS", few)
     monkeypatch.setattr(compare, "residual_flow", tiny)
     monkeypatch.setattr("sys.argv", ["compare", "models"])
@@ -180,13 +188,15 @@ def test_the_anchor_is_as_large_as_the_authors_flow():
     assert sum(p.numel() for p in flow.parameters()) == 298_087
 
 
-def test_a_run_ends_when_its_time_is_up():
+def test_a_run_ends_when_its_time_is_up(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: 0.01 * next(ticks)))
     data = WholeTrainingSet(InMemory(FewDigits()), batch_size=32)
     protocol = Protocol(budget=0.4, scored=10, warm_up=0)
     trained = train(Contender("", tiny), data, protocol, lambda: timing.EverySoOften(0.4, 2))
-    assert 0.4 <= trained.seconds < 2.0
-    assert trained.curve[-1].step == trained.steps > 0
-    assert len(trained.curve) in (1, 2)
+    assert trained.seconds == pytest.approx(0.4, abs=0.05)
+    assert [point.seconds for point in trained.curve] == pytest.approx([0.2, 0.4], abs=0.05)
+    assert 0 < trained.curve[0].step < trained.curve[1].step == trained.steps
     assert trained.held_out.images == 40
     with torch.no_grad():
         bits = timing.score(trained.task, data.scored_images(), 256, seed=1)
@@ -239,6 +249,30 @@ def test_models_without_a_result_are_run_and_shown(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("other", [{"minutes": 0.004}, {"source": Noise()}])
+def test_results_that_do_not_compare_are_not_mixed(other, tmp_path):
+    settings = {"minutes": 0.002, "points": 1, "threads": 1, "samples": 1, "source": FewDigits()}
+    compare.models(only=["second"], folder=tmp_path, **settings)
+    with pytest.raises(
+        SetupError, match=r"folder: it holds second, trained for 0\.12 seconds on "
+    ):
+        compare.models(only=["first"], folder=tmp_path, **{**settings, **other})
+    compare.models(only=["second"], folder=tmp_path, **{**settings, **other})
+
+
+@pytest.mark.usefixtures("_few")
+def test_what_stopped_half_way_has_no_result(tmp_path, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "save_samples", stop)
+    settings = {"minutes": 0.002, "points": 1, "threads": 1, "samples": 1, "source": FewDigits()}
+    with pytest.raises(KeyboardInterrupt):
+        compare.models(only=["second"], folder=tmp_path, **settings)
+    assert results.load_all(tmp_path) == []
+
+
+@pytest.mark.usefixtures("_few")
 def test_the_anchor_is_scored_at_its_steps(tmp_path, capsys):
     compare.anchor(steps=(1, 3), threads=1, samples=2, folder=tmp_path, source=FewDigits())
     result = results.Result.load(tmp_path / "anchor.json")
@@ -255,6 +289,8 @@ def test_an_unknown_model_is_named(tmp_path):
 RESULT = results.Result(
     contender="a",
     title="Model A",
+    data="images",
+    budget=600.0,
     parameters=300_123,
     steps=2000,
     seconds=600.4,
@@ -279,6 +315,12 @@ def test_the_best_comes_first(tmp_path):
     *_, first, second = results.table(results.load_all(tmp_path)).splitlines()
     assert first.startswith("| Model B |")
     assert second == "| Model A | 300,123 | 2,000 | 600 | 300 | 3.142 ± 0.012 |"
+
+
+def test_no_two_curves_look_alike():
+    named = [dataclasses.replace(RESULT, title=title) for title in CONTENDERS]
+    lines = results.learning_curves(named).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(CONTENDERS)
 
 
 def test_curves_and_samples_are_those_of_the_results(tmp_path):
