@@ -3,7 +3,20 @@
 from collections.abc import Sequence
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+
+
+class OneCycle(OneCycleLR):
+    """PyTorch's one cycle, whose last rate stays for steps that come after its end.
+
+    PyTorch's raises there: a run that goes on, or takes smaller batches, would stop half way.
+    """
+
+    def get_lr(self) -> list[float]:
+        """Return the rate of each group of parameters."""
+        if self.last_epoch >= self.total_steps:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        return super().get_lr()
 
 
 class WarmUpThenDecay(LambdaLR):

@@ -1,4 +1,4 @@
-"""What configurations name beside flows and data: models, schedules, penalties."""
+"""What configurations name beside flows and data: models, penalties."""
 
 from __future__ import annotations
 
@@ -15,37 +15,8 @@ from examples.images import models
 from examples.images.freezing import FrozenAtFirst
 from examples.images.naming import parameters_named
 from examples.images.penalty import SquaredPenalty
-from examples.images.schedules import WarmUpThenDecay, WarmUpThenSteps
 from pyro_resflow.nn import WeightNormConv2d
 from pyro_resflow.transforms import AffineMap, Columns, Coupling, LogisticMixtureMap
-
-
-def rates(schedule: type, steps: int, **settings: object) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=2.0)
-    scheduler = schedule(optimizer, **settings)
-    found = []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return found
-
-
-def test_warm_up_then_decay():
-    found = rates(WarmUpThenDecay, 8, warm_up=2, decay_from=4, decay=0.5, floor=0.2)
-    assert found == pytest.approx([0.0, 1.0, 2.0, 2.0, 2.0, 1.0, 0.5, 0.4])
-
-
-def test_warm_up_then_steps():
-    found = rates(WarmUpThenSteps, 7, warm_up=2, milestones=[3, 5], gamma=0.1)
-    assert found == pytest.approx([0.0, 1.0, 2.0, 0.2, 0.2, 0.02, 0.02])
-
-
-def test_schedules_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match=r"warm_up, decay_from: .* got 5 and 4"):
-        rates(WarmUpThenDecay, 1, warm_up=5, decay_from=4)
-    with pytest.raises(ValueError, match=r"warm_up: .* got 0"):
-        rates(WarmUpThenSteps, 1, warm_up=0, milestones=[])
 
 
 def test_parameters_are_found_by_the_end_of_their_name():
