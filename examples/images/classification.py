@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchmetrics import CatMetric
 
 from examples.images.cli import main
+from examples.images.diagnosis import explained
 from examples.images.task import constant_rate
 
 Labelled = tuple[Tensor, Tensor]
@@ -76,7 +77,8 @@ class Classification(LightningModule):
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         """Return the cross-entropy of a batch, in nats."""
         images, labels = batch
-        logits = self.logits(images)
+        with explained(self.trainer, self, batch):
+            logits = self.logits(images)
         loss = F.cross_entropy(logits, labels)
         self.log("loss/train", loss, prog_bar=True, sync_dist=True)
         self.log("accuracy/train", _hits(logits, labels).mean(), on_epoch=True, sync_dist=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from examples.images.errors import DivergedError
+from pyro_resflow.nn import NonFiniteWeightError
 
 
 class NotFinite(Exception):  # noqa: N818 it is a finding, caught here
@@ -32,6 +33,21 @@ def diverged(trainer: Trainer, task: LightningModule, batch: Any, what: str) -> 
         f"checkpoint: {good or 'none'}. Resume from it, or from one before, with a lower learning "
         "rate or trainer.gradient_clip_val"
     )
+
+
+@contextmanager
+def explained(trainer: Trainer, task: LightningModule, batch: Any) -> Iterator[None]:
+    """Turn the error of a network with a weight that is not finite into one to stop with.
+
+    Args:
+        trainer: The trainer.
+        task: What is trained.
+        batch: The batch of the step.
+    """
+    try:
+        yield
+    except NonFiniteWeightError as error:
+        raise diverged(trainer, task, batch, "a weight is not finite") from error
 
 
 def origin(task: LightningModule, batch: Any) -> str:

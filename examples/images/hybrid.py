@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import CatMetric
 
 from examples.images.cli import main
+from examples.images.diagnosis import explained
 from examples.images.task import DensityEstimation, HeldOut, constant_rate, uniform_noise
 from pyro_resflow.flows import ImageFlow
 from pyro_resflow.hybrid import Hybrid
@@ -58,6 +59,7 @@ class HybridEstimation(DensityEstimation):
         test_draws: Draws of dequantization noise (and probes) averaged for each test image.
     """
 
+    program: ClassVar[str] = "examples.images.hybrid"
     links: ClassVar[dict[str, str]] = {
         **DensityEstimation.links,
         "data.classes": "model.classes",
@@ -79,6 +81,10 @@ class HybridEstimation(DensityEstimation):
         self.hybrid = Hybrid(flow, classes, hidden_channels=hidden_channels)
         self.weight = weight
         self.test_hits = CatMetric(nan_strategy="error")
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return what is saved when it is trained, by name."""
+        return {**super().parts(), "hybrid": self.hybrid}
 
     def bits_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bits/dim and the logits of each image, from one pass of the flow."""
@@ -109,7 +115,8 @@ class HybridEstimation(DensityEstimation):
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         """Return the objective of a batch."""
-        loss, bits, accuracy = self.loss(batch)
+        with explained(self.trainer, self, batch):
+            loss, bits, accuracy = self.loss(batch)
         self.log("loss/train", loss, sync_dist=True)
         self.log("bits/train", bits, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         self.log("accuracy/train", accuracy, on_epoch=True, prog_bar=True, sync_dist=True)

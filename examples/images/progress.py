@@ -30,8 +30,9 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Advance, and show the bits/dim."""
         assert self._bar is not None
-        self._bar.set_postfix_str(_bits(trainer), refresh=False)
-        self._bar.update(trainer.global_step - self._bar.n)
+        # Reading a metric waits for the device: only when the bar is drawn again.
+        if self._bar.update(trainer.global_step - self._bar.n):
+            self._bar.set_postfix_str(_bits(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the training bar."""

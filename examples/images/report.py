@@ -1,4 +1,4 @@
-"""The report of a run: pictures, one page that shows them together, and the flow's weights."""
+"""The report of a run: the weights of what was tested, pictures, and a page that shows them."""
 
 import base64
 from dataclasses import asdict, dataclass
@@ -15,8 +15,6 @@ from examples.images import figures, weights
 from examples.images.data import images_of
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
-
-PROGRAM = "examples.images"
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,12 @@ class Report(Callback):
     Args:
         samples: Number of images to draw from the flow.
         reconstructions: Number of test images to send through the flow and back, and of images
-            in a row of the other pictures.
+            in a row of the other pictures; at least 2, to have images to go between.
     """
 
     def __init__(self, samples: int = 64, reconstructions: int = 10) -> None:
+        if reconstructions < 2:
+            raise ValueError(f"reconstructions: expected at least 2, got {reconstructions}")
         self.samples = samples
         self.reconstructions = reconstructions
         self.conditions: Conditions | None = None
@@ -74,7 +74,8 @@ class Report(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is run; of a run that goes on, what was run first."""
         if self.conditions is None:
-            self.conditions = Conditions.here(PROGRAM)
+            assert isinstance(pl_module, DensityEstimation)
+            self.conditions = Conditions.here(pl_module.program)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was run, for the checkpoint."""
@@ -91,8 +92,8 @@ class Report(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if trainer.is_global_zero:
             print(pl_module.held_out)
+            save_weights(folder, trainer, pl_module, self.conditions)
             self.draw(folder, trainer, pl_module)
-            save_weights(folder, trainer, pl_module, self.conditions or Conditions.here(PROGRAM))
             print(f"report: {write_page(folder, pl_module)}")
 
     @torch.no_grad()
@@ -120,7 +121,7 @@ class Report(Callback):
 
 
 def save_weights(
-    folder: Path, trainer: Trainer, task: DensityEstimation, conditions: Conditions
+    folder: Path, trainer: Trainer, task: DensityEstimation, conditions: Conditions | None
 ) -> None:
     """Save what was tested, with what it is and what it reached.
 
@@ -130,7 +131,7 @@ def save_weights(
         "data": str(trainer.datamodule.source),
         "bins": str(task.bins),
         "result": str(task.held_out),
-        **conditions.notes(),
+        **(conditions or Conditions.here(task.program)).notes(),
     }
     try:
         weights.save(folder, task, notes)
@@ -147,7 +148,7 @@ def write_page(folder: Path, task: DensityEstimation) -> Path:
     page = environment.get_template("report.html.jinja").render(
         result=task.held_out,
         parameters=sum(p.numel() for p in task.parameters()),
-        command=command(PROGRAM),
+        command=command(task.program),
         settings=settings.read_text() if settings.exists() else "",
         pictures=[
             (title, picture.caption, embed(folder / picture.file))

@@ -13,12 +13,11 @@ from lightning.pytorch.utilities.types import (
     OptimizerLRSchedulerConfig,
 )
 from pyro.distributions import TransformModule
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from examples.images.diagnosis import diverged
+from examples.images.diagnosis import explained
 from pyro_resflow.distributions import BitsPerDim, Dequantized
-from pyro_resflow.nn import NonFiniteWeightError
 from pyro_resflow.transforms import Dequantization, UniformDequantization
 
 
@@ -58,6 +57,7 @@ class DensityEstimation(LightningModule):
         links: What the data decide, by their name and that of the setting.
     """
 
+    program: ClassVar[str] = "examples.images"
     links: ClassVar[dict[str, str]] = {
         "data.bins": "model.bins",
         "data.event_shape": "model.flow.init_args.event_shape",
@@ -84,6 +84,10 @@ class DensityEstimation(LightningModule):
         # A NaN is a failed run, not an image to be left out of the mean.
         self.test_bits = CatMetric(nan_strategy="error")
         self.held_out: HeldOut | None = None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return what is saved when it is trained, by name."""
+        return {"flow": self.flow, "dequantizer": self.dequantizer}
 
     def distribution(self, num_samples: int = 1) -> Dequantized:
         """Return the Pyro distribution of the integer images, with the bound of so many draws."""
@@ -114,10 +118,8 @@ class DensityEstimation(LightningModule):
 
     def training_step(self, images: Tensor, index: int) -> Tensor:
         """Return the mean bits/dim of a batch."""
-        try:
+        with explained(self.trainer, self, images):
             loss = self.bits_per_dim(images).mean()
-        except NonFiniteWeightError as error:
-            raise diverged(self.trainer, self, images, "a weight is not finite") from error
         self.log("bits/train", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 

@@ -1,4 +1,4 @@
-"""Trained image models as files: a flow and the dequantization that it was trained with."""
+"""Trained image models as files: a flow, the dequantization that it was trained with, and more."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,11 +23,11 @@ OWN_CLASSES = (
 
 
 def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> None:
-    """Save the flow as `flow.safetensors` and the dequantization beside it: both or neither.
+    """Save each part of a task, as `flow.safetensors` and so on: all or none.
 
     Args:
-        folder: Where both are written.
-        task: What was trained.
+        folder: Where they are written.
+        task: What was trained; its `parts` are saved.
         notes: What whoever gets the files will ask.
 
     Raises:
@@ -35,11 +35,10 @@ def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> Non
     """
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as name:
-        partial = Path(name)
-        checkpoints.save(task.flow, partial / FLOW, notes=notes)
-        checkpoints.save(task.dequantizer, partial / DEQUANTIZER, notes=notes)
-        for file in (FLOW, DEQUANTIZER):
-            (partial / file).replace(folder / file)
+        for part, module in task.parts().items():
+            checkpoints.save(module, Path(name, f"{part}.safetensors"), notes=notes)
+        for file in Path(name).iterdir():
+            file.replace(folder / file.name)
 
 
 def load(folder: Path) -> DensityEstimation:
@@ -50,5 +49,5 @@ def load(folder: Path) -> DensityEstimation:
 
 
 def load_part(path: Path) -> nn.Module:
-    """Return the flow, or the dequantization, in a file, in evaluation mode."""
+    """Return the part of a task that is in a file, in evaluation mode."""
     return checkpoints.load(path, classes=OWN_CLASSES).eval()

@@ -91,7 +91,9 @@ class Scale(Stage):
         self.gains = gains
 
     def coefficients(self) -> tuple[Tensor, ...]:
-        return (torch.as_tensor(product(self.gains)),)
+        gain = product(self.gains)
+        # as_tensor would move a tensor to the default device
+        return (gain if isinstance(gain, Tensor) else torch.tensor(gain),)
 
     def evaluate(self, x: Tensor, *coefficients: Tensor) -> Tensor:
         return x * coefficients[0]

@@ -71,6 +71,11 @@ def test_a_run_writes_its_report(finished):
     assert not re.search(r"(src|href)=.(https?:|/)", page)
 
 
+def test_a_report_needs_images_to_go_between():
+    with pytest.raises(ValueError, match="reconstructions: expected at least 2, got 1"):
+        Report(reconstructions=1)
+
+
 def test_a_run_saves_the_flow_that_it_tested(finished):
     folder, cli = finished
     flow = checkpoints.load(folder / "flow.safetensors")

@@ -30,7 +30,8 @@ Category = Literal[
 class Lsun(Source):
     """LSUN scenes of one category, as for Real NVP: the shorter side resized to 96, then 64x64.
 
-    Of training images a new place is cropped each time, of test images the centre.
+    Of training images, those kept for validation included, a new place is cropped each time, of
+    test images the centre.
 
     Args:
         root: Folder that holds `bedroom_train_lmdb` and `bedroom_val_lmdb` (read by the package

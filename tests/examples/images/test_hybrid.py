@@ -13,8 +13,10 @@ pytest.importorskip("torchvision")
 
 from torch.nn import functional as F
 
+from examples.images import weights
 from examples.images.cli import main
 from examples.images.hybrid import HybridEstimation, HybridHeldOut
+from pyro_resflow.checkpoints import info
 from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
@@ -77,7 +79,21 @@ def test_a_run_is_tested_and_reported(tmp_path, capsys):
     assert cli.model.held_out.accuracy == pytest.approx(
         float(cli.trainer.callback_metrics["accuracy/test"])
     )
-    assert (tmp_path / "run" / "report.html").exists()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "python -m examples.images.hybrid" in page
+    said = info(tmp_path / "run" / "hybrid.safetensors").notes
+    assert said["command"] == "python -m examples.images.hybrid"
+    kept = weights.load_part(tmp_path / "run" / "hybrid.safetensors")
+    images = torch.rand(4, *cli.model.flow.event_shape)
+    assert torch.equal(kept.logits(images), cli.model.hybrid.eval().logits(images))
+
+
+def test_a_weight_that_is_not_finite_stops_training(tmp_path):
+    config = small(CONFIGS["residual_flow_mnist5k_hybrid"], tmp_path)
+    with pytest.raises(SystemExit, match="a weight is not finite; it begins in the weight "):
+        main(
+            ["fit", f"--config={config}", "--model.optimizer.init_args.lr=1e30"], HybridEstimation
+        )
 
 
 def test_the_hybrids_to_be_compared_are_of_one_size(tmp_path, monkeypatch):
