@@ -168,7 +168,8 @@ class AutogradNetwork:
 
     Args:
         net: a module mapping ``(N, *event)`` to ``(N, *event)``, one sample independent of the
-            next (no batch statistics), twice differentiable.
+            next (no batch statistics), the same function at every call (no dropout in training
+            mode: the backward pass calls it again), twice differentiable.
 
     Gradients reach ``net.parameters()``. A tensor that the module holds otherwise is treated as a
     constant.
@@ -309,10 +310,25 @@ def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which operations keep the precision of what they are given."""
+    if autocast_dtype(tensor) is None:
+        return nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def address(tensor: Tensor) -> int:
+    """Where the values of a tensor lie; writing ``tensor.data = ...`` leaves no other trace."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # of a tensor inside torch.func's transformations, which has no place
+        return 0
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """What autocast computes in on the tensor's device, ``None`` where it is off."""
     kind = tensor.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
+        return torch.get_autocast_dtype(kind)
+    return None
 
 
 def gradients_where_needed(
@@ -337,10 +353,15 @@ def gradients_where_needed(
 class _FirstDerivativeOnly(torch.autograd.Function):
     """The identity, whose own derivative is an error that names the remedy."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, anchor: Tensor, remedy: str) -> Tensor:
-        ctx.remedy = remedy
+    def forward(gradient: Tensor, anchor: Tensor, remedy: str) -> Tensor:
         return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.remedy = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> None:

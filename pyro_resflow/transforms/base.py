@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
 
+from ..linearization import address, autocast_dtype
 from ..rebuilding import Rebuildable
 from .determinism import refuse_noise_in_energy
 
@@ -51,10 +52,12 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
     The last pass is cached (``cache_size=1``), by each thread its own: its input and output by
     identity, and its log-determinant, which is handed out once: to ask again is to ask for another
     estimate. A pass is not used again once a parameter, a buffer, the input or the output has
-    changed or wants gradients where it did not, the gradient mode is another, or a backward pass
-    has gone through it. With gradients enabled the log-determinant is computed along with the
-    value, in either direction, for whoever trains will ask for it; without, which is how
-    distributions draw samples, it is not.
+    changed or wants gradients where it did not, a module inside has changed between training and
+    evaluation, the gradient mode or autocast is another, or a backward pass has gone through it;
+    what ``torch.inference_mode`` makes is not remembered, for changes to it leave no trace.
+    With gradients enabled the log-determinant is computed along with the value, in either
+    direction, for whoever trains will ask for it; without, which is how distributions draw
+    samples, it is not.
 
     Args:
         cache_size: 0 or 1.
@@ -149,7 +152,9 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
 
     def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> None:
         self._forget()
-        _LAST.passes[self] = _Pass(x, y, ladj, self._dependencies())
+        dependencies = self._dependencies()
+        if not any(tensor.is_inference() for tensor in (x, y, *dependencies)):
+            _LAST.passes[self] = _Pass(x, y, ladj, dependencies, self._modes())
 
     def _forget(self) -> None:
         last = _LAST.passes.pop(self, None)
@@ -159,22 +164,34 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
     def _known_pair(self) -> tuple[Tensor, Tensor] | None:
         """Input and output of the last pass, if it still holds."""
         last = _LAST.passes.get(self)
-        return last.pair_given(self._dependencies()) if last is not None else None
+        if last is None:
+            return None
+        return last.pair_given(self._dependencies(), self._modes())
 
     def _dependencies(self) -> list[Tensor]:
         """Every tensor, beside the input, that a pass depends on."""
         return [*self.parameters(), *self.buffers()]
+
+    def _modes(self) -> list[bool]:
+        """Which of the modules inside are in training mode."""
+        return [module.training for module in self.modules()]
 
 
 class _Pass:
     """One evaluation of a transform, for as long as nothing that it depends on has changed."""
 
     def __init__(
-        self, x: Tensor, y: Tensor, ladj: Tensor | None, dependencies: list[Tensor]
+        self,
+        x: Tensor,
+        y: Tensor,
+        ladj: Tensor | None,
+        dependencies: list[Tensor],
+        modes: list[bool],
     ) -> None:
         self.pair: tuple[Tensor, Tensor] | None = (x, y)
         self.ladj = ladj
         self.dependencies = dependencies
+        self.modes = modes
         self.state = _state([x, y, *dependencies])
         this = weakref.ref(self)  # a strong reference would tie the graph into a cycle
 
@@ -189,10 +206,12 @@ class _Pass:
             if tensor is not None and tensor.grad_fn is not None
         ]
 
-    def pair_given(self, dependencies: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+    def pair_given(
+        self, dependencies: list[Tensor], modes: list[bool]
+    ) -> tuple[Tensor, Tensor] | None:
         """Input and output, if the pass would come out the same were it made now."""
         pair = self.pair
-        if pair is None or len(dependencies) != len(self.dependencies):
+        if pair is None or modes != self.modes or len(dependencies) != len(self.dependencies):
             return None
         same = all(a is b for a, b in zip(dependencies, self.dependencies, strict=True))
         return pair if same and self.state == _state([*pair, *dependencies]) else None
@@ -220,9 +239,12 @@ _LAST = _LastPasses()
 
 
 def _state(tensors: list[Tensor]) -> tuple[object, ...]:
-    """What changes when a tensor is written to or wants gradients, and the gradient mode."""
-    versions = (-1 if t.is_inference() else t._version for t in tensors)
-    return (torch.is_grad_enabled(), *versions, *(t.requires_grad for t in tensors))
+    """What changes when a tensor is written to, is given other memory or wants gradients.
+
+    And the gradient mode, and the precision of autocast.
+    """
+    modes = (torch.is_grad_enabled(), autocast_dtype(tensors[0]))
+    return (*modes, *((t._version, address(t), t.requires_grad) for t in tensors))
 
 
 def value(transform: Transform, x: Tensor) -> Tensor:

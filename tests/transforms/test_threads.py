@@ -61,9 +61,9 @@ def test_a_thread_takes_no_log_determinant_that_another_has_computed(
     y = block(x)
     pair_given = base._Pass.pair_given
 
-    def disturbed(self: Any, dependencies: list[Tensor]) -> Any:
+    def disturbed(self: Any, *given: list[object]) -> Any:
         """Another thread is given the processor while this one looks at its cache."""
-        pair = pair_given(self, dependencies)
+        pair = pair_given(self, *given)
         monkeypatch.setattr(base._Pass, "pair_given", pair_given)
         in_another_thread(lambda: block(other))
         return pair

@@ -1,0 +1,88 @@
+"""What a transform remembers is used for as long as it holds, and no longer."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from pyro_resflow import residual_flow
+from pyro_resflow.logdet import Exact
+from pyro_resflow.nn import GatedAttentionConditioner, check_contraction
+from pyro_resflow.transforms import ActNorm, Checkerboard, Compose, CouplingStep, TriangularAffine
+
+
+def density(flow: Compose) -> dist.TransformedDistribution:
+    event_dim = flow.domain.event_dim
+    shape = (1, 2, 2) if event_dim == 3 else (3,)
+    return dist.TransformedDistribution(
+        dist.Normal(torch.zeros(shape), 1.0).to_event(event_dim), [flow]
+    )
+
+
+def vectors() -> Compose:
+    flow = residual_flow(3, 2, [8], logdet=Exact())
+    with torch.no_grad():
+        density(flow).log_prob(torch.randn(20, 3))
+    return flow
+
+
+def test_samples_changed_under_inference_mode_are_scored_as_they_are() -> None:
+    model = density(vectors())
+    with torch.inference_mode():
+        v = model.sample((5,))
+        v.clamp_(-0.1, 0.1)
+        found = model.log_prob(v)
+        torch.testing.assert_close(found, model.log_prob(v.clone()))
+
+
+def test_a_buffer_filled_again_under_inference_mode_is_scored_anew() -> None:
+    model = density(vectors())
+    with torch.inference_mode():
+        buffer = torch.randn(5, 3)
+        model.log_prob(buffer)
+        buffer.copy_(torch.randn(5, 3))
+        torch.testing.assert_close(model.log_prob(buffer), model.log_prob(buffer.clone()))
+
+
+def test_dropout_switched_off_is_off() -> None:
+    step = CouplingStep(GatedAttentionConditioner(8, 1, dropout=0.5))
+    flow = Compose([step(Checkerboard((1, 2, 2)))])
+    model = density(flow)
+    x = torch.randn(5, 1, 2, 2)
+    with torch.no_grad():
+        model.log_prob(x)
+        for parameter in flow.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+        model.log_prob(x)
+        flow.eval()
+        torch.testing.assert_close(model.log_prob(x), model.log_prob(x.clone()))
+
+
+@pytest.mark.parametrize("make", [vectors, lambda: Compose([TriangularAffine(3), ActNorm(3)])])
+def test_parameters_given_other_memory_are_noticed(make) -> None:
+    flow = make()
+    model = density(flow)
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        model.log_prob(x)
+        vector_to_parameters(3 * parameters_to_vector(flow.parameters()), flow.parameters())
+        found = model.log_prob(x)
+        flow.clear_cache()
+        torch.testing.assert_close(found, model.log_prob(x.clone()))
+
+
+def test_a_block_stays_a_contraction_when_its_weights_are_given_other_memory() -> None:
+    flow = vectors()
+    vector_to_parameters(30 * parameters_to_vector(flow.parameters()), flow.parameters())
+    check_contraction(flow)
+
+
+def test_what_was_computed_under_autocast_is_not_used_without() -> None:
+    model = density(vectors())
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model.log_prob(x)
+        torch.testing.assert_close(model.log_prob(x), model.log_prob(x.clone()))
