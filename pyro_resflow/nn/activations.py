@@ -46,6 +46,10 @@ class Activation(Rebuildable, nn.Module):
         """The scalar kappa."""
         return 1.0
 
+    def lipschitz_bound(self) -> float:
+        """An upper bound of the Lipschitz constant."""
+        return 1.0
+
     def forward(self, x: Tensor) -> Tensor:
         """phi(x), same shape."""
         return scaled(self.core(scaled(x, self.input_gain())), self.output_gain())

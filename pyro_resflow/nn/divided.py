@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..linearization import first_derivative_only
+
+REMEDY = "the norm of a weight is differentiable once by the weight."
+
 
 class Measured(NamedTuple):
     """The norm of a weight as it is, its gradient, and what to multiply the weight by."""
@@ -37,6 +41,10 @@ class DividedByNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, sigma, contraction, direction, *saved_gain = ctx.saved_tensors
+        # what follows is right as a function of grad and gain; of how the norm's own gradient
+        # changes with the weight nothing is known
+        (weight,) = first_derivative_only([weight], REMEDY)
+        assert weight is not None
         gain = saved_gain[0] if saved_gain else ctx.gain
         factor = contraction * gain
         share = (grad * weight).sum()

@@ -43,13 +43,13 @@ class DataInitialized(Rebuildable, nn.Module):
         name = type(self).__name__
         if len(samples) < 2:
             raise ValueError(
-                f"this {name} is not initialised yet, and a single sample has no standard "
+                f"x: this {name} is not initialised yet, and a single sample has no standard "
                 "deviation; pass a batch of at least two first (an ActNorm can also be built "
                 "with initialized=True)."
             )
         if not bool(samples.isfinite().all()):
             raise ValueError(
-                f"the batch that is to initialise this {name} holds nan or infinite values; "
+                f"x: the batch that is to initialise this {name} holds nan or infinite values; "
                 "pass finite ones."
             )
         features = samples.transpose(0, 1).flatten(1)

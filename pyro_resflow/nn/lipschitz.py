@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, library, nn
 from torch.nn import functional as F
 
-from ..linearization import without_autocast
+from ..linearization import address, without_autocast
 from ..rebuilding import Rebuildable
 from .convolution import convolve
 from .divided import DividedByNorm, Measured
@@ -66,7 +66,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
         self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
         self.register_buffer("u", torch.empty(codomain_size))
         self.register_buffer("v", torch.empty(domain_size))
-        self._updated_at: tuple[int, int] | None = None
+        self._updated_at: tuple[object, ...] | None = None
         self._orders_at: tuple[int, ...] | None = None
         self._measured: Measured | None = None
         self._watched: int | None = None
@@ -111,12 +111,14 @@ class LipschitzLayer(Rebuildable, nn.Module):
         After a backward pass that reached the weight it counts as changed: some optimizers,
         Pyro's ClippedAdam among them, write through ``.data``, which leaves no other trace.
         """
-        if self._gradient_arrived or self._updated_at != self._weight_version():
+        if self._gradient_arrived or self._updated_at != self._state_of_weight():
             return False
         return self._orders_at is None or self._orders_at == self._orders_version()
 
-    def _weight_version(self) -> tuple[int, int]:
-        return id(self.weight), self.weight._version
+    def _state_of_weight(self) -> tuple[object, ...]:
+        """The weight as it is, and what is asked of its norm."""
+        weight = self.weight
+        return id(weight), weight._version, address(weight), *self.norm.settings()
 
     def _orders_version(self) -> tuple[int, ...]:
         return tuple(order._version for order in self.norm.parameters())
@@ -138,7 +140,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
         self._measured = None
 
     def _mark_current(self) -> None:
-        self._updated_at = self._weight_version()
+        self._updated_at = self._state_of_weight()
         self._orders_at = self._orders_version()
         self._gradient_arrived = False
 
@@ -190,7 +192,8 @@ class LipschitzLayer(Rebuildable, nn.Module):
         norm = self.norm
         if torch.compiler.is_compiling():
             u, v = _current_vectors(self.weight.detach(), self._key)
-            sigma = norm.sigma(self.measured_operator(self.weight), u, v)
+            with torch.autocast(self.weight.device.type, enabled=False):
+                sigma = norm.sigma(self.measured_operator(self.weight), u, v)
             return self.weight * (self._contraction(sigma) * gain)
         if not isinstance(self.weight, nn.Parameter) or not isinstance(norm, SpectralNorm):
             return self.weight * (self._contraction(self.sigma()) * gain)
@@ -217,7 +220,8 @@ class LipschitzLayer(Rebuildable, nn.Module):
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
         """A certified upper bound of the effective weight's norm, a scalar."""
-        return self.norm.upper_bound(self.measured_operator(self.effective_weight()))
+        with without_autocast(self.weight):
+            return self.norm.upper_bound(self.measured_operator(self.effective_weight()))
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The layer's map with a weight and a bias in place of its own."""
@@ -235,7 +239,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
     # norm may arrive after the weight, so the first update takes those as they are.
 
     def _arrived(self, current: bool) -> None:
-        self._updated_at = self._weight_version() if current else None
+        self._updated_at = self._state_of_weight() if current else None
         self._gradient_arrived = False
         self._orders_at = self._measured = None
 
@@ -391,7 +395,8 @@ class LipschitzConv2d(LipschitzLayer):
     Shapes: ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``.
 
     Raises:
-        ValueError: for an even kernel size.
+        ValueError: for an even kernel size, and when called, for images of another size: the norm
+            grows with it (but for a 1x1 kernel's spectral norm).
     """
 
     def __init__(
@@ -428,5 +433,14 @@ class LipschitzConv2d(LipschitzLayer):
         """One pixel's matrix for a 1x1 convolution, else the convolution."""
         return MatrixOperator(weight.flatten(1)) if self.acts_on_pixels else self.operator(weight)
 
+    def kind(self) -> tuple[Any, ...]:
+        return super().kind() if self.acts_on_pixels else (*super().kind(), self.input_size)
+
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not self.acts_on_pixels and x.shape[-2:] != self.input_size:
+            raise ValueError(
+                f"x: expected images of {self.input_size[0]}x{self.input_size[1]} pixels, for "
+                f"which the norm of the convolution was measured, got {tuple(x.shape[-2:])}; "
+                "make the layer with another input_size."
+            )
         return convolve(x, weight, bias)

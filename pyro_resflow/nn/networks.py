@@ -8,7 +8,7 @@ a Lipschitz constant of at most :math:`c^L`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +27,20 @@ class Chain(Rebuildable, nn.Sequential):
     """Layers one after the other, linearized by the chain rule.
 
     Args:
-        layers: modules with a method ``stages``, see :class:`pyro_resflow.nn.stages.Layer`.
+        layers: modules with a method ``stages``, see :class:`pyro_resflow.nn.stages.Layer`; with
+            one more, ``lipschitz_bound``, the chain's own bound can be certified.
         event_dim: event dimensions of the input: 1 for vectors, 3 for images.
     """
 
     def __init__(self, layers: Iterable[nn.Module], *, event_dim: int = 1) -> None:
         super().__init__(*layers)
         self.event_dim = event_dim
+
+    def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
+        layers = list(self)
+        if isinstance(index, slice):
+            return Chain(layers[index], event_dim=self.event_dim)
+        return layers[index]
 
     def stages(self) -> list[Stage]:
         """The stages of all layers, scalings multiplied into the affine maps beside them."""
@@ -66,13 +73,22 @@ class Chain(Rebuildable, nn.Sequential):
         return linearization.value, linearization.jvp(v)
 
     def lipschitz_bound(self) -> Tensor:
-        """A certified upper bound of the network's Lipschitz constant, a scalar."""
-        bounds = [
-            layer.lipschitz_bound()
-            for layer in self
-            if isinstance(layer, LipschitzLayer | DenseConcatenation | Chain)
-        ]
-        return torch.stack(bounds).prod()
+        """A certified upper bound of the network's Lipschitz constant, a scalar.
+
+        Raises:
+            ValueError: for a layer of which nothing is known, and for induced norms of layers that
+                do not chain to a bound.
+        """
+        check_norms_chain([layer.norm for layer in self if isinstance(layer, LipschitzLayer)])
+        bound: Tensor | float = 1.0
+        for name, layer in self.named_children():
+            if not hasattr(layer, "lipschitz_bound"):
+                raise ValueError(
+                    f"layer {name} ({type(layer).__name__}): nothing is known of its Lipschitz "
+                    "constant; give it a method lipschitz_bound() that returns an upper bound."
+                )
+            bound = bound * cast(Any, layer).lipschitz_bound()
+        return bound if isinstance(bound, Tensor) else torch.tensor(bound)
 
 
 class Shift(Rebuildable, nn.Module):
@@ -88,6 +104,10 @@ class Shift(Rebuildable, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.shift
+
+    def lipschitz_bound(self) -> float:
+        """The Lipschitz constant of a translation."""
+        return 1.0
 
     def stages(self) -> list[Stage]:
         """One translation."""
@@ -185,6 +205,12 @@ class LipschitzConvNet(Chain):
         for i, (kernel_size, layer_norm) in enumerate(zip(kernel_sizes, norms, strict=True)):
             if i > 0 or preactivation:
                 phi = activation()
+                if getattr(phi, "feature_dim", -3) != -3:
+                    raise ValueError(
+                        f"activation: {type(phi).__name__} concatenates along dimension "
+                        f"{phi.feature_dim}, images have their channels in -3; pass "
+                        f"partial({type(phi).__name__}, -3)."
+                    )
                 layers.append(phi)
                 expansion = phi.expansion
             layers.append(
@@ -201,7 +227,8 @@ class DenseConcatenation(Rebuildable, nn.Module):
 
     :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|` with
     :math:`\hat\eta = \mathrm{softplus}(\cdot) + 0.1` learned, so that the pair is a contraction
-    whenever h is one.
+    whenever h is one. (In the authors' code :math:`|\eta| = 0.98`, which makes a network of
+    several smaller than it has to be.)
 
     Args:
         branch: the layers h.
@@ -323,13 +350,24 @@ def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> l
         norms = list(norm)
     if len(norms) != layers:
         raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norms)}.")
-    if not any(isinstance(each, InducedNorm) for each in norms):
-        return norms
-    if concatenates:
+    if concatenates and any(isinstance(each, InducedNorm) for each in norms):
         raise ValueError(
             "norm: the bound of a concatenation holds for the Euclidean norm alone; use "
             "SpectralNorm here, or an activation that does not concatenate."
         )
+    check_norms_chain(norms)
+    return norms
+
+
+def check_norms_chain(norms: Sequence[OperatorNorm]) -> None:
+    """Raise unless the norms of linear layers multiply to a bound of all of them in a row.
+
+    Raises:
+        ValueError: if an induced norm does not end in the order in which the next one begins, or
+            the last one in that of the first.
+    """
+    if not any(isinstance(each, InducedNorm) for each in norms):
+        return
     for first, second in zip(norms, [*norms[1:], norms[0]], strict=True):
         if not (
             isinstance(first, InducedNorm)
@@ -338,9 +376,8 @@ def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> l
         ):
             raise ValueError(
                 "norm: the orders of induced norms have to be shared from layer to layer, the "
-                f"last one's with the first; make them with InducedNorm.chain({layers})."
+                f"last one's with the first; make them with InducedNorm.chain({len(norms)})."
             )
-    return norms
 
 
 def checked_image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:

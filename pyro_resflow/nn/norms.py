@@ -53,6 +53,10 @@ class OperatorNorm(Rebuildable, nn.Module):
         """Update the vectors: u of shape ``(out,)``, v of shape ``(in,)``."""
         raise NotImplementedError
 
+    def settings(self) -> tuple[object, ...]:
+        """What is asked of the norm, and of how it is measured."""
+        return self.coefficient, self.tolerance, self.max_iterations
+
     def kind(self) -> tuple[object, ...]:
         """What norms have in common that are measured together; by default one norm alone."""
         return (id(self),)

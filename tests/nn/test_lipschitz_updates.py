@@ -196,3 +196,36 @@ def test_weight_that_is_not_finite_is_found_among_its_like() -> None:
         net[1].weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteWeightError, match="weight of LipschitzLinear"):
         update_norms(net)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("coefficient", 0.5), ("tolerance", 1e-7), ("max_iterations", 300)]
+)
+def test_what_is_asked_of_a_norm_may_change(setting: str, value: float) -> None:
+    norm = CountingNorm()
+    layer = LipschitzLinear(4, 5, norm)
+    redraw(layer)
+    x = torch.randn(3, 4)
+    layer(x)
+    setattr(norm, setting, value)
+    layer(x)
+    layer(x)
+    assert norm.updates == 2
+    torch.testing.assert_close(
+        operator_norm(layer).float(), torch.tensor(norm.coefficient), rtol=1e-3, atol=0
+    )
+
+
+def test_layers_for_images_of_different_sides_are_measured_apart() -> None:
+    pair = nn.ModuleList([LipschitzConv2d(2, 2, 3, size) for size in ((4, 8), (8, 4), (2, 16))])
+    for layer in pair:
+        redraw(layer)
+    update_norms(pair)
+    for layer in pair:
+        assert operator_norm(layer) == pytest.approx(0.98, rel=1e-3)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="x: expected images of 8x8 pixels"):
+        LipschitzConv2d(2, 2, 3, (8, 8))(torch.randn(1, 2, 16, 16))
+    assert LipschitzConv2d(2, 2, 1, (8, 8))(torch.randn(1, 2, 16, 16)).shape == (1, 2, 16, 16)

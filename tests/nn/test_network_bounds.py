@@ -18,10 +18,12 @@ from pyro_resflow.nn import (
     LipschitzLayer,
     LipschitzLinear,
     LipschitzMLP,
+    LipSwish,
     SpectralNorm,
     Tanh,
     check_contraction,
 )
+from pyro_resflow.nn.stages import Scale, Stage
 from tests.derivatives import jacobian
 from tests.networks import IMAGE, NETWORKS, activate_constraints
 from tests.nn.variants import CHAINS, VARIANTS, settled
@@ -162,3 +164,41 @@ def test_check_names_the_layer_that_exceeds_its_coefficient(
     name = f"{path}.{broken}" if path else broken
     with pytest.raises(ValueError, match=rf"'{name}', with 2\.9"):
         check_contraction(module)
+
+
+class Tripled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * x
+
+    def stages(self) -> list[Stage]:
+        return [Scale(lambda: 3.0)]
+
+
+class TripledAndSaid(Tripled):
+    def lipschitz_bound(self) -> float:
+        return 3.0
+
+
+def test_a_layer_of_ones_own_counts_with_what_it_says() -> None:
+    first, last = LipschitzLinear(2, 8), LipschitzLinear(8, 2)
+    with torch.no_grad():
+        for layer in (first, last):
+            layer.weight.mul_(100)
+    network = Chain([first, TripledAndSaid(), last])
+    expected = 3 * Chain([first, LipSwish(), last]).lipschitz_bound()
+    torch.testing.assert_close(network.lipschitz_bound(), expected)
+    with pytest.raises(ValueError, match=r"certified to at most 2\.\d+ only"):
+        check_contraction(network)
+    with pytest.raises(ValueError, match=r"layer 1 \(Tripled\): nothing is known"):
+        Chain([first, Tripled(), last]).lipschitz_bound()
+
+
+def test_induced_norms_that_do_not_chain_bound_nothing() -> None:
+    norms = [InducedNorm(1.1, 10.0), InducedNorm(1.1, 10.0)]
+    network = Chain([LipschitzLinear(2, 8, norms[0]), LipschitzLinear(8, 2, norms[1])])
+    with pytest.raises(ValueError, match="the orders of induced norms have to be shared"):
+        network.lipschitz_bound()
+
+
+def test_a_chain_without_linear_layers_is_bounded_by_its_activations() -> None:
+    assert Chain([LipSwish()]).lipschitz_bound() == 1

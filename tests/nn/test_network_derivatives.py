@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_resflow.linearization import AutogradNetwork, Linearizable
+from pyro_resflow.nn import LipschitzMLP
 from tests.derivatives import weighted_gradients
 from tests.networks import NETWORKS
 from tests.nn.variants import CHAINS, VARIANTS, event_dims, settled
@@ -107,3 +108,29 @@ def test_every_parameter_takes_part(name: str) -> None:
     value, tangents = net.dual(x, torch.randn(1, *x.shape))
     gradients = torch.autograd.grad((value + tangents[0]).square().sum(), list(net.parameters()))
     assert all(gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_second_derivatives_by_a_weight_are_refused_mixed_ones_are_right() -> None:
+    network = LipschitzMLP(2, [4]).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    weight = network[0].weight
+    with torch.no_grad():
+        network(x)
+
+    def by_x(weights: Tensor) -> Tensor:
+        with torch.no_grad():
+            weight.copy_(weights)
+        return torch.autograd.grad(network(x).sum(), x, create_graph=True)[0].square().sum()
+
+    start = weight.detach().clone()
+    by_x(start).backward()
+    found = weight.grad.clone()
+    step = 1e-5 * torch.randn_like(start)
+    difference = by_x(start + step) - by_x(start - step)
+    torch.testing.assert_close((found * step).sum() * 2, difference.detach(), rtol=1e-3, atol=0)
+    (first,) = torch.autograd.grad(network(x).square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative here: the norm of a weight"):
+        first.square().sum().backward()

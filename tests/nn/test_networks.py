@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -152,3 +153,28 @@ def test_coefficient_that_is_no_contraction_is_refused(coefficient: float) -> No
 def test_bad_argument_is_named(match: str, make: Callable[[], nn.Module]) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_slice_of_a_chain_is_a_chain() -> None:
+    network = LipschitzMLP(3, [8, 8])
+    x = torch.randn(5, 3)
+    first, rest = network[:2], network[2:]
+    assert type(first) is Chain
+    torch.testing.assert_close(rest(first(x)), network(x))
+    assert network[-1] is list(network)[-1]
+
+
+def test_a_concatenation_along_the_width_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"activation: CLipSwish .* pass partial\(CLipSwish, -3\)"
+    ):
+        LipschitzConvNet((2, 4, 4), [4, 4], activation=CLipSwish)
+    network = LipschitzConvNet((2, 4, 4), [4, 4], activation=partial(CLipSwish, -3))
+    assert network(torch.randn(3, 2, 4, 4)).shape == (3, 2, 4, 4)
+
+
+def test_scalars_stay_where_they_are_when_another_device_is_the_default() -> None:
+    network = LipschitzMLP(3, [8])
+    network(torch.randn(5, 3))
+    with torch.device("meta"):
+        assert not any(coefficient.is_meta for coefficient in network.coefficients())

@@ -27,7 +27,8 @@ class ConvConditioner:
             :class:`WeightNormConv2d`.
 
     Reference:
-        Kingma and Dhariwal, Glow, 2018, section 3.3 and the authors' code.
+        Kingma and Dhariwal, Glow, 2018, section 3.3 and the authors' code, for whose details see
+        :class:`pyro_resflow.flows.Glow`.
 
     Example:
         >>> import torch
