@@ -93,7 +93,8 @@ def _solve_transposed(
 ) -> Tensor:
     """u with (I + J_g(x))^T u = ``right``, restarted until the true residual is small enough.
 
-    That is: within tolerance of ``right``, down to the rounding of u, or falling no more.
+    That is: within tolerance of ``right``, down to the rounding of u, or falling no more. A sample
+    whose ``right`` is not finite has nan for u.
     """
     linearization = net.linearize(x)
 
@@ -102,7 +103,7 @@ def _solve_transposed(
 
     target = right.flatten(1)
     size = torch.linalg.vector_norm(target, dim=1).clamp_min(torch.finfo(target.dtype).tiny)
-    solution = torch.zeros_like(target)
+    solution = (0 * size)[:, None].expand_as(target)  # nan where there is nothing to solve for
     residual = target
     last = torch.full_like(size, torch.inf)
     rounding = 4 * torch.finfo(target.dtype).eps

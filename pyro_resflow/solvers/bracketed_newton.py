@@ -28,9 +28,9 @@ class BracketedNewton(Iterative):
     theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`, second ones included.
 
     Args:
-        tolerance: half the width of a bracket that is narrow enough, relative to the larger of 1
-            and \|x\|; default 2e-7 in float32 (and below) and 2e-11 in float64, but never less
-            than the type can tell apart.
+        tolerance: a third of the width of a bracket that is narrow enough, relative to the larger
+            of 1 and \|x\|; default 2e-7 in float32 (and below) and 2e-11 in float64, but never
+            less than the type can tell apart.
         max_iterations: largest number of evaluations of f.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_resflow.nn import Chain
+from pyro_resflow.nn import Chain, LipschitzMLP
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov, Solver
 from tests.derivatives import check_gradients
 from tests.networks import IMAGE, NETWORKS
@@ -125,3 +125,16 @@ def test_second_derivatives_are_refused_rather_than_wrong() -> None:
     (gradient,) = torch.autograd.grad(Anderson()(net, y).square().sum(), y, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiable once"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_cotangent_that_is_not_finite_does_not_vanish(poison: float, samples: int) -> None:
+    net = LipschitzMLP(3, [8])
+    y = torch.randn(samples, 3, requires_grad=True)
+    cotangent = torch.ones(samples, 3)
+    cotangent[0, 1] = poison
+    Anderson()(net, y).backward(cotangent)
+    assert y.grad[0].isnan().all()
+    assert y.grad[1:].isfinite().all()
+    assert all(parameter.grad.isnan().any() for parameter in net.parameters())
