@@ -13,7 +13,11 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from .transforms.base import call_and_ladj
-from .transforms.determinism import refuse_noise_in_average
+from .transforms.determinism import (
+    DrawsNoise,
+    refuse_draws_in_energy,
+    refuse_noise_in_average,
+)
 
 
 class Dequantizer(Protocol):
@@ -66,7 +70,7 @@ class BitsPerDim:
         return f"{self.mean:.3f} ± {self.standard_error:.3f} bits/dim ({self.images} images)"
 
 
-class Dequantized(dist.TorchDistribution):
+class Dequantized(DrawsNoise, dist.TorchDistribution):
     r"""A distribution over images of integers, from a flow over continuous ones.
 
     An integer image x has the probability of its cell,
@@ -91,6 +95,7 @@ class Dequantized(dist.TorchDistribution):
     Raises:
         ValueError: for an event that is no image, and by ``log_prob`` for pixels that are not
             integers in 0 .. bins - 1, and for a log-determinant of fresh noise where K > 1.
+        NoisyEnergyError: by ``log_prob``, if HMC or NUTS asks.
 
     Reference:
         Ho et al., Flow++, 2019, section 3.1; Theis et al., 2016; for K > 1: Burda, Grosse and
@@ -170,6 +175,7 @@ class Dequantized(dist.TorchDistribution):
         Returns:
             Shape ``(*sample, *batch_shape)``.
         """
+        refuse_draws_in_energy(self)
         check_images(value, self.event_shape, self.bins, check_values=self._validate_args)
         # the draws' dimension goes in front of all of these
         shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)

@@ -9,19 +9,23 @@ import pytest
 import torch
 from pyro.infer import HMC, MCMC, NUTS, SVI, RandomWalkKernel, Trace_ELBO
 from pyro.infer.reparam import NeuTraReparam
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_resflow import conditional_residual, residual, residual_flow
+from pyro_resflow.distributions import Dequantized
+from pyro_resflow.flows import Glow
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.logdet import Exact, Frozen, Krylov, NoTail, PowerSeries, RussianRoulette
-from pyro_resflow.nn import GatedAttentionConditioner
+from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner
 from pyro_resflow.transforms import (
+    BatchNorm,
     Checkerboard,
     Compose,
     CouplingStep,
     Inverse,
     NoisyEnergyError,
     Residual,
+    UniformDequantization,
     is_deterministic,
     set_logdet,
     temporary_logdet,
@@ -114,7 +118,7 @@ def test_dropout_is_noise_in_training_mode_only() -> None:
     assert is_deterministic(step(Checkerboard((1, 2, 2))).eval())
     density = dist.TransformedDistribution(dist.Normal(torch.zeros(1, 2, 2), 1).to_event(3), flow)
     density.log_prob(torch.randn(5, 1, 2, 2))
-    with pytest.raises(ValueError, match=r"its Dropout draws new noise .*eval\(\)"):
+    with pytest.raises(ValueError, match=r"its Dropout in training mode .*eval\(\)"):
         chain(NUTS(lambda: pyro.sample("x", density)))
     flow.eval()
     chain(HMC(lambda: pyro.sample("x", density), num_steps=1))
@@ -357,3 +361,34 @@ def test_neutra_of_a_noisy_guide_is_refused_until_it_is_made_deterministic() -> 
     guide.set_logdet(Exact())
     samples = chain(NUTS(NeuTraReparam(guide).reparam(tilted), max_tree_depth=2))
     assert samples["z_shared_latent"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout])
+def test_every_dropout_is_noise(dropout: type[nn.Module]) -> None:
+    flow = Residual(nn.Sequential(nn.Linear(2, 2), dropout(0.5)), logdet=Exact())
+    assert not is_deterministic(flow)
+    assert is_deterministic(flow.eval())
+
+
+@pytest.mark.parametrize("norm", [BatchNorm(2), nn.BatchNorm1d(2)])
+def test_batch_norms_follow_batches_in_training_mode(norm: nn.Module) -> None:
+    flow = norm if isinstance(norm, BatchNorm) else Residual(norm, logdet=Exact())
+    assert not is_deterministic(flow)
+    assert is_deterministic(flow.eval())
+
+
+def test_dequantization_is_noise() -> None:
+    flow = Glow((1, 4, 4), steps=(1,), network=ConvConditioner(4))
+    images = torch.randint(0, 8, (5, 1, 4, 4))
+    density = Dequantized(flow.distribution(), UniformDequantization(8), 8)
+    density.log_prob(images)
+    assert is_deterministic(flow)
+    assert not is_deterministic(density)
+
+    def model() -> None:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("images", 5):
+            pyro.sample("x", density, obs=images)
+
+    with pytest.raises(ValueError, match=r"Dequantized: its log_prob draws new noise"):
+        chain(NUTS(model))

@@ -8,9 +8,10 @@ from torch.distributions import constraints
 
 from ..nn import DataInitialized
 from .base import OnePassTransform, check_event_shape
+from .determinism import FollowsBatches
 
 
-class BatchNorm(DataInitialized, OnePassTransform):
+class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
     r"""Normalisation of each feature by running averages, :math:`y = (x - m)/\sqrt{v + \epsilon}`.
 
     In training mode a batch that passes forward is first taken into the averages m and v of the

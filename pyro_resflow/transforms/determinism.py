@@ -19,6 +19,17 @@ HOLDERS = Distribution | dist.ConditionalDistribution | Transform
 """What holds transforms without being a module."""
 
 
+DROPOUTS = (
+    nn.Dropout
+    | nn.Dropout1d
+    | nn.Dropout2d
+    | nn.Dropout3d
+    | nn.AlphaDropout
+    | nn.FeatureAlphaDropout
+)
+BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+
 class NoisyEnergyError(ValueError):
     """A log-determinant of fresh noise would enter the energy of HMC or NUTS."""
 
@@ -29,10 +40,19 @@ class EstimatesLogDet:
     logdet: Callable[..., tuple[Tensor, Tensor]]
 
 
+class FollowsBatches:
+    """A module that changes with the batches that it sees, while it is in training mode."""
+
+
+class DrawsNoise:
+    """A distribution whose ``log_prob`` draws noise at every call."""
+
+
 def is_deterministic(flow: object) -> bool:
     """Whether two calls of ``log_abs_det_jacobian`` or ``log_prob`` at one point give one value.
 
-    Fresh noise comes from estimators of log-determinants, and from dropout in training mode.
+    Fresh noise comes from estimators of log-determinants, from dropout in training mode, and from
+    dequantization. Batch norms in training mode follow the batches that they see.
 
     Args:
         flow: a transform, a distribution, or any module that holds some.
@@ -48,7 +68,7 @@ def is_deterministic(flow: object) -> bool:
         >>> is_deterministic(flow)
         True
     """
-    return not any(_noisy(flow)) and not any(_active_dropout(flow))
+    return not any(_noisy(flow)) and not any(_unsettled(flow)) and not any(_drawing(flow))
 
 
 def set_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> None:
@@ -116,10 +136,11 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
     """
     if not _a_sampler_is_asking():
         return
-    for dropout in _active_dropout(transform):
+    for part in _unsettled(transform):
         raise NoisyEnergyError(
-            f"transform: its {type(dropout).__name__} draws new noise at every call, and HMC, "
-            "NUTS and other Markov chains need one energy function. Call eval() on the flow."
+            f"transform: its {type(part).__name__} in training mode makes each call another "
+            "function, and HMC, NUTS and other Markov chains need one energy function. Call "
+            "eval() on the flow."
         )
     for logdet in _noisy(transform):
         raise NoisyEnergyError(
@@ -129,6 +150,21 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
             "pyro_resflow.transforms.set_logdet(flow, logdet.Exact()), or guide.set_logdet(...), "
             "or in many dimensions logdet.Krylov(6, tail=NoTail(), probe=Frozen()). An "
             "estimator of your own says so with an attribute is_deterministic = True."
+        )
+
+
+def refuse_draws_in_energy(distribution: object) -> None:
+    """Raise if a sampler of Pyro's is asking a distribution whose ``log_prob`` draws noise.
+
+    Raises:
+        NoisyEnergyError: naming the distribution and the remedy.
+    """
+    if _a_sampler_is_asking():
+        raise NoisyEnergyError(
+            f"{type(distribution).__name__}: its log_prob draws new noise at every call, and HMC, "
+            "NUTS and other Markov chains need one energy function. Draw v once, by "
+            "dequantizer.condition(images)(dequantizer.noise(images).sample()), and observe it "
+            "under the flow's own distribution."
         )
 
 
@@ -204,9 +240,17 @@ def _noisy(flow: object) -> Iterator[object]:
     return (each for each in estimators if not getattr(each, "is_deterministic", False))
 
 
-def _active_dropout(flow: object) -> Iterator[nn.Module]:
-    dropouts = (part for part in inside(flow) if isinstance(part, nn.Dropout))
-    return (part for part in dropouts if part.training and part.p > 0)
+def _unsettled(flow: object) -> Iterator[nn.Module]:
+    """The modules inside that, in training mode, make each call another function."""
+    for part in inside(flow):
+        if isinstance(part, nn.Module) and part.training:
+            drops = isinstance(part, DROPOUTS) and part.p > 0
+            if drops or isinstance(part, BATCH_NORMS | FollowsBatches):
+                yield part
+
+
+def _drawing(flow: object) -> Iterator[object]:
+    return (part for part in inside(flow) if isinstance(part, DrawsNoise))
 
 
 def _name(logdet: object) -> str:
