@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..flows.vectors import checked_blocks
 from ..rebuilding import Rebuildable
 from ..transforms import ActNorm, ConditionalAffine, ConditionalCompose, conditional_residual
 from ..transforms.contraction import LogDet, Solve
@@ -26,9 +27,13 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         context_dim: size of the context, for instance of an encoder's output.
         blocks: number of residual blocks.
         hidden_dims: widths of the hidden layers of each; default ``[64]``.
+        context_hidden_dims: widths of the hidden layers of the networks of the context.
         logdet: see :class:`AutoResidualFlow`.
         solver: see :class:`AutoResidualFlow`.
         network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+
+    Raises:
+        ValueError: for fewer than one block.
 
     Example:
         >>> import pyro, torch
@@ -49,6 +54,7 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         blocks: int = 4,
         hidden_dims: Sequence[int] | None = None,
         *,
+        context_hidden_dims: Sequence[int] = (64,),
         logdet: LogDet | None = None,
         solver: Solve | None = None,
         **network: Any,
@@ -58,12 +64,19 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         logdet = logdet if logdet is not None else guide_logdet(latent_dim)
         hidden_dims = hidden_dims if hidden_dims is not None else (64,)
         parts: list[Any] = []
-        for _ in range(blocks):
+        for _ in range(checked_blocks(blocks)):
             block = conditional_residual(
-                latent_dim, context_dim, hidden_dims, logdet=logdet, solver=solver, **network
+                latent_dim,
+                context_dim,
+                hidden_dims,
+                context_hidden_dims=context_hidden_dims,
+                logdet=logdet,
+                solver=solver,
+                **network,
             )
             parts += [block, ActNorm(latent_dim, initialized=True)]
-        self.flow = ConditionalCompose([*parts, ConditionalAffine(latent_dim, context_dim)])
+        parts.append(ConditionalAffine(latent_dim, context_dim, context_hidden_dims))
+        self.flow = ConditionalCompose(parts)
         shrink_last_layers(self)
 
     def condition(self, context: Tensor) -> dist.TransformedDistribution:
@@ -76,6 +89,7 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
             A distribution of batch shape ``batch`` and event shape ``(latent_dim,)``, inside a
             plate and outside.
         """
-        zeros = context.new_zeros(self.latent_dim)
+        # of the parameters' precision, not of what an encoder hands over under autocast
+        zeros = next(self.parameters()).new_zeros(self.latent_dim)
         base = dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
         return dist.TransformedDistribution(base, [self.flow.condition(context)])

@@ -17,6 +17,7 @@ from torch.distributions import biject_to
 from torch.distributions.utils import _sum_rightmost
 
 from ..flows import residual_flow
+from ..flows.vectors import checked_blocks
 from ..transforms import ActNorm, Compose, TriangularAffine, set_logdet
 from ..transforms.contraction import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
@@ -53,8 +54,8 @@ class AutoResidualFlow(AutoContinuous):
         network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
 
     Raises:
-        ValueError: for an ``init_scale`` that is not positive; when called, for a model whose
-            latent dimension is not that of a state loaded before.
+        ValueError: for fewer than one block or an ``init_scale`` that is not positive; when
+            called, for a model whose latent dimension is not that of a state loaded before.
 
     Reference:
         Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015; Chen et al.,
@@ -95,7 +96,7 @@ class AutoResidualFlow(AutoContinuous):
             raise ValueError(f"init_scale: expected a positive number, got {init_scale}.")
         super().__init__(model, init_loc_fn=init_loc_fn)
         self.create_plates = create_plates
-        self.blocks = blocks
+        self.blocks = checked_blocks(blocks)
         self.hidden_dims = hidden_dims
         self.init_scale = init_scale
         self.full_rank = full_rank
@@ -138,7 +139,7 @@ class AutoResidualFlow(AutoContinuous):
         return result
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The median of every entry of every latent variable, by name."""
+        """The median of every entry of every latent variable, by name; see :meth:`quantiles`."""
         return {name: values[0] for name, values in self.quantiles([0.5], *args, **kwargs).items()}
 
     @torch.no_grad()
@@ -148,7 +149,12 @@ class AutoResidualFlow(AutoContinuous):
         """Quantiles of every entry of every latent variable, by name.
 
         They are those of ``num_quantile_draws`` samples, the same at every call. The standard
-        error of a median is about 1 % of the standard deviation.
+        error of a median is about 1 % of the standard deviation. They are taken of each entry of
+        the unconstrained vector and mapped to the support. Where the map acts entry by entry and
+        rises (intervals, positive numbers) these are the entry's own quantiles. Where it falls
+        (numbers below a bound) they come in the opposite order, and on a simplex or another
+        support that joins entries they are points of the support, but nobody's quantiles; Pyro's
+        guides do the same.
 
         Args:
             quantiles: numbers in [0, 1].
@@ -157,6 +163,9 @@ class AutoResidualFlow(AutoContinuous):
 
         Returns:
             Shape ``(len(quantiles), *shape)`` for a variable of this shape.
+
+        Raises:
+            ValueError: for a number outside [0, 1].
         """
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
@@ -165,6 +174,8 @@ class AutoResidualFlow(AutoContinuous):
         noise = torch.empty(self.num_quantile_draws, self.latent_dim).to(shift)
         draws = self.get_transform()._call(noise.normal_(generator=generator))
         wanted = torch.as_tensor(quantiles, dtype=draws.dtype, device=draws.device)
+        if not bool(((wanted >= 0) & (wanted <= 1)).all()):
+            raise ValueError(f"quantiles: expected numbers in [0, 1], got {quantiles}.")
         # entry by entry, for torch limits the size of what it sorts
         latent = torch.stack([torch.quantile(entry, wanted) for entry in draws.unbind(-1)], -1)
         found: dict[str, list[Tensor]] = {}

@@ -232,21 +232,24 @@ class ConditionedAffine(ConditionedTransform):
     """A conditional affine transform at one context; made by ``condition``."""
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._at(x)
+        log_scale, shift = self._at("x", x)
         y = x * log_scale.exp() + shift
         return y, log_scale.sum(-1).expand(y.shape[:-1])
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._at(y)
+        log_scale, shift = self._at("y", y)
         x = (y - shift) * (-log_scale).exp()
         return x, log_scale.sum(-1).expand(x.shape[:-1])
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]
 
-    def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_event_shape("x", x, (self.conditional.input_dim,))
-        return self.conditional.log_scale_and_shift(self.context)
+    def _at(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape(name, x, (self.conditional.input_dim,))
+        log_scale, shift = self.conditional.log_scale_and_shift(self.context)
+        # of the network's half precision under autocast neither scale nor log-determinant is made
+        dtype = torch.promote_types(x.dtype, log_scale.dtype)
+        return log_scale.to(dtype), shift.to(dtype)
 
 
 def check_context(context: Tensor, context_shape: Sequence[int]) -> None:

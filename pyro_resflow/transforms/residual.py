@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..linearization import flatten_batch, resolve_event_dim
+from ..linearization import Linearizable, flatten_batch, resolve_event_dim
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
 from .base import check_event_shape
@@ -90,7 +90,11 @@ class ConditionalNetwork(Protocol):
     context_dim: int
 
     def bind(self, context: Tensor) -> Network:
-        """The network of the input at one context per sample, ``(N, context_dim)``."""
+        """The network of the input at one context per sample, ``(N, context_dim)``.
+
+        Gradients reach what it names as its ``coefficients``, so all that is computed from the
+        context has to be among them; of a plain module these are its parameters.
+        """
 
 
 class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
@@ -193,7 +197,14 @@ class ConditionedResidual(ConditionedTransform):
             check_event_shape(name, x, self._event_shape)
         shape = self.forward_shape(x.shape)
         batch_shape = shape[: len(shape) - self.domain.event_dim]
-        return x.expand(shape), self.conditional.net.bind(self._flat_context(batch_shape))
+        net = self.conditional.net.bind(self._flat_context(batch_shape))
+        if self.context.requires_grad and not isinstance(net, Linearizable):
+            raise ValueError(
+                f"net: bind returned a {type(net).__name__}, by which no gradient reaches the "
+                "context; return a pyro_resflow.nn.Chain, or another network with coefficients() "
+                "that hold what is computed from the context; or detach the context."
+            )
+        return x.expand(shape), net
 
 
 def residual(

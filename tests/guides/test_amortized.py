@@ -89,3 +89,23 @@ def test_amortized_guide_learns_the_posteriors_of_subsamples() -> None:
     # the posterior of z given x is normal: mean 0.8 x, variance 0.2
     assert (draws.mean(0) - 0.8 * context).abs().max() < 0.15
     assert (draws.std(0) - 0.2**0.5).abs().max() < 0.1
+
+
+def test_draws_keep_the_parameters_precision_under_autocast() -> None:
+    posterior = AmortizedResidualFlow(3, 2, blocks=1, hidden_dims=[8])
+    encoder = torch.nn.Linear(4, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q = posterior.condition(encoder(torch.randn(7, 4)))
+        z = q.rsample()
+        log_prob = q.log_prob(z)
+    assert (z.dtype, log_prob.dtype) == (torch.float32, torch.float32)
+
+
+def test_a_guide_without_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="blocks: expected at least one residual block, got 0"):
+        AmortizedResidualFlow(2, 3, blocks=0)
+
+
+def test_the_networks_of_the_context_are_as_wide_as_asked() -> None:
+    posterior = AmortizedResidualFlow(2, 3, blocks=1, context_hidden_dims=[5, 6])
+    assert [part.out_features for part in posterior.flow.parts[-1].net[::2]] == [5, 6, 4]

@@ -267,3 +267,13 @@ def test_estimator_can_be_changed_after_training() -> None:
     assert not is_deterministic(guide)
     guide.set_logdet(Exact())
     assert is_deterministic(guide)
+
+
+def test_settings_and_quantiles_that_make_no_sense_are_refused() -> None:
+    def model() -> None:
+        pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match="blocks: expected at least one residual block, got 0"):
+        AutoResidualFlow(model, blocks=0)
+    with pytest.raises(ValueError, match=r"quantiles: expected numbers in \[0, 1\], got \[1.5\]"):
+        AutoResidualFlow(model, blocks=1, hidden_dims=[8]).quantiles([1.5])

@@ -32,3 +32,12 @@ def test_triangular_affine_starts_as_the_identity_in_one_dimension_and_in_more()
 def test_vectors_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected shape \(\*batch, 3\)"):
         TriangularAffine(3)(torch.randn(2))
+
+
+def test_the_inverse_undoes_it_under_autocast() -> None:
+    transform = TriangularAffine(5)
+    with torch.no_grad():
+        transform.below_diagonal.normal_()
+    x = torch.randn(7, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        torch.testing.assert_close(transform._inverse(transform._call(x)), x, atol=1e-4, rtol=1e-4)

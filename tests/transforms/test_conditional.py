@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import transforms as pyro_transforms
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_resflow import conditional_residual, residual
 from pyro_resflow.logdet import Exact
@@ -19,6 +19,7 @@ from pyro_resflow.transforms import (
     ConditionalAffine,
     ConditionalCompose,
     ConditionalInverse,
+    ConditionalResidual,
 )
 
 
@@ -198,3 +199,52 @@ def test_wrong_shapes_are_named() -> None:
         affine().condition(torch.randn(7, 3))
     with pytest.raises(ValueError, match=r"x: expected shape \(\*batch, 3\)"):
         affine().condition(torch.randn(7, 2))(torch.randn(7, 2))
+
+
+def test_the_affine_transform_keeps_its_precision_under_autocast() -> None:
+    conditional = ConditionalAffine(3, 2)
+    with torch.no_grad():
+        for parameter in conditional.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    transform = conditional.condition(torch.randn(7, 2))
+    x = torch.randn(7, 3, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, ladj = transform.call_and_ladj(x)
+        slopes = torch.autograd.grad(y.sum(), x)[0]
+        back = transform.inverse_and_ladj(y)[0]
+    assert (y.dtype, ladj.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(ladj, slopes.abs().log().sum(-1))
+    torch.testing.assert_close(back, x, rtol=1e-5, atol=1e-4)
+
+
+class PlainNetwork(nn.Module):
+    """Hands out a module that knows nothing of its coefficients."""
+
+    context_dim = 2
+    event_dim = 1
+
+    def bind(self, context: Tensor) -> nn.Module:
+        return PlainBound(context)
+
+
+class PlainBound(nn.Module):
+    def __init__(self, context: Tensor) -> None:
+        super().__init__()
+        self.context = context
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.3 * torch.tanh(x + self.context.sum(-1, keepdim=True))
+
+
+def test_a_context_whose_gradient_would_be_lost_is_refused() -> None:
+    conditional = ConditionalResidual(PlainNetwork())
+    context, x = torch.randn(7, 2), torch.randn(7, 3)
+    assert conditional.condition(context)(x).shape == (7, 3)
+    with pytest.raises(ValueError, match="net: bind returned a PlainBound, by which no gradient"):
+        conditional.condition(context.requires_grad_())(x)
+
+
+def test_a_wrong_shape_is_named_after_its_side() -> None:
+    transform = ConditionalAffine(3, 2).condition(torch.randn(7, 2))
+    with pytest.raises(ValueError, match="y: expected shape"):
+        transform.inv(torch.randn(7, 4))
