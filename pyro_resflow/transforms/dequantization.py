@@ -70,7 +70,15 @@ class UniformDequantization(Dequantization):
         return dist.Uniform(zeros, zeros + 1, validate_args=False).to_event(3)
 
     def condition(self, context: Tensor) -> ConditionedUniformDequantization:
-        """The transform of u at the images ``context`` of shape ``(*batch, C, H, W)``."""
+        """The transform of u at the images ``context`` of shape ``(*batch, C, H, W)``.
+
+        Raises:
+            ValueError: for fewer than three dimensions.
+        """
+        if context.dim() < 3:
+            raise ValueError(
+                f"context: expected images of shape (*batch, C, H, W), got {tuple(context.shape)}."
+            )
         return ConditionedUniformDequantization(context, self.bins)
 
 

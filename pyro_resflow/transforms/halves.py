@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from .base import OnePassTransform, call_and_ladj, check_event_shape, inverse_and_ladj
+from .base import (
+    OnePassTransform,
+    call_and_ladj,
+    check_event_shape,
+    inverse_and_ladj,
+    sum_rightmost,
+)
+from .compose import Compose
 from .masks import Mask
 
 OnePass = Callable[[Transform, Tensor], tuple[Tensor, Tensor]]
@@ -18,9 +25,12 @@ class OnHalves(OnePassTransform):
 
     Args:
         mask: what splits the event.
-        kept: f, a bijection of the half that the mask keeps.
+        kept: f, a bijection of the half that the mask keeps, or of its entries.
         changed: g, of the other half.
         cache_size: 0 or 1.
+
+    Raises:
+        ValueError: for a transform of larger events than the mask's.
 
     Example:
         >>> import torch
@@ -35,8 +45,8 @@ class OnHalves(OnePassTransform):
     ) -> None:
         super().__init__(cache_size=cache_size)
         self.mask = mask
-        self.kept = kept
-        self.changed = changed
+        self.kept = _on_events("kept", kept, len(mask.event_shape))
+        self.changed = _on_events("changed", changed, len(mask.event_shape))
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
@@ -56,6 +66,20 @@ class OnHalves(OnePassTransform):
     def _each(self, name: str, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
         check_event_shape(name, x, self.mask.event_shape)
         kept, changed = self.mask.split(x)
-        kept, first = one_pass(self.kept, kept)
-        changed, second = one_pass(self.changed, changed)
+        kept, first = self._half(self.kept, kept, one_pass)
+        changed, second = self._half(self.changed, changed, one_pass)
         return self.mask.merge(kept, changed), first + second
+
+    def _half(self, transform: Transform, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
+        y, ladj = one_pass(transform, x)
+        return y, sum_rightmost(ladj, len(self.mask.event_shape) - transform.domain.event_dim)
+
+
+def _on_events(name: str, transform: Transform, event_dim: int) -> Transform:
+    """The transform, its parameters registered wherever they are, checked."""
+    if max(transform.domain.event_dim, transform.codomain.event_dim) > event_dim:
+        raise ValueError(
+            f"{name}: expected a transform of events of at most {event_dim} dimensions, which the "
+            f"mask has, got one of {transform.domain.event_dim}."
+        )
+    return transform if isinstance(transform, nn.Module) else Compose([transform])

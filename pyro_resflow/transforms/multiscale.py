@@ -188,4 +188,4 @@ class Multiscale(Compose):
 def _flattened(transform: Transform, event_shape: Sequence[int]) -> list[Transform]:
     """What makes a vector of the transform's output, if it is not one yet."""
     shape = transform.forward_shape(torch.Size(event_shape))
-    return [Flatten(shape)] if transform.codomain.event_dim == 3 else []
+    return [Flatten(shape)] if len(shape) == 3 else []

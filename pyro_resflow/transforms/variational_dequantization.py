@@ -136,9 +136,21 @@ class ConditionedVariationalDequantization(ConditionedTransform):
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         u, bin_ladj = self._bin().inverse_and_ladj(y)
         margin = rounding_margin(self.conditional.bins, u.dtype)
-        logits = ((u - margin) / (1 - 2 * margin)).logit()
+        # v is rounded, so that u may come back a little outside of where it came from
+        eps = torch.finfo(u.dtype).eps
+        logits = ((u - margin) / (1 - 2 * margin)).clamp(eps, 1 - eps).logit()
         x, ladj = self._flow().inverse_and_ladj(logits)
-        return x, ladj + _sigmoid_ladj(logits, margin) + bin_ladj
+        return x, self._in_bin(y, ladj + _sigmoid_ladj(logits, margin) + bin_ladj)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._in_bin(y, super().log_abs_det_jacobian(x, y))
+
+    def _in_bin(self, y: Tensor, ladj: Tensor) -> Tensor:
+        """The log-determinant at images in their bins; infinite at others, of no density."""
+        u = self._bin()._inverse(y)
+        margin = rounding_margin(self.conditional.bins, u.dtype)
+        inside = ((u > -margin) & (u < 1 + margin)).flatten(-3).all(-1)
+        return torch.where(inside, ladj, torch.inf)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]

@@ -38,3 +38,8 @@ def test_images_in_half_precision_keep_their_levels(dtype: torch.dtype) -> None:
 def test_two_bins_at_least() -> None:
     with pytest.raises(ValueError, match="bins"):
         UniformDequantization(1)
+
+
+def test_a_context_that_is_no_image_is_named() -> None:
+    with pytest.raises(ValueError, match=r"context: expected images .* got \(4, 4\)"):
+        UniformDequantization(8).condition(torch.zeros(4, 4))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_resflow import conditional_residual
-from pyro_resflow.transforms import ActNorm, Compose, Multiscale, Split, Squeeze
+from pyro_resflow.transforms import ActNorm, Compose, Logit, Multiscale, Split, Squeeze
 
 
 def test_squeeze_keeps_each_2x2_block_together() -> None:
@@ -99,3 +99,13 @@ def test_compose_forgets_what_pyros_transforms_remember() -> None:
         for parameter in flow.parameters():
             parameter.add_(0.5)
         assert not torch.equal(flow(x), before)
+
+
+def test_levels_of_entries_end_in_a_vector_too() -> None:
+    x = torch.rand(5, 4, 2, 2)
+    for flow in (Multiscale([Logit(0.05)], (4, 2, 2)), Split(Logit(0.05), (4, 2, 2))):
+        y, ladj = flow.call_and_ladj(x)
+        assert (y.shape, ladj.shape) == ((5, 16), (5,))
+        back, again = flow.inverse_and_ladj(y)
+        torch.testing.assert_close(back, x)
+        torch.testing.assert_close(again, ladj)

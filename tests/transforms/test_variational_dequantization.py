@@ -219,3 +219,25 @@ def test_bad_arguments_are_named() -> None:
         VariationalDequantization((1, 4, 4), 8, 0)
     with pytest.raises(ValueError, match=r"context: expected shape \(\*batch, 1, 4, 4\)"):
         small().condition(torch.zeros(5, 1, 4, 6))
+
+
+def test_noise_at_the_edge_of_a_bin_comes_back_finite() -> None:
+    dequantization = small(bins=256)
+    images = torch.randint(256, (50, 1, 4, 4))
+    q = dequantization.distribution(images)
+    noise = 40 * torch.randn(50, 1, 4, 4)  # far out: u is within rounding of 0 and of 1
+    with torch.no_grad():
+        v = dequantization.condition(images)(noise)
+        assert torch.equal((v * 256).floor().long(), images)
+        assert q.log_prob(v.clone()).isfinite().all()
+
+
+def test_there_is_no_density_outside_of_the_bin() -> None:
+    dequantization = small()
+    images = torch.randint(1, 7, (5, 1, 4, 4))
+    v = (images + 0.5) / 8
+    v[0, 0, 1, 1] += 1 / 8
+    with torch.no_grad():
+        found = dequantization.distribution(images).log_prob(v)
+    assert found[0] == -math.inf
+    assert found[1:].isfinite().all()
