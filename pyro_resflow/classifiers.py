@@ -71,6 +71,8 @@ class IResNetClassifier(Rebuildable, nn.Module):
                 f"hidden_channels: expected one width for each of {len(blocks)} scales, got "
                 f"{tuple(hidden_channels)}."
             )
+        if padding < 0:
+            raise ValueError(f"padding: expected a number of channels, 0 or more, got {padding}.")
         recipes = [ConvBlock(n, activation=ELU, coefficient=coefficient) for n in hidden_channels]
 
         def step(shape: torch.Size, scale: int, first: bool) -> list[Transform]:

@@ -92,3 +92,8 @@ def test_bad_arguments_are_named(options: dict[str, object], message: str) -> No
 def test_bad_images_are_named() -> None:
     with pytest.raises(ValueError, match="x: expected shape"):
         small()(torch.rand(2, 1, 8, 8))
+
+
+def test_a_negative_padding_is_named() -> None:
+    with pytest.raises(ValueError, match="padding: expected a number of channels"):
+        IResNetClassifier((1, 8, 8), 3, blocks=(1,), hidden_channels=(4,), padding=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 
 import pyro
 import pytest
@@ -12,6 +13,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
+from pyro_resflow import checkpoints
 from pyro_resflow.flows import (
     ConvBlock,
     FlowPlusPlus,
@@ -179,3 +181,13 @@ def test_flow_that_learns_nothing_on_images_is_named(end: list[ActNorm]) -> None
     flow = ImageFlow([Flatten((1, 4, 4)), *end], (1, 4, 4))
     with pytest.raises(ValueError, match="nothing to classify by"):
         Hybrid(flow, 3)
+
+
+def test_a_hybrid_is_saved_whole(tmp_path: Path) -> None:
+    flow = ResidualFlow((1, 4, 4), (1, 1), network=ConvBlock(4), alpha=None)
+    hybrid = Hybrid(flow, 3, hidden_channels=4)
+    images = torch.rand(5, 1, 4, 4)
+    hybrid(images)
+    checkpoints.save(hybrid, tmp_path / "hybrid.safetensors")
+    loaded = checkpoints.load(tmp_path / "hybrid.safetensors")
+    assert torch.equal(loaded.logits(images), hybrid.logits(images))

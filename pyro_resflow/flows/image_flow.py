@@ -69,7 +69,7 @@ class ImageFlow(Inverse):
 
     def distribution(self) -> dist.TransformedDistribution:
         """The distribution of images: this flow on standard normal noise."""
-        like = next(self.parameters())
+        like = next(self.parameters(), torch.empty(()))
         zeros = torch.zeros(self.latent_dim, dtype=like.dtype, device=like.device)
         base = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False).to_event(1)
         return dist.TransformedDistribution(base, [self])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..arnoldi import ArnoldiBasis, LogarithmAndInverse
 from .autograd import Estimate, Memory, Vjp
-from .estimator import RouletteEstimator
+from .estimator import RouletteEstimator, at_least
 from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe
 from .tails import Geometric, Tail
@@ -95,7 +95,7 @@ class AdaptiveKrylov(Krylov):
         memory: Memory = "recompute",
     ) -> None:
         super().__init__(
-            max_terms,
+            at_least("max_terms", max_terms, 1),
             tail=tail if tail is not None else Geometric(0.1),
             probe=probe,
             num_probes=num_probes,

@@ -72,7 +72,7 @@ class PowerSeries(RussianRoulette):
         memory: see :class:`StochasticEstimator`.
 
     Reference:
-        Behrmann et al., Invertible Residual Networks, 2019, equation 4 and theorem 4.
+        Behrmann et al., Invertible Residual Networks, 2019, equation 4 and theorem 3.
     """
 
     def __init__(

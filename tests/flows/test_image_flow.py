@@ -203,3 +203,8 @@ def test_bad_images_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make((1, 8, 8)).inv(bad)
+
+
+def test_a_flow_without_parameters_has_a_distribution() -> None:
+    flow = FlowPlusPlus((1, 4, 4), couplings=((0, 0),))
+    assert flow.distribution().log_prob(torch.rand(5, 1, 4, 4)).shape == (5,)

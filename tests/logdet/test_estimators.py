@@ -253,3 +253,8 @@ def test_everything_on_the_meta_device() -> None:
 def test_bad_arguments_are_named(make: Callable[[], object], name: str) -> None:
     with pytest.raises(ValueError, match=name):
         make()
+
+
+def test_the_largest_number_of_terms_is_called_by_its_name() -> None:
+    with pytest.raises(ValueError, match="max_terms: "):
+        AdaptiveKrylov(max_terms=0)

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from pyro_resflow.linearization import AutogradNetwork
-from pyro_resflow.logdet import Exact
+from pyro_resflow.logdet import Exact, exact
+from pyro_resflow.nn import LipschitzMLP
 from tests.derivatives import weighted_gradients
 from tests.networks import NETWORKS
 
@@ -98,3 +99,14 @@ def test_autocast_computes_the_determinant_and_gives_gradients_in_single_precisi
     for found, expected in zip(value_and_gradient(True), value_and_gradient(False), strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=0.03, atol=0.03)
+
+
+def test_without_gradients_nothing_is_prepared_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = LipschitzMLP(3, [8])
+    x = torch.randn(5, 3)
+    expected = Exact()(net, x)[1]
+    monkeypatch.setattr(exact, "_derivative", None)
+    with torch.no_grad():
+        torch.testing.assert_close(Exact()(net, x)[1], expected)
+    with pytest.raises(TypeError):
+        Exact()(net, x)
