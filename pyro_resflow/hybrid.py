@@ -22,7 +22,8 @@ class Hybrid(Rebuildable, nn.Module):
     size in it the last image, see :func:`pyro_resflow.transforms.image_features`. On each of them
     sits a head (3x3 convolution, ActNorm, ReLU, average over pixels); a linear layer makes the
     logits of all of them together. Any :class:`pyro_resflow.flows.ImageFlow` will do, of residual
-    blocks or of couplings.
+    blocks or of couplings. (The published heads read what follows those images: the squeezed
+    ones, and the last one behind the fully connected blocks.)
 
     Args:
         flow: the flow of images.
@@ -82,7 +83,8 @@ class Hybrid(Rebuildable, nn.Module):
         """p(y|x), of batch shape ``(*batch,)``, for a model in which the images have a density.
 
         The flow remembers the pass: where gradients are enabled, the ``log_prob`` of these images
-        that comes next takes none of its own.
+        that comes next takes none of its own. Go backwards from both together: a backward pass
+        through the classes alone frees the graph that the density would use again.
 
         Args:
             images: continuous images on [0, 1], shape ``(*batch, C, H, W)``.

@@ -31,7 +31,10 @@ class Glow(ImageFlow):
     Gaussian for each channel, an ActNorm.
 
     Images are taken as they are, without a logit, as by the authors. The defaults are theirs for
-    CIFAR-10.
+    CIFAR-10. Their code differs from this in details that the paper leaves out: it marks the
+    image's border in a further input channel of each 3x3 convolution, has a learned gain behind
+    each hidden layer, adds the shift before it scales, and leaves the log-scales of the learned
+    priors unbounded.
 
     Args:
         event_shape: ``(C, H, W)``.

@@ -32,7 +32,9 @@ class RealNVP(ImageFlow):
     From image to noise, per scale: three couplings by checkerboards, whose conditioners see the
     whole image; a squeeze; three couplings by halves of the channels; and half of the pixels, the
     black squares of a checkerboard, are factored out. The last scale is four couplings by
-    checkerboards. A :class:`pyro_resflow.transforms.BatchNorm` follows every coupling.
+    checkerboards. A :class:`pyro_resflow.transforms.BatchNorm` follows every coupling. In the
+    authors' code it normalises the half alone that the coupling has changed, and the scales of
+    the couplings by channels start with amplitude 1; here they start with 0, like the others.
 
     The defaults are the authors' for CIFAR-10. For ImageNet at 32x32 they are 4 scales of
     ``ResidualConditioner(channels=32, blocks=4)`` with ``growth=2``, at 64x64 5 scales with 2
