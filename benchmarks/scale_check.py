@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.process_memory import resident
 from benchmarks.published_sizes import FlowSize
 from benchmarks.step_cost import MEMORY_MODES, flops, predict
 from benchmarks.training_step import TrainingStep
@@ -50,15 +51,6 @@ _RETURN_FREED_MEMORY = {
 }
 
 
-def _resident(field: str) -> int:
-    """A line of /proc/self/status in bytes: VmRSS now, or VmHWM at its highest."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == field:
-            return int(rest.split()[0]) * 1024
-    raise ValueError(f"field: no {field!r} in /proc/self/status; this needs Linux.")
-
-
 def measure(size: FlowSize, memory: str, steps: int) -> dict[str, float]:
     """Peak resident bytes above the state, and operations, of training steps in this process."""
     torch.manual_seed(0)
@@ -69,9 +61,9 @@ def measure(size: FlowSize, memory: str, steps: int) -> dict[str, float]:
     images = step.images(size.batch)
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     step(images)
-    peak = _resident("VmHWM") - before
+    peak = resident("VmHWM") - before
     counted = [flops(step, size.batch) for _ in range(steps)]
     return {"peak": peak, "flops": sum(counted) / steps}
 

@@ -10,15 +10,14 @@ Memory is what Linux counts as resident.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from benchmarks.contraction import Excess, LongPowerIteration
+from benchmarks.process_memory import resident
 from benchmarks.training_step import TrainingStep
 from pyro_resflow.flows import ConvBlock, MLPBlock, ResidualFlow
 
@@ -41,12 +40,6 @@ def digits() -> Tensor:
     from sklearn.datasets import load_digits
 
     return torch.as_tensor(load_digits().images, dtype=torch.uint8).unsqueeze(1)
-
-
-def resident() -> int:
-    """Resident bytes of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def live_graphs() -> int:

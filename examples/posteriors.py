@@ -47,8 +47,8 @@ class Problem:
 
 # Eight schools, Rubin (1981), with the effects centred on their mean
 
-EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-ERROR = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
 def eight_schools() -> None:
@@ -57,13 +57,13 @@ def eight_schools() -> None:
     tau = pyro.sample("tau", dist.HalfCauchy(5.0))
     with pyro.plate("schools", 8):
         theta = pyro.sample("theta", dist.Normal(mu, tau))
-        pyro.sample("effect", dist.Normal(theta, ERROR), obs=EFFECT)
+        pyro.sample("effect", dist.Normal(theta, ERRORS), obs=EFFECTS)
 
 
 def eight_schools_moments(_: int) -> Moments:
     """Given tau all is normal; tau itself is integrated over on a grid of its logarithm."""
     log_tau = torch.linspace(-12, 12, 20001, dtype=torch.float64)[:, None]
-    tau, error, effect = log_tau.exp(), ERROR.double(), EFFECT.double()
+    tau, error, effect = log_tau.exp(), ERRORS.double(), EFFECTS.double()
     marginal = error.square() + tau.square()
     mu_var = 1 / (1 / 25 + (1 / marginal).sum(-1, keepdim=True))
     mu_mean = mu_var * (effect / marginal).sum(-1, keepdim=True)

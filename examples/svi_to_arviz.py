@@ -26,13 +26,12 @@ from pyro.infer.autoguide import AutoContinuous, AutoNormal, AutoNormalizingFlow
 from pyro.infer.autoguide.initialization import init_to_median
 from torch import Tensor
 
+from examples.posteriors import EFFECTS, ERRORS
 from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.arviz import from_svi, loo
 
 SCHOOLS = list("ABCDEFGH")
-EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
 def model(effects: Tensor, errors: Tensor) -> None:

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.process_memory import resident
+
 from .contenders import CONTENDERS, Contender, Step
 from .machine import ROOT
 from .workloads import Workload
@@ -76,16 +78,9 @@ def peak_above_now(run: Callable[[], object], device: torch.device) -> int:
             "Peak memory on a CPU is measured through /proc/self, which needs Linux; leave the "
             "group `memory` out."
         ) from error
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     run()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}.")
+    return resident("VmHWM") - before
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ pytest.importorskip("zuko")
 
 import matplotlib
 
-from examples.guides import GUIDES, PLANES, Spline, built, fitting_width, log_density, main, size
-from examples.posteriors import EFFECT, ERROR, PROBLEMS, eight_schools, eight_schools_moments
+from examples.guides import GUIDES, PLANES, built, fitting_width, log_density, main, size, spline
+from examples.posteriors import EFFECTS, ERRORS, PROBLEMS, eight_schools, eight_schools_moments
 from pyro_resflow.guides import AutoResidualFlow
 
 
@@ -47,7 +47,7 @@ def test_eight_schools_by_quadrature_agree_with_importance_sampling() -> None:
         model = poutine.block(eight_schools, hide=["effect"])
         trace = poutine.trace(model).get_trace()
     theta = trace.nodes["theta"]["value"]
-    likelihood = pyro.distributions.Normal(theta, ERROR).log_prob(EFFECT).sum(-1).double()
+    likelihood = pyro.distributions.Normal(theta, ERRORS).log_prob(EFFECTS).sum(-1).double()
     weight = likelihood.softmax(0)
     for name, mean in truth.mean.items():
         values = trace.nodes[name]["value"].double().reshape(draws, -1)
@@ -76,7 +76,7 @@ def test_drawn_density_integrates_to_one(name: str) -> None:
 
 
 def test_spline_guide_is_a_bijection() -> None:
-    transform = Spline(3, 8)
+    transform = spline(8, 3)
     x = torch.randn(5, 3)
     with torch.no_grad():
         y = transform(x)

@@ -31,13 +31,11 @@ class Contender:
         flow: Builds the flow for images of a shape.
         dequantizer: Builds the dequantization from the shape and the number of grey levels; its
             parameters count.
-        learning_rate: Of Adam.
     """
 
     title: str
     flow: Callable[[Shape], ImageFlow]
     dequantizer: Callable[[Shape, int], Dequantization] = uniform_noise
-    learning_rate: float = 1e-3
 
 
 def residual_flow(shape: Shape, **options: Any) -> ResidualFlow:

@@ -37,6 +37,7 @@ class Protocol:
     Attributes:
         budget: Seconds of training.
         steps: Steps of training at most; -1 for as many as time allows.
+        learning_rate: Of Adam.
         warm_up: Steps in which the learning rate rises.
         fall: Part of the budget, at its end, in which the learning rate falls to zero.
         scored: Number of test images scored on the way.
@@ -46,6 +47,7 @@ class Protocol:
 
     budget: float = float("inf")
     steps: int = -1
+    learning_rate: float = 1e-3
     warm_up: int = 100
     fall: float = 0.3
     scored: int = 1024
@@ -91,7 +93,7 @@ def train(
         contender.flow(data.event_shape),
         data.bins,
         dequantizer=contender.dequantizer,
-        optimizer=partial(torch.optim.Adam, lr=contender.learning_rate, betas=(0.9, 0.99)),
+        optimizer=partial(torch.optim.Adam, lr=protocol.learning_rate, betas=(0.9, 0.99)),
         lr_scheduler=partial(LambdaLR, lr_lambda=schedule),
     )
     curve = LearningCurve(clock, data.scored_images(protocol.scored), due())
