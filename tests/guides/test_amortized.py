@@ -98,6 +98,7 @@ def test_draws_keep_the_parameters_precision_under_autocast() -> None:
         q = posterior.condition(encoder(torch.randn(7, 4)))
         z = q.rsample()
         log_prob = q.log_prob(z)
+    assert q.base_dist.mean.dtype == torch.float32
     assert (z.dtype, log_prob.dtype) == (torch.float32, torch.float32)
 
 

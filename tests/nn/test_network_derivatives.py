@@ -7,18 +7,24 @@ import torch
 from torch import Tensor
 
 from pyro_resflow.linearization import AutogradNetwork, Linearizable
-from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.nn import Chain, LipschitzMLP
 from tests.derivatives import weighted_gradients
 from tests.networks import NETWORKS
 from tests.nn.variants import CHAINS, VARIANTS, event_dims, settled
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_linearization_agrees_with_autograd(variant: str) -> None:
+def drawn(variant: str) -> tuple[Chain, Tensor, Tensor, Tensor]:
+    """A network, a batch x, and three tangents and three cotangents at each of its samples."""
     net, event_shape = VARIANTS[variant]()
     settled(net)
     x = torch.randn(2, *event_shape, dtype=torch.float64)
     v, w = torch.randn(2, 3, 2, *event_shape, dtype=torch.float64)
+    return net, x, v, w
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_linearization_agrees_with_autograd(variant: str) -> None:
+    net, x, v, w = drawn(variant)
     expected = AutogradNetwork(net).linearize(x)
     found = net.linearize(x)
     torch.testing.assert_close(found.value, expected.value)
@@ -37,10 +43,7 @@ def test_linearization_agrees_with_autograd(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_derivatives_of_value_and_tangents_are_those_of_autograd(variant: str) -> None:
-    net, event_shape = VARIANTS[variant]()
-    settled(net)
-    x = torch.randn(2, *event_shape, dtype=torch.float64)
-    v, w = torch.randn(2, 3, 2, *event_shape, dtype=torch.float64)
+    net, x, v, w = drawn(variant)
     bar = torch.randn_like(x)
     given = [t.clone() for t in (x, v, bar, w)]
     point = x.clone().requires_grad_()
