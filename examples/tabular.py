@@ -38,6 +38,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from examples.conditions import commit
+from examples.files import write_whole
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.zuko import from_zuko
 from pyro_resflow.logdet import Exact
@@ -217,9 +218,7 @@ def run_once(data: str, model: str, seeds: int, training: Training, folder: Path
         print(f"{path} is kept")
         return Result(**json.loads(path.read_text())["result"])
     result = run(data, model, seeds, training)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"settings": settings, "result": asdict(result)}) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps({"settings": settings, "result": asdict(result)}) + "\n")
     return result
 
 

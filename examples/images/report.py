@@ -92,7 +92,8 @@ class Report(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if trainer.is_global_zero:
             print(pl_module.held_out)
-            save_weights(folder, trainer, pl_module, self.conditions)
+            conditions = self.conditions or Conditions.here(pl_module.program)
+            save_weights(folder, trainer, pl_module, conditions)
             self.draw(folder, trainer, pl_module)
             print(f"report: {write_page(folder, pl_module)}")
 
@@ -121,7 +122,7 @@ class Report(Callback):
 
 
 def save_weights(
-    folder: Path, trainer: Trainer, task: DensityEstimation, conditions: Conditions | None
+    folder: Path, trainer: Trainer, task: DensityEstimation, conditions: Conditions
 ) -> None:
     """Save what was tested, with what it is and what it reached.
 
@@ -131,7 +132,7 @@ def save_weights(
         "data": str(trainer.datamodule.source),
         "bins": str(task.bins),
         "result": str(task.held_out),
-        **(conditions or Conditions.here(task.program)).notes(),
+        **conditions.notes(),
     }
     try:
         weights.save(folder, task, notes)

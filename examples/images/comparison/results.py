@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from examples.conditions import Conditions
+from examples.files import write_whole
 from examples.images import figures
 from examples.images.comparison.clock import Point
 
@@ -52,10 +53,7 @@ class Result:
     def save(self, folder: Path) -> None:
         """Write the result into a folder, under the contender's name."""
         content = json.dumps(dataclasses.asdict(self), indent=2)
-        path = self.path(folder, self.contender)
-        partial = path.with_suffix(".partial")
-        partial.write_text(content + "\n")
-        partial.replace(path)
+        write_whole(self.path(folder, self.contender), content + "\n")
 
     @staticmethod
     def path(folder: Path, contender: str) -> Path:
