@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -308,27 +307,12 @@ def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
         return torch.autograd.grad(cotangent, w, v, create_graph=True, materialize_grads=True)[0]
 
 
-def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """A context in which operations keep the precision of what they are given."""
-    if autocast_dtype(tensor) is None:
-        return nullcontext()
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
 def address(tensor: Tensor) -> int:
     """Where the values of a tensor lie; writing ``tensor.data = ...`` leaves no other trace."""
     try:
         return tensor.data_ptr()
     except RuntimeError:  # of a tensor inside torch.func's transformations, which has no place
         return 0
-
-
-def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """What autocast computes in on the tensor's device, ``None`` where it is off."""
-    kind = tensor.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return None
 
 
 def gradients_where_needed(

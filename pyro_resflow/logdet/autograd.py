@@ -10,13 +10,13 @@ function f of the Jacobian has :math:`w = f'(J)^T e` and the same gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..linearization import Linearizable, first_derivative_only, without_autocast
+from ..linearization import Linearizable, first_derivative_only
+from ..precision import Precision, full_precision
 from .probes import Probe
 
 Vjp = Callable[[Tensor], Tensor]
@@ -78,18 +78,18 @@ class _ValueAndLogDet(torch.autograd.Function):
         x: Tensor,
         *coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ambient = ambient_autocast(x)
+        ambient = Precision.of(x)
         linearization = net.linearize(x.detach(), coefficients)
 
         def vjp(w: Tensor) -> Tensor:
-            with ambient:
+            with ambient.in_force():
                 return linearization.vjp(w)
 
         value = linearization.value
         probes = probe.draw(x, num_probes)
-        with without_autocast(x):
+        with full_precision(x):
             estimate = estimation(vjp, probes)
-        ctx.net, ctx.autocast, ctx.probe = net, ambient, probe
+        ctx.net, ctx.precision, ctx.probe = net, ambient, probe
         ctx.linearization = linearization if memory == "keep" else None
         ctx.save_for_backward(x, probe.pack(probes), estimate.adjoint, *coefficients)
         return value, estimate.value.mean(0)
@@ -108,7 +108,7 @@ class _ValueAndLogDet(torch.autograd.Function):
         linearization, ctx.linearization = ctx.linearization, None
         weight = grad_logdet / len(probes)
         weighted = adjoint * weight.reshape(1, -1, *[1] * (x.dim() - 1))
-        with ctx.autocast:
+        with ctx.precision.in_force():
             if linearization is None:
                 linearization = ctx.net.linearize(x.detach(), coefficients)
             found = linearization.dual_vjp(probes, grad_g, weighted, ctx.needs_input_grad[5:])
@@ -116,13 +116,3 @@ class _ValueAndLogDet(torch.autograd.Function):
             None if gradient is None else gradient.to(tensor.dtype)
             for gradient, tensor in zip(found, (x, *coefficients), strict=True)
         ]
-
-
-def ambient_autocast(x: Tensor) -> AbstractContextManager[None]:
-    """A context that restores the autocast setting of now in the backward pass."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return torch.autocast("cpu", enabled=False)
-    return torch.autocast(
-        kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
-    )

@@ -17,10 +17,9 @@ from ..linearization import (
     flatten_batch,
     gradients_where_needed,
     resolve_event_dim,
-    without_autocast,
 )
+from ..precision import Precision, full_precision
 from ..rebuilding import Rebuildable
-from .autograd import ambient_autocast
 from .functions import LOG_ONE_PLUS, SpectralFunction
 
 
@@ -158,13 +157,13 @@ class _ExactLogDet(torch.autograd.Function):
         linearization = net.linearize(x.detach(), coefficients)
         value = linearization.value
         columns = torch.cat([linearization.jvp(units) for units in exact.units(value)])
-        with without_autocast(x):
+        with full_precision(x):
             jacobian = exact.jacobian(columns)
             logdet = _trace(function, jacobian)
             adjoints = None
             if differentiable:  # ctx.needs_input_grad does not know of torch.no_grad
                 adjoints = _derivative(function, jacobian).permute(1, 0, 2).to(value.dtype)
-        ctx.exact, ctx.net, ctx.function, ctx.autocast = exact, net, function, ambient_autocast(x)
+        ctx.exact, ctx.net, ctx.function, ctx.precision = exact, net, function, Precision.of(x)
         ctx.linearization = linearization if exact.chunk_size is None else None
         ctx.save_for_backward(x, adjoints, *coefficients)
         return value, logdet
@@ -172,7 +171,7 @@ class _ExactLogDet(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
         by = _ExactLogDet._by_autograd if torch.is_grad_enabled() else _ExactLogDet._by_adjoints
-        with ctx.autocast:
+        with ctx.precision.in_force():
             gradients = by(ctx, grad_g, grad_logdet)
         x, _, *coefficients = ctx.saved_tensors
         tensors = zip(gradients, (x, *coefficients), strict=True)

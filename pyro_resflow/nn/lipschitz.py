@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, library, nn
 from torch.nn import functional as F
 
-from ..linearization import address, without_autocast
+from ..linearization import address
+from ..precision import full_precision
 from ..rebuilding import Rebuildable
 from .convolution import convolve
 from .divided import DividedByNorm, Measured
@@ -180,7 +181,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
             # put in our weight's place for one call, as functional_call does: the vectors that
             # belong to our own weight stay as they are
             ((u, v),) = iterated([self])
-        with without_autocast(self.weight):
+        with full_precision(self.weight):
             return self.norm.sigma(self.measured_operator(self.weight), u, v)
 
     def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
@@ -208,7 +209,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _measure(self, norm: SpectralNorm) -> Measured:
-        with _UPDATE_LOCK, without_autocast(self.weight):
+        with _UPDATE_LOCK, full_precision(self.weight):
             sigma = norm.value(self.u, self.v)
             gradient = norm.gradient(self.measured_operator(self.weight), self.u, self.v)
         return Measured(sigma, self._contraction(sigma), gradient.view_as(self.weight))
@@ -220,7 +221,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
         """A certified upper bound of the effective weight's norm, a scalar."""
-        with without_autocast(self.weight):
+        with full_precision(self.weight):
             return self.norm.upper_bound(self.measured_operator(self.effective_weight()))
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -326,7 +327,7 @@ def iterated(layers: Sequence[LipschitzLayer]) -> list[tuple[Tensor, Tensor]]:
     us = [layer.u.to(layer.weight.dtype) for layer in layers]
     vs = [layer.v.to(layer.weight.dtype) for layer in layers]
     try:
-        with without_autocast(weights[0]):
+        with full_precision(weights[0]):
             return layers[0].norm.iterate_together(operators, us, vs)
     except RuntimeError:  # of the small eigenvalue problem
         for layer in layers:

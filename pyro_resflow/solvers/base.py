@@ -15,8 +15,8 @@ from ..linearization import (
     flatten_batch,
     gradients_where_needed,
     resolve_event_dim,
-    without_autocast,
 )
+from ..precision import full_precision
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
 from .tolerance import Iterative
@@ -65,7 +65,7 @@ class _ImplicitSolve(torch.autograd.Function):
         tolerance = solver.tolerance_for(y.dtype)
         if not y.is_meta and not bool(y.isfinite().all()):
             raise ValueError("y: expected finite values, got nan or infinity.")
-        with without_autocast(y):  # half precision cannot reach the tolerance
+        with full_precision(y):  # a lower one cannot reach the tolerance
             network = WithCoefficients(net, coefficients)
             iteration = FixedPointIteration(network, y, tolerance, solver.max_iterations)
             x = solver.solve(iteration).unflatten(1, y.shape[1:])
@@ -78,7 +78,7 @@ class _ImplicitSolve(torch.autograd.Function):
         x, *coefficients = ctx.saved_tensors
         x = x.detach()  # as saved it leads back to this very function
         network = WithCoefficients(ctx.net, coefficients).without_history()
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(grad_x):
             adjoint = _solve_transposed(network, x, grad_x, ctx.tolerance, ctx.max_steps)
             with torch.enable_grad():
                 value = network(x)

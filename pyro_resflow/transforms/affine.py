@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..linearization import without_autocast
+from ..precision import full_precision
 from .base import OnePassTransform, check_event_shape
 
 
@@ -55,7 +55,7 @@ class TriangularAffine(OnePassTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         check_event_shape("x", x, (self.num_features,))
-        with without_autocast(x):  # the inverse has full precision too
+        with full_precision(x):  # the inverse has full precision too
             return (x @ self.unit_triangle().mT) * self.log_scale.exp() + self.shift
 
     def _inverse(self, y: Tensor) -> Tensor:

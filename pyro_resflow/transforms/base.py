@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
 
-from ..linearization import address, autocast_dtype
+from ..linearization import address
+from ..precision import Precision
 from ..rebuilding import Rebuildable
 from .determinism import refuse_noise_in_energy
 
@@ -241,9 +242,9 @@ _LAST = _LastPasses()
 def _state(tensors: list[Tensor]) -> tuple[object, ...]:
     """What changes when a tensor is written to, is given other memory or wants gradients.
 
-    And the gradient mode, and the precision of autocast.
+    And the gradient mode, and the precision of operations.
     """
-    modes = (torch.is_grad_enabled(), autocast_dtype(tensors[0]))
+    modes = (torch.is_grad_enabled(), Precision.of(tensors[0]))
     return (*modes, *((t._version, address(t), t.requires_grad) for t in tensors))
 
 

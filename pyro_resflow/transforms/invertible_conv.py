@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..linearization import without_autocast
+from ..precision import full_precision
 from .base import OnePassTransform, check_event_shape
 
 
@@ -86,8 +86,7 @@ class InvertibleConv1x1(OnePassTransform):
 
     def _mixed(self, name: str, x: Tensor, matrix: Callable[[], Tensor]) -> Tensor:
         check_event_shape(name, x, (self.channels, *x.shape[-2:]))
-        # a product of matrices: convolutions are less exact on some devices (TF32)
-        with without_autocast(x):
+        with full_precision(x):
             return (matrix() @ x.flatten(-2)).reshape(x.shape)
 
     def _factors(self) -> tuple[Tensor, Tensor]:

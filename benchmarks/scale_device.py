@@ -1,0 +1,112 @@
+"""Training steps of published sizes on an accelerator: seconds, operations a second, memory.
+
+python -m benchmarks.scale_device
+python -m benchmarks.scale_device --sizes '[MNIST]' --modes '[keep]' --steps 20
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from jsonargparse import auto_cli
+
+from benchmarks.published_sizes import PUBLISHED, FlowSize
+from benchmarks.step_cost import MEMORY_MODES, flops
+from benchmarks.training_step import TrainingStep
+from pyro_resflow.logdet import Krylov
+from pyro_resflow.logdet.autograd import Memory
+from pyro_resflow.precision import Precision
+
+PRECISIONS: Mapping[str, Precision] = {
+    "float32": Precision("cuda", None, ("ieee", "ieee")),
+    "TF32": Precision("cuda", None, ("tf32", "tf32")),
+    "bfloat16": Precision("cuda", torch.bfloat16, ("tf32", "tf32")),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What training steps took.
+
+    Attributes:
+        seconds: of one step, the median.
+        flops: operations of one step, the mean.
+        state: bytes held between steps.
+        peak: the most bytes above them during a step.
+    """
+
+    seconds: float
+    flops: float
+    state: int
+    peak: int
+
+    @property
+    def tflops(self) -> float:
+        """Operations a second, in 10^12."""
+        return self.flops / self.seconds / 1e12
+
+
+def measure(size: FlowSize, memory: Memory, batch: int, steps: int) -> Measured:
+    """Training steps on the accelerator, after some that initialise the flow and its kernels."""
+    torch.manual_seed(0)
+    step = TrainingStep(size.build(Krylov(memory=memory), "cuda"), size.bins)
+    images = step.images(batch)
+    for _ in range(3):
+        step(images)
+    counted = [flops(step, batch) for _ in range(2)]
+    step.optimizer.zero_grad()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated() - images.nbytes
+    torch.cuda.reset_peak_memory_stats()
+    seconds = [timed(lambda: step(images)) for _ in range(steps)]
+    peak = torch.cuda.max_memory_allocated() - before - images.nbytes
+    return Measured(median(seconds), sum(counted) / len(counted), before, peak)
+
+
+def timed(run: Callable[[], None]) -> float:
+    """Seconds of one run on the accelerator's own clock."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def main(
+    sizes: Sequence[str] = ("MNIST", "CIFAR-10", "ImageNet32"),
+    modes: Sequence[Memory] = MEMORY_MODES,
+    precisions: Sequence[str] = tuple(PRECISIONS),
+    steps: int = 10,
+    batch: int | None = None,
+) -> None:
+    """Print a table of what training steps took.
+
+    Args:
+        sizes: names of published sizes.
+        modes: memory modes of the log-determinant.
+        precisions: of convolutions and matrix products.
+        steps: number of timed steps.
+        batch: images per step; default: the published number.
+    """
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; Krylov().\n")
+    print("| flow | mode | precision | batch | seconds a step | TFLOP/s | state | peak |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in sizes:
+        size = PUBLISHED[name]
+        number = size.batch if batch is None else batch
+        for mode in modes:
+            for precision in precisions:
+                with PRECISIONS[precision].in_force():
+                    found = measure(size, mode, number, steps)
+                cells = (f"{found.seconds:.3f}", f"{found.tflops:.1f}")
+                held = (f"{each / 1e9:.2f} GB" for each in (found.state, found.peak))
+                row = [name, mode, precision, str(number), *cells, *held]
+                print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)

@@ -1,0 +1,178 @@
+"""What needs full precision has it, whatever the process allows its products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_resflow.logdet import Exact, Krylov
+from pyro_resflow.nn import LipschitzMLP, SpectralNorm
+from pyro_resflow.precision import LOWERED, Precision, full_precision, settings
+from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov
+from pyro_resflow.transforms import Residual, TriangularAffine
+
+NEW = hasattr(torch.backends.cudnn, "conv")
+needs_inheritance = pytest.mark.skipif(not NEW, reason="torch has no nested settings")
+
+
+@pytest.fixture(autouse=True)
+def _settings() -> Iterator[None]:
+    """Give every setting its value back."""
+    before = [(setting, setting.value) for kind in ("cuda", "cpu") for setting in settings(kind)]
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for setting, value in before:
+        setting.value = value
+
+
+@pytest.fixture
+def lowered() -> None:
+    """Products of matrices in bfloat16 on the CPU, where it can."""
+    torch.set_float32_matmul_precision("medium")
+
+
+def products() -> tuple[str, ...]:
+    return tuple(setting.value for setting in settings("cpu"))
+
+
+class Watched(torch.nn.Module):
+    """A contraction that notes the settings that it runs with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+        self.seen: list[tuple[str, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(products())
+        return 0.2 * torch.tanh(self.linear(x))
+
+
+@pytest.mark.parametrize("solver", [Anderson, FixedPoint, NewtonKrylov])
+@pytest.mark.usefixtures("lowered")
+def test_an_inverse_converges_whatever_the_process_allows(solver: type) -> None:
+    transform = Residual(LipschitzMLP(64, [128, 128]), solver=solver())
+    y = torch.randn(16, 64)
+    with torch.no_grad():
+        x = transform.inv(y)
+        torch.set_float32_matmul_precision("highest")
+        assert torch.allclose(x + transform.net(x), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [Anderson, FixedPoint, NewtonKrylov])
+@pytest.mark.usefixtures("lowered")
+def test_a_solve_and_its_gradient_run_in_full_precision(solver: type) -> None:
+    net, y = Watched(), torch.randn(5, 3, requires_grad=True)
+    x = solver()(net, y)
+    before = len(net.seen)
+    x.sum().backward()
+    assert 0 < before < len(net.seen)
+    assert not {value for seen in net.seen for value in seen} & set(LOWERED)
+    assert "bf16" in products()
+
+
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
+@pytest.mark.usefixtures("lowered")
+def test_an_estimator_runs_its_network_as_the_process_does(memory: str) -> None:
+    net, x = Watched(), torch.randn(5, 3, requires_grad=True)
+    _, ladj = Krylov(memory=memory)(net, x)
+    torch.set_float32_matmul_precision("highest")  # between the passes
+    ladj.sum().backward()
+    assert net.seen
+    assert all("bf16" in seen for seen in net.seen)
+    assert "bf16" not in products()
+
+
+@pytest.mark.usefixtures("lowered")
+def test_exact_runs_its_network_as_the_process_does() -> None:
+    net, x = Watched(), torch.randn(5, 3, requires_grad=True)
+    Exact()(net, x)[1].sum().backward()
+    assert net.seen
+    assert all("bf16" in seen for seen in net.seen)
+
+
+@pytest.mark.usefixtures("lowered")
+def test_norms_are_those_of_full_precision() -> None:
+    def bound() -> Tensor:
+        torch.manual_seed(0)
+        return LipschitzMLP(64, [128], norm=SpectralNorm(0.9)).lipschitz_bound()
+
+    lowered = bound()
+    torch.set_float32_matmul_precision("highest")
+    assert torch.equal(lowered, bound())
+
+
+@pytest.mark.usefixtures("lowered")
+def test_triangular_maps_invert_themselves() -> None:
+    transform = TriangularAffine(64)
+    with torch.no_grad():
+        transform.below_diagonal.normal_(0, 0.05)
+        x = torch.randn(32, 64)
+        assert torch.allclose(transform.inv(transform(x).clone()), x, atol=1e-5)
+
+
+def test_a_cached_pass_is_of_the_precision_of_now() -> None:
+    transform, x = Residual(LipschitzMLP(64, [128])), torch.randn(32, 64)
+    with torch.no_grad():
+        first = transform(x)
+        assert transform(x) is first
+        torch.set_float32_matmul_precision("medium")
+        assert transform(x) is not first
+
+
+@pytest.mark.usefixtures("lowered")
+def test_settings_come_back_after_an_error() -> None:
+    before = products()
+    seen = []
+
+    def failing() -> None:
+        with full_precision(torch.zeros(1)):
+            seen.extend(products())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
+    assert seen
+    assert "bf16" not in seen
+    assert products() == before
+
+
+def test_full_precision_leaves_alone_what_is_full() -> None:
+    before = products()
+    with full_precision(torch.zeros(1)):
+        assert products() == before
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_a_precision_is_in_force_within_its_context_only(kind: str) -> None:
+    before = [setting.value for setting in settings(kind)]
+    wanted = ("tf32",) * len(before)
+    with Precision(kind, None, wanted).in_force():
+        assert tuple(setting.value for setting in settings(kind)) == wanted
+        full = Precision(kind, None, wanted).full()
+        with full.in_force():
+            assert {setting.value for setting in settings(kind)} == {"ieee"}
+        assert tuple(setting.value for setting in settings(kind)) == wanted
+    assert [setting.value for setting in settings(kind)] == before
+
+
+@needs_inheritance
+def test_what_followed_another_setting_goes_on_following() -> None:
+    torch.backends.fp32_precision = "tf32"
+    try:
+        with Precision("cuda", None, ("ieee", "ieee")).in_force():
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        torch.backends.fp32_precision = "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = "none"
+
+
+def test_meta_tensors_have_no_settings() -> None:
+    x = torch.zeros(1, device="meta")
+    with full_precision(x), Precision.of(x).in_force():
+        assert (x + x).is_meta
