@@ -8,8 +8,8 @@ of A applied to b then reduce to functions of the small H:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class ArnoldiBasis:
     def __init__(self, start: Tensor) -> None:
         start = start.to(torch.promote_types(start.dtype, torch.float32))
         self.norm = torch.linalg.vector_norm(start, dim=-1)
-        self.vectors = [_divide(start, self.norm)]
+        self.vectors = [torch.where(self.norm[:, None] > 0, start / self.norm[:, None], 0)]
 
     @property
     def last(self) -> Tensor:
@@ -46,28 +46,22 @@ class ArnoldiBasis:
         product = product.to(self.last.dtype)
         size = torch.linalg.vector_norm(product, dim=-1)
         basis = torch.stack(self.vectors, dim=1)
-        rest = product[..., None]
-        column = torch.zeros_like(basis[..., :1])
         # one sweep of Gram-Schmidt loses orthogonality, a second one restores it
-        for _ in range(2):
-            overlap = torch.bmm(basis, rest)
-            rest = torch.baddbmm(rest, basis.mT, overlap, alpha=-1)
-            column = column + overlap
-        norm = torch.linalg.vector_norm(rest, dim=1)
-        exhausted = norm <= 10 * torch.finfo(norm.dtype).eps * size[:, None]
+        column = torch.bmm(basis, product[..., None])
+        rest = torch.baddbmm(product[..., None], basis.mT, column, alpha=-1)
+        overlap = torch.bmm(basis, rest)
+        rest = torch.baddbmm(rest, basis.mT, overlap, alpha=-1).squeeze(-1)
+        norm = torch.linalg.vector_norm(rest, dim=-1)
+        exhausted = norm <= 10 * torch.finfo(norm.dtype).eps * size
+        inverse = norm.clamp_min(torch.finfo(norm.dtype).tiny).reciprocal()
+        self.vectors.append(rest * inverse.masked_fill(exhausted, 0)[:, None])
         norm = norm.masked_fill(exhausted, 0)
-        self.vectors.append(_divide(rest.squeeze(-1), norm.squeeze(-1)))
-        return torch.cat([column.squeeze(-1), norm], dim=-1)
+        return torch.cat([(column + overlap).squeeze(-1), norm[:, None]], dim=-1)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """The vector |b| V c, shape ``(B, D)``, from coefficients c of shape ``(B, k)``."""
         basis = torch.stack(self.vectors[: coefficients.shape[-1]], dim=1)
         return torch.bmm((coefficients * self.norm[:, None])[:, None], basis).squeeze(1)
-
-
-def _divide(vector: Tensor, norm: Tensor) -> Tensor:
-    """``vector / norm`` per sample, zero where the norm is."""
-    return torch.where(norm[:, None] > 0, vector / norm[:, None], 0)
 
 
 class ShiftedSystems:
@@ -89,22 +83,26 @@ class ShiftedSystems:
         self.upper: list[list[Tensor]] = []
         self.y: list[Tensor] = []
         self.z: list[Tensor] = []
-        self._below: list[Tensor] = []
+        self._minus_below: list[Tensor] = []
 
     def extend(self, column: Tensor) -> None:
         """Take the next column of H, shape ``(B, k + 1)``, its entry below the diagonal last."""
-        k = len(self.y)
         entries = (self.shifts[..., None] * column).unbind(-1)
         upper = [entries[0]]
-        for i, below in enumerate(self._below):
-            upper.append(torch.addcmul(entries[i + 1], below, upper[-1], value=-1))
-        pivot = upper[k] = upper[k] + 1
-        overlap = sum(
-            (z * u for z, u in zip(self.z, upper[:k], strict=True)), start=-1.0 * (k == 0)
-        )
-        self.y.append(-self._below[-1] * self.y[-1] if k else torch.ones_like(pivot))
-        self.z.append(-overlap / pivot)
-        self._below.append(entries[k + 1] / pivot)
+        for entry, minus_below in zip(entries[1:], self._minus_below, strict=False):
+            upper.append(torch.addcmul(entry, minus_below, upper[-1]))
+        pivot = upper[-1] = upper[-1] + 1
+        minus_pivot = -pivot
+        if self.y:
+            overlap = self.z[0] * upper[0]
+            for z, u in zip(self.z[1:], upper[1:-1], strict=True):
+                overlap = torch.addcmul(overlap, z, u)
+            self.z.append(overlap / minus_pivot)
+            self.y.append(self._minus_below[-1] * self.y[-1])
+        else:
+            self.z.append(pivot.reciprocal())
+            self.y.append(torch.ones_like(pivot))
+        self._minus_below.append(entries[-1] / minus_pivot)
         self.upper.append(upper)
 
     def solve(self, weights: Sequence[Tensor | float]) -> list[Tensor]:
@@ -116,13 +114,13 @@ class ShiftedSystems:
         Args:
             weights: s, a number or a tensor of shape ``(B,)`` for each column.
         """
-        right = [s * y for s, y in zip(weights, self.y, strict=True)]
-        solution: list[Tensor] = []
-        for i in reversed(range(len(right))):
-            later = zip(range(i + 1, len(right)), reversed(solution), strict=True)
-            known = sum((self.upper[j][i] * x for j, x in later), start=-right[i])
-            solution.append(-known / self.upper[i][i])
-        return solution[::-1]
+        solution: dict[int, Tensor] = {}
+        for i in reversed(range(len(self.y))):
+            left = weighted(self.y[i], weights[i])
+            for j, x in solution.items():
+                left = torch.addcmul(left, self.upper[j][i], x, value=-1)
+            solution[i] = left / self.upper[i][i]
+        return [solution[i] for i in range(len(solution))]
 
 
 class LogarithmAndInverse:
@@ -140,30 +138,50 @@ class LogarithmAndInverse:
     """
 
     def __init__(self, like: Tensor, terms: Sequence[tuple[float, float]] = ((1.0, 1.0),)) -> None:
-        nodes, weights = _quadrature(like.dtype, like.device)
-        self._terms = terms
-        self._weights = torch.cat([s * weights / nodes for s, _ in terms])
-        ends = torch.stack([torch.full_like(nodes[0], t) for _, t in terms])
-        shifts = torch.cat([*(t * nodes for _, t in terms), ends])
-        self._systems = ShiftedSystems(shifts[:, None])
+        self._terms = tuple(terms)
+        shifts, self._minus_weights = _rule(self._terms, like.dtype, like.device)
+        self._systems = ShiftedSystems(shifts)
 
     def extend(self, column: Tensor) -> Tensor:
         """Take the next column of H, shape ``(B, k + 1)``; the logarithm's increment, ``(B,)``."""
         self._systems.extend(column)
         if column.shape[1] == 2:
-            return torch.stack([s * torch.log1p(t * column[:, 0]) for s, t in self._terms]).sum(0)
-        corners = (self._systems.z[-1] * self._systems.y[-1])[: -len(self._terms)]
-        return -(self._weights @ corners)
+            first = column[:, 0]
+            return _sum(weighted(torch.log1p(weighted(first, t)), s) for s, t in self._terms)
+        corners = self._systems.z[-1] * self._systems.y[-1]
+        return self._minus_weights @ corners[: -len(self._terms)]
 
     def inverse(self, weights: Sequence[Tensor | float]) -> Tensor:
         """The weighted sum of the increments of the inverse's first column, shape ``(B, k)``."""
         systems = self._systems.solve(weights)
         columns = torch.stack([entry[-len(self._terms) :] for entry in systems], dim=-1)
         parts = zip(self._terms, columns, strict=True)
-        return torch.stack([s * t * column for (s, t), column in parts]).sum(0)
+        return _sum(weighted(column, s * t) for (s, t), column in parts)
+
+
+def weighted(x: Tensor, weight: Tensor | float) -> Tensor:
+    """x times a weight; x itself if that is 1.0."""
+    return x if isinstance(weight, float) and weight == 1.0 else x * weight
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _rule(
+    terms: tuple[tuple[float, float], ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The shifts, shape ``(T, 1)``, the ends of the intervals last, and the others' weights."""
+    nodes, weights = _quadrature(dtype, device)
+    ends = torch.stack([torch.full_like(nodes[0], t) for _, t in terms])
+    shifts = torch.cat([*(t * nodes for _, t in terms), ends])
+    return shifts[:, None], torch.cat([-s * weights / nodes for s, _ in terms])
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes and weights of 32-point Gauss-Legendre quadrature on [0, 1] (Golub-Welsch)."""
     k = torch.arange(1, 32, dtype=torch.float64, device="cpu")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from ..arnoldi import ArnoldiBasis, LogarithmAndInverse
+from ..arnoldi import ArnoldiBasis, LogarithmAndInverse, weighted
 from .autograd import Estimate, Memory, Vjp
 from .estimator import RouletteEstimator, at_least
 from .functions import LOG_ONE_PLUS, SpectralFunction
@@ -150,6 +151,7 @@ class _KrylovSteps:
         self.vjp = vjp
         self.shape = probes.shape
         self.basis = ArnoldiBasis(probes.flatten(2).flatten(0, 1))
+        self.square = self.basis.norm.square()
         self.functions = LogarithmAndInverse(self.basis.norm, function.terms)
         self.increments: list[Tensor] = []
 
@@ -157,12 +159,10 @@ class _KrylovSteps:
         """One more product."""
         product = self.vjp(self.basis.last.reshape(self.shape)).flatten(2).flatten(0, 1)
         increment = self.functions.extend(self.basis.extend(product))
-        self.increments.append(increment * self.basis.norm.square())
+        self.increments.append(increment * self.square)
 
     def weighted(self, weights: Sequence[Tensor | float]) -> Estimate:
         """The sum of the increments, each times its weight: a number or shape ``(B,)``."""
-        value = sum(w * q for w, q in zip(weights, self.increments, strict=True))
+        value = reduce(torch.add, map(weighted, self.increments, weights))
         adjoint = self.basis.combine(self.functions.inverse(weights))
-        return Estimate(
-            torch.as_tensor(value).reshape(self.shape[:2]), adjoint.reshape(self.shape)
-        )
+        return Estimate(value.reshape(self.shape[:2]), adjoint.reshape(self.shape))

@@ -113,7 +113,7 @@ class LipSwish(Activation):
         return F.softplus(self.raw_beta)
 
     def output_gain(self) -> Tensor:
-        return 1 / (self._bound * F.softplus(self.raw_beta))
+        return torch.reciprocal(self._bound * F.softplus(self.raw_beta))
 
     def core(self, h: Tensor) -> Tensor:
         return F.silu(h)

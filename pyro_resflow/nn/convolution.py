@@ -44,8 +44,10 @@ def convolve_transposed(y: Tensor, weight: Tensor) -> Tensor:
     outputs, inputs, size, _ = weight.shape
     if is_thin(inputs, outputs, size):
         return _scatter(y, weight.permute(1, 2, 3, 0), size)
-    flipped = weight.transpose(0, 1).flip(-2, -1)
-    return F.conv2d(channels_last(y), channels_last(flipped), padding=size // 2)
+    adjoint = weight.transpose(0, 1)
+    if size > 1:
+        adjoint = adjoint.flip(-2, -1)
+    return F.conv2d(channels_last(y), channels_last(adjoint), padding=size // 2)
 
 
 def kernel_gradient(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:

@@ -13,10 +13,17 @@ REMEDY = "the norm of a weight is differentiable once by the weight."
 
 
 class Measured(NamedTuple):
-    """The norm of a weight as it is, its gradient, and what to multiply the weight by."""
+    """What a weight of known norm is multiplied by, and how that changes with the weight.
 
-    sigma: Tensor
+    Attributes:
+        contraction: 1 / max(1, sigma/c), a scalar.
+        inverse: 1 / sigma where the norm sigma is above c, else 0: how fast the contraction's
+            logarithm falls with the norm.
+        gradient: the norm's gradient, of the weight's shape.
+    """
+
     contraction: Tensor
+    inverse: Tensor
     gradient: Tensor
 
 
@@ -26,21 +33,19 @@ class DividedByNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        coefficient: float, measured: Measured, weight: Tensor, gain: Tensor | float
-    ) -> Tensor:
+    def forward(measured: Measured, weight: Tensor, gain: Tensor | float) -> Tensor:
         return weight * (measured.contraction * gain)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.coefficient, measured, weight, gain = inputs
+        measured, weight, gain = inputs
         ctx.gain = None if isinstance(gain, Tensor) else gain
         saved_gain = () if ctx.gain is not None else (gain,)
         ctx.save_for_backward(weight, *measured, *saved_gain)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, sigma, contraction, direction, *saved_gain = ctx.saved_tensors
+        weight, contraction, inverse, direction, *saved_gain = ctx.saved_tensors
         # what follows is right as a function of grad and gain; of how the norm's own gradient
         # changes with the weight nothing is known
         (weight,) = first_derivative_only([weight], REMEDY)
@@ -48,6 +53,5 @@ class DividedByNorm(torch.autograd.Function):
         gain = saved_gain[0] if saved_gain else ctx.gain
         factor = contraction * gain
         share = (grad * weight).sum()
-        by_sigma = share * factor * torch.where(sigma > ctx.coefficient, 1 / sigma, 0)
-        by_weight = torch.addcmul(grad * factor, direction, by_sigma, value=-1)
-        return None, None, by_weight, share * contraction if saved_gain else None
+        by_weight = torch.addcmul(grad * factor, direction, share * factor * inverse, value=-1)
+        return None, by_weight, share * contraction if saved_gain else None

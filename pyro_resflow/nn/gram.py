@@ -30,6 +30,20 @@ class Gram(Protocol):
         """A or A^T times vectors of shape ``(L, n)``, on the other side: ``(L, m)``."""
 
 
+def is_on_domain(weight: Tensor) -> bool:
+    """Whether a weight's inputs are no longer than its outputs."""
+    return weight.shape[1] <= weight.shape[0]
+
+
+def sides(
+    on_domain: Sequence[bool], us: Sequence[Tensor], vs: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The vectors that Gram maps act on, ``(L, n)``, and those of the other side, ``(L, m)``."""
+    pairs = [(v, u) if direct else (u, v) for direct, u, v in zip(on_domain, us, vs, strict=True)]
+    near, far = (torch.stack(side) for side in zip(*pairs, strict=True))
+    return near, far
+
+
 class MatrixGram:
     """Of matrices.
 
@@ -38,7 +52,7 @@ class MatrixGram:
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.on_domain = [weight.shape[1] <= weight.shape[0] for weight in weights]
+        self.on_domain = [is_on_domain(weight) for weight in weights]
         pairs = zip(weights, self.on_domain, strict=True)
         self.matrices = torch.stack([w if on_domain else w.mT for w, on_domain in pairs])
 
@@ -61,7 +75,7 @@ class ThinConvolutionGram:
     """
 
     def __init__(self, weights: Sequence[Tensor], input_size: tuple[int, int]) -> None:
-        self.on_domain = [weight.shape[1] <= weight.shape[0] for weight in weights]
+        self.on_domain = [is_on_domain(weight) for weight in weights]
         self.input_size = input_size
         self.size = weights[0].shape[-1]
         self.kernels = _expanding(weights).flatten(2)
@@ -88,7 +102,7 @@ class ConvolutionGram:
     """
 
     def __init__(self, weights: Sequence[Tensor], input_size: tuple[int, int]) -> None:
-        self.on_domain = [weight.shape[1] <= weight.shape[0] for weight in weights]
+        self.on_domain = [is_on_domain(weight) for weight in weights]
         self.input_size = input_size
         kernels = _expanding(weights)
         self.kernels = kernels.flatten(0, 1)
@@ -119,7 +133,7 @@ def _expanding(weights: Sequence[Tensor]) -> Tensor:
     """Kernels to at least as many channels, ``(L, out, in, k, k)``; of some, the adjoint's."""
     return torch.stack(
         [
-            weight if weight.shape[1] <= weight.shape[0] else weight.transpose(0, 1).flip(-2, -1)
+            weight if is_on_domain(weight) else weight.transpose(0, 1).flip(-2, -1)
             for weight in weights
         ]
     )

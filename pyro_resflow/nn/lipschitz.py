@@ -134,12 +134,6 @@ class LipschitzLayer(Rebuildable, nn.Module):
         if not self.is_current or self._orders_at is None or self._watched != id(self.weight):
             update_norms(self)
 
-    def _take(self, u: Tensor, v: Tensor) -> None:
-        """Keep the vectors found for the weight as it is now."""
-        self.u.copy_(u)
-        self.v.copy_(v)
-        self._measured = None
-
     def _mark_current(self) -> None:
         self._updated_at = self._state_of_weight()
         self._orders_at = self._orders_version()
@@ -201,18 +195,11 @@ class LipschitzLayer(Rebuildable, nn.Module):
         self.update()
         measured = self._measured  # another thread's update may take it away at any moment
         if measured is None:
-            measured = self._measured = self._measure(norm)
+            (measured,) = _measured([self])
+            self._measured = measured
         if not torch.is_grad_enabled():
             return self.weight * (measured.contraction * gain)
-        return DividedByNorm.apply(norm.coefficient, measured, self.weight, gain)
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _measure(self, norm: SpectralNorm) -> Measured:
-        with _UPDATE_LOCK, full_precision(self.weight):
-            sigma = norm.value(self.u, self.v)
-            gradient = norm.gradient(self.measured_operator(self.weight), self.u, self.v)
-        return Measured(sigma, self._contraction(sigma), gradient.view_as(self.weight))
+        return DividedByNorm.apply(measured, self.weight, gain)
 
     def _contraction(self, sigma: Tensor) -> Tensor:
         c = self.norm.coefficient
@@ -310,9 +297,15 @@ def update_norms(module: nn.Module) -> None:
                 else:
                     layer._mark_current()
         for layers in groups.values():
-            for layer, (u, v) in zip(layers, iterated(layers), strict=True):
-                layer._take(u, v)
+            us, vs = zip(*iterated(layers), strict=True)
+            held = [*(layer.u for layer in layers), *(layer.v for layer in layers)]
+            torch._foreach_copy_(held, [*us, *vs])
+            for layer in layers:
+                layer._measured = None
                 layer._mark_current()
+            if isinstance(layers[0].norm, SpectralNorm):
+                for layer, measured in zip(layers, _measured(layers), strict=True):
+                    layer._measured = measured
 
 
 @torch.no_grad()
@@ -333,6 +326,21 @@ def iterated(layers: Sequence[LipschitzLayer]) -> list[tuple[Tensor, Tensor]]:
         for layer in layers:
             layer.check_finite()
         raise
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _measured(layers: Sequence[LipschitzLayer]) -> list[Measured]:
+    """What effective weights need of the vectors found for layers of one kind, spectral norms."""
+    norm = layers[0].norm
+    assert isinstance(norm, SpectralNorm)  # for the type checker
+    with _UPDATE_LOCK, full_precision(layers[0].weight):
+        operators = [layer.measured_operator(layer.weight) for layer in layers]
+        found = norm.measured(operators, [each.u for each in layers], [each.v for each in layers])
+    return [
+        measured._replace(gradient=measured.gradient.view(layer.weight.shape))
+        for layer, measured in zip(layers, found, strict=True)
+    ]
 
 
 class LipschitzLinear(LipschitzLayer):

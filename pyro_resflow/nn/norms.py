@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..rebuilding import Rebuildable
-from .gram import largest_eigenvectors, unit
+from .divided import Measured
+from .gram import is_on_domain, largest_eigenvectors, sides, unit
 from .operators import LinearOperator
 
 
@@ -107,7 +108,7 @@ class SpectralNorm(OperatorNorm):
         super().__init__(coefficient, tolerance=tolerance, max_iterations=max_iterations)
 
     def kind(self) -> tuple[object, ...]:
-        return (type(self), self.tolerance, self.max_iterations)
+        return (type(self), *self.settings())
 
     def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return self.iterate_together([operator], [u], [v])[0]
@@ -150,10 +151,25 @@ class SpectralNorm(OperatorNorm):
         outer = operator.outer(u.view(1, *operator.codomain), v.view(1, *operator.domain))
         return outer / self.value(u, v).clamp_min(torch.finfo(v.dtype).tiny)
 
+    @torch.no_grad()
+    def measured(
+        self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
+    ) -> list[Measured]:
+        """What the vectors that were found say of several operators, measured together."""
+        near, far = sides([is_on_domain(each.weight) for each in operators], us, vs)
+        sigma = self.value(near, far)
+        c = self.coefficient
+        contractions = c / sigma.clamp_min(c)
+        inverses = torch.where(sigma > c, 1 / sigma, 0)
+        scale = sigma.clamp_min(torch.finfo(sigma.dtype).tiny).reciprocal()
+        gradients = operators[0].outers(operators, near * scale[:, None], far)
+        found = zip(contractions.unbind(), inverses.unbind(), gradients, strict=True)
+        return [Measured(*each) for each in found]
+
     @staticmethod
     def value(u: Tensor, v: Tensor) -> Tensor:
-        """The norm that an iteration has found, a scalar."""
-        return torch.linalg.vector_norm(u) * torch.linalg.vector_norm(v)
+        """The norm that an iteration has found, from vectors ``(*, out)`` and ``(*, in)``."""
+        return torch.linalg.vector_norm(u, dim=-1) * torch.linalg.vector_norm(v, dim=-1)
 
     def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         return operator.spectral_bound(steps)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .convolution import convolve, convolve_transposed, kernel_gradient
-from .gram import Gram, MatrixGram, convolution_gram
+from .convolution import convolve, convolve_transposed, is_thin, kernel_gradient
+from .gram import Gram, MatrixGram, convolution_gram, is_on_domain
 
 _DENSE_LIMIT = 1024
 
@@ -33,6 +33,15 @@ class LinearOperator(Protocol):
 
     def gram(self, operators: Sequence[Any]) -> Gram:
         """The Gram map of several operators together, of this shape or the transposed one."""
+
+    def outers(self, operators: Sequence[Any], near: Tensor, far: Tensor) -> list[Tensor]:
+        """:meth:`outer` of each of several operators, as in :meth:`gram`, at vectors of its own.
+
+        Args:
+            operators: of this shape or the transposed one.
+            near: on the side that the Gram map of each acts on, shape ``(L, n)``.
+            far: on the other side, shape ``(L, m)``.
+        """
 
     def spectral_bound(self, steps: int) -> Tensor:
         """A certified upper bound of the largest singular value."""
@@ -67,6 +76,12 @@ class MatrixOperator:
 
     def gram(self, operators: Sequence[MatrixOperator]) -> Gram:
         return MatrixGram([each.weight for each in operators])
+
+    def outers(
+        self, operators: Sequence[MatrixOperator], near: Tensor, far: Tensor
+    ) -> list[Tensor]:
+        products = zip(operators, torch.bmm(far[:, :, None], near[:, None]), strict=True)
+        return [product if is_on_domain(op.weight) else product.mT for op, product in products]
 
     def spectral_bound(self, steps: int) -> Tensor:
         return gram_bound(self.weight[None], steps)
@@ -107,6 +122,26 @@ class ConvolutionOperator:
 
     def gram(self, operators: Sequence[ConvolutionOperator]) -> Gram:
         return convolution_gram([each.weight for each in operators], self.input_size)
+
+    def outers(
+        self, operators: Sequence[ConvolutionOperator], near: Tensor, far: Tensor
+    ) -> list[Tensor]:
+        outputs, inputs, size, _ = self.weight.shape
+        if not (is_thin(outputs, inputs, size) or is_thin(inputs, outputs, size)):
+            found = zip(operators, near, far, strict=True)
+            return [
+                op.outer(f.view(1, *op.codomain), n.view(1, *op.domain))
+                if is_on_domain(op.weight)
+                else op.outer(n.view(1, *op.codomain), f.view(1, *op.domain))
+                for op, n, f in found
+            ]
+        windows = F.unfold(near.unflatten(1, (-1, *self.input_size)), size, padding=self.padding)
+        products = torch.bmm(far.unflatten(1, (-1, windows.shape[-1])), windows.mT)
+        kernels = products.unflatten(2, (-1, size, size))
+        # the adjoint is the convolution by the transposed kernel, turned around
+        turned = kernels.transpose(1, 2).flip(-2, -1)
+        both = zip(operators, kernels, turned, strict=True)
+        return [direct if is_on_domain(op.weight) else turn for op, direct, turn in both]
 
     def spectral_bound(self, steps: int) -> Tensor:
         """The bound of the Gram matrix if that is small, else of a periodic convolution.
