@@ -18,13 +18,13 @@ from benchmarks.step_cost import MEMORY_MODES, flops
 from benchmarks.training_step import TrainingStep
 from pyro_resflow.logdet import Krylov
 from pyro_resflow.logdet.autograd import Memory
-from pyro_resflow.precision import Precision
 
-PRECISIONS: Mapping[str, Precision] = {
-    "float32": Precision("cuda", None, ("ieee", "ieee")),
-    "TF32": Precision("cuda", None, ("tf32", "tf32")),
-    "bfloat16": Precision("cuda", torch.bfloat16, ("tf32", "tf32")),
+PRECISIONS: Mapping[str, tuple[bool, torch.dtype | None]] = {
+    "float32": (False, None),
+    "TF32": (True, None),
+    "bfloat16": (True, torch.bfloat16),
 }
+"""Whether convolutions may use TF32, and what autocast computes in."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def main(
         number = size.batch if batch is None else batch
         for mode in modes:
             for precision in precisions:
-                with PRECISIONS[precision].in_force():
+                torch.backends.cudnn.allow_tf32, dtype = PRECISIONS[precision]
+                with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
                     found = measure(size, mode, number, steps)
                 cells = (f"{found.seconds:.3f}", f"{found.tflops:.1f}")
                 held = (f"{each / 1e9:.2f} GB" for each in (found.state, found.peak))

@@ -5,19 +5,20 @@ float32 matrices and convolutions may be taken in TF32 or bfloat16, with 10 or 7
 torch does so by default for convolutions on CUDA, and for matrices after
 ``torch.set_float32_matmul_precision("high")``. No inverse converges to seven digits in these, and
 no norm is known to more than three.
+
+Autocast is each thread's own, the other settings are those of the process.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-
-LOWERED = ("tf32", "bf16")
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
@@ -28,69 +29,147 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return None
 
 
-@dataclass(frozen=True)
-class Precision:
-    """What operations on a kind of device are computed in.
-
-    Attributes:
-        kind: of device, ``"cpu"`` for instance.
-        autocast: what autocast computes in, ``None`` where it is off.
-        products: for each of the settings of this device's float32 products, its value.
-    """
-
-    kind: str
-    autocast: torch.dtype | None
-    products: tuple[str, ...]
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Precision:
-        """The precision in force now, on the tensor's device."""
-        kind = tensor.device.type
-        return cls(kind, autocast_dtype(tensor), tuple(s.value for s in settings(kind)))
-
-    def full(self) -> Precision:
-        """The same without autocast, and with products in float32."""
-        products = tuple("ieee" if value in LOWERED else value for value in self.products)
-        return Precision(self.kind, None, products)
-
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """A context of this precision."""
-        found = settings(self.kind)
-        before = [setting.value for setting in found]
-        with self._autocast():
-            _set(found, self.products)
-            try:
-                yield
-            finally:
-                _set(found, before)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if not torch.amp.is_autocast_available(self.kind):
-            return nullcontext()
-        if self.autocast is None:
-            return torch.autocast(self.kind, enabled=False)
-        return torch.autocast(self.kind, dtype=self.autocast)
+def precision(tensor: Tensor) -> tuple[object, ...]:
+    """All settings in force on the tensor's device, to be compared."""
+    return autocast_dtype(tensor), *products_on(tensor.device.type).values
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which operations keep the precision of what they are given.
 
-    In a compiled function that is without autocast alone: the other settings are those of the
-    process, which it cannot change.
+    In a compiled function that is without autocast alone: it cannot change the process.
 
     Args:
         tensor: on the device of the operations.
     """
-    if torch.compiler.is_compiling():
-        kind, lowered = tensor.device.type, autocast_dtype(tensor) is not None
-        return torch.autocast(kind, enabled=False) if lowered else nullcontext()
-    ambient = Precision.of(tensor)
-    return nullcontext() if ambient == ambient.full() else ambient.full().in_force()
+    kind = tensor.device.type
+    if not torch.compiler.is_compiling():
+        return _full(kind)
+    lowered = autocast_dtype(tensor) is not None
+    return torch.autocast(kind, enabled=False) if lowered else nullcontext()
 
 
-class _Setting:
-    """One of torch's settings of float32 products: ``"ieee"``, ``"tf32"``, ``"bf16"``, ``"none"``.
+@contextmanager
+def _full(kind: str) -> Iterator[None]:
+    with _autocast(kind, None), products_on(kind).full():
+        yield
+
+
+@dataclass(frozen=True)
+class Ambient:
+    """What was in force around a region of full precision.
+
+    Attributes:
+        kind: of device, ``"cpu"`` for instance.
+        autocast: what autocast computed in, ``None`` where it was off.
+    """
+
+    kind: str
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Ambient:
+        """What is in force now, on the tensor's device."""
+        return cls(tensor.device.type, autocast_dtype(tensor))
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """A context of this autocast, with products as the process allows them."""
+        with _autocast(self.kind, self.autocast), products_on(self.kind).allowed():
+            yield
+
+
+def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    if dtype is None:
+        enabled = torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if enabled else nullcontext()
+    return torch.autocast(kind, dtype=dtype)
+
+
+class Products:
+    """The process's settings of float32 products on one kind of device.
+
+    Several threads, and calls within calls, may ask for full precision at the same time: it lasts
+    until the last of them is done.
+
+    Args:
+        settings: those that bear on this kind of device.
+    """
+
+    def __init__(self, settings: Sequence[Setting] = ()) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._regions = 0
+        self._own = threading.local()
+        self._allowed: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The value of each setting: ``"ieee"``, ``"tf32"``, ``"bf16"``, ``"none"``."""
+        return tuple(setting.value for setting in self.settings)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """A context with products in float32."""
+        with self._lock:
+            if not self._regions:
+                self._allowed = self.values
+            self._regions += 1
+            self._own.regions = self._own_regions + 1
+            self._raise()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._regions -= 1
+                self._own.regions -= 1
+                if not self._regions:
+                    self._set(self._allowed)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """A context within one of :meth:`full` with products as they were before.
+
+        Where another one is open there is no going back, which is slower and no less exact.
+        """
+        with self._lock:
+            alone = self._regions == self._own_regions == 1
+            if alone:
+                self._set(self._allowed)
+        try:
+            yield
+        finally:
+            if alone:
+                with self._lock:
+                    self._raise()
+
+    @property
+    def _own_regions(self) -> int:
+        """The open regions of this thread."""
+        count: int = getattr(self._own, "regions", 0)
+        return count
+
+    def _raise(self) -> None:
+        lowered = ("tf32", "bf16")
+        self._set(["ieee" if value in lowered else value for value in self.values])
+
+    def _set(self, values: Sequence[str]) -> None:
+        for setting, value in zip(self.settings, values, strict=True):
+            if setting.value != value:
+                setting.value = value
+
+
+class Setting(Protocol):
+    """One of torch's settings of float32 products."""
+
+    value: str
+    """``"ieee"``, ``"tf32"``, ``"bf16"``, or ``"none"``: that of the setting above this one."""
+
+
+class _Fp32Precision:
+    """A setting of torch 2.9 and later.
 
     Args:
         holder: the object with the attribute ``fp32_precision``.
@@ -106,20 +185,21 @@ class _Setting:
 
     @value.setter
     def value(self, value: str) -> None:
-        # none follows the settings above this one: a value that came from there goes on following
+        # a value that came from the setting above goes on coming from there
         self.holder.fp32_precision = "none"
         if self.holder.fp32_precision != value:
             self.holder.fp32_precision = value
 
 
-class _MatmulSetting:
+class _Matmul:
     """The setting of all products of matrices, before torch 2.9."""
 
     NAMES: ClassVar = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 
     @property
     def value(self) -> str:
-        return self.NAMES[torch.get_float32_matmul_precision()]
+        value: str = self.NAMES[torch.get_float32_matmul_precision()]
+        return value
 
     @value.setter
     def value(self, value: str) -> None:
@@ -127,7 +207,7 @@ class _MatmulSetting:
         torch.set_float32_matmul_precision(name)
 
 
-class _ConvolutionSetting:
+class _Convolution:
     """The setting of convolutions on CUDA, before torch 2.9."""
 
     @property
@@ -139,33 +219,19 @@ class _ConvolutionSetting:
         torch.backends.cudnn.allow_tf32 = value == "tf32"
 
 
-Setting = _Setting | _MatmulSetting | _ConvolutionSetting
-
-
-def _found_settings() -> dict[str, tuple[Setting, ...]]:
+def _found_products() -> dict[str, Products]:
     backends: Any = torch.backends
     if not hasattr(backends.cudnn, "conv"):
-        matmul = _MatmulSetting()
-        return {"cuda": (_ConvolutionSetting(), matmul), "cpu": (matmul,)}
-    on_cuda, on_cpu = (
-        tuple(_Setting(holder) for holder in holders)
-        for holders in (
-            (backends.cudnn.conv, backends.cuda.matmul),
-            (backends.mkldnn.conv, backends.mkldnn.matmul),
-        )
-    )
-    return {"cuda": on_cuda, "cpu": on_cpu, "xpu": on_cpu}
+        return {"cuda": Products([_Convolution(), _Matmul()]), "cpu": Products([_Matmul()])}
+    on_cuda = [_Fp32Precision(holder) for holder in (backends.cudnn.conv, backends.cuda.matmul)]
+    on_cpu = [_Fp32Precision(holder) for holder in (backends.mkldnn.conv, backends.mkldnn.matmul)]
+    return {"cuda": Products(on_cuda), "cpu": Products(on_cpu)}
 
 
-_SETTINGS = _found_settings()
+_PRODUCTS = _found_products()
+_NONE = Products()
 
 
-def settings(kind: str) -> Sequence[Setting]:
-    """The settings that bear on float32 products on a kind of device."""
-    return _SETTINGS.get(kind, ())
-
-
-def _set(found: Sequence[Setting], values: Sequence[str]) -> None:
-    for setting, value in zip(found, values, strict=True):
-        if setting.value != value:
-            setting.value = value
+def products_on(kind: str) -> Products:
+    """The settings for a kind of device."""
+    return _PRODUCTS.get(kind, _NONE)

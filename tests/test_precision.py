@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -10,18 +12,19 @@ from torch import Tensor
 
 from pyro_resflow.logdet import Exact, Krylov
 from pyro_resflow.nn import LipschitzMLP, SpectralNorm
-from pyro_resflow.precision import LOWERED, Precision, full_precision, settings
+from pyro_resflow.precision import Ambient, full_precision, products_on
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov
 from pyro_resflow.transforms import Residual, TriangularAffine
 
 NEW = hasattr(torch.backends.cudnn, "conv")
-needs_inheritance = pytest.mark.skipif(not NEW, reason="torch has no nested settings")
+
+KINDS = ("cuda", "cpu")
 
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
     """Give every setting its value back."""
-    before = [(setting, setting.value) for kind in ("cuda", "cpu") for setting in settings(kind)]
+    before = [(s, s.value) for kind in KINDS for s in products_on(kind).settings]
     yield
     torch.set_float32_matmul_precision("highest")
     for setting, value in before:
@@ -35,7 +38,7 @@ def lowered() -> None:
 
 
 def products() -> tuple[str, ...]:
-    return tuple(setting.value for setting in settings("cpu"))
+    return products_on("cpu").values
 
 
 class Watched(torch.nn.Module):
@@ -70,7 +73,7 @@ def test_a_solve_and_its_gradient_run_in_full_precision(solver: type) -> None:
     before = len(net.seen)
     x.sum().backward()
     assert 0 < before < len(net.seen)
-    assert not {value for seen in net.seen for value in seen} & set(LOWERED)
+    assert not any("bf16" in seen for seen in net.seen)
     assert "bf16" in products()
 
 
@@ -78,12 +81,9 @@ def test_a_solve_and_its_gradient_run_in_full_precision(solver: type) -> None:
 @pytest.mark.usefixtures("lowered")
 def test_an_estimator_runs_its_network_as_the_process_does(memory: str) -> None:
     net, x = Watched(), torch.randn(5, 3, requires_grad=True)
-    _, ladj = Krylov(memory=memory)(net, x)
-    torch.set_float32_matmul_precision("highest")  # between the passes
-    ladj.sum().backward()
+    Krylov(memory=memory)(net, x)[1].sum().backward()
     assert net.seen
     assert all("bf16" in seen for seen in net.seen)
-    assert "bf16" not in products()
 
 
 @pytest.mark.usefixtures("lowered")
@@ -146,24 +146,55 @@ def test_full_precision_leaves_alone_what_is_full() -> None:
         assert products() == before
 
 
-@pytest.mark.parametrize("kind", ["cuda", "cpu"])
-def test_a_precision_is_in_force_within_its_context_only(kind: str) -> None:
-    before = [setting.value for setting in settings(kind)]
-    wanted = ("tf32",) * len(before)
-    with Precision(kind, None, wanted).in_force():
-        assert tuple(setting.value for setting in settings(kind)) == wanted
-        full = Precision(kind, None, wanted).full()
-        with full.in_force():
-            assert {setting.value for setting in settings(kind)} == {"ieee"}
-        assert tuple(setting.value for setting in settings(kind)) == wanted
-    assert [setting.value for setting in settings(kind)] == before
+@pytest.mark.parametrize("kind", KINDS)
+def test_regions_may_be_nested(kind: str) -> None:
+    found = products_on(kind)
+    lower(kind)
+    allowed = found.values
+    with found.full():
+        assert set(found.values) == {"ieee"}
+        with found.allowed():
+            assert found.values == allowed
+            with found.full(), found.allowed():  # the outer one wants it
+                assert set(found.values) == {"ieee"}
+        assert set(found.values) == {"ieee"}
+    assert found.values == allowed
 
 
-@needs_inheritance
+def lower(kind: str) -> None:
+    for setting in products_on(kind).settings:
+        setting.value = "tf32"
+
+
+def test_one_thread_does_not_lower_anothers_precision() -> None:
+    found = products_on("cpu")
+    lower("cpu")
+    opened, scored = Barrier(2), Barrier(2)
+
+    def solve() -> tuple[str, ...]:
+        with found.full():
+            opened.wait(10)
+            scored.wait(10)
+            return found.values
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(solve)
+        opened.wait(10)
+        with found.allowed():  # as in a backward pass
+            assert set(found.values) == {"ieee"}
+        with found.full(), found.allowed():
+            assert set(found.values) == {"ieee"}
+        assert set(found.values) == {"ieee"}
+        scored.wait(10)
+        assert set(other.result()) == {"ieee"}
+    assert set(found.values) == {"tf32"}
+
+
+@pytest.mark.skipif(not NEW, reason="torch has no settings above others")
 def test_what_followed_another_setting_goes_on_following() -> None:
     torch.backends.fp32_precision = "tf32"
     try:
-        with Precision("cuda", None, ("ieee", "ieee")).in_force():
+        with products_on("cuda").full():
             assert torch.backends.cuda.matmul.fp32_precision == "ieee"
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
         torch.backends.fp32_precision = "ieee"
@@ -174,5 +205,5 @@ def test_what_followed_another_setting_goes_on_following() -> None:
 
 def test_meta_tensors_have_no_settings() -> None:
     x = torch.zeros(1, device="meta")
-    with full_precision(x), Precision.of(x).in_force():
+    with full_precision(x), Ambient.of(x).in_force():
         assert (x + x).is_meta

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..linearization import Linearizable, first_derivative_only
-from ..precision import Precision, full_precision
+from ..precision import Ambient, full_precision
 from .probes import Probe
 
 Vjp = Callable[[Tensor], Tensor]
@@ -78,7 +78,7 @@ class _ValueAndLogDet(torch.autograd.Function):
         x: Tensor,
         *coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ambient = Precision.of(x)
+        ambient = Ambient.of(x)
         linearization = net.linearize(x.detach(), coefficients)
 
         def vjp(w: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class _ValueAndLogDet(torch.autograd.Function):
         probes = probe.draw(x, num_probes)
         with full_precision(x):
             estimate = estimation(vjp, probes)
-        ctx.net, ctx.precision, ctx.probe = net, ambient, probe
+        ctx.net, ctx.ambient, ctx.probe = net, ambient, probe
         ctx.linearization = linearization if memory == "keep" else None
         ctx.save_for_backward(x, probe.pack(probes), estimate.adjoint, *coefficients)
         return value, estimate.value.mean(0)
@@ -108,7 +108,7 @@ class _ValueAndLogDet(torch.autograd.Function):
         linearization, ctx.linearization = ctx.linearization, None
         weight = grad_logdet / len(probes)
         weighted = adjoint * weight.reshape(1, -1, *[1] * (x.dim() - 1))
-        with ctx.precision.in_force():
+        with ctx.ambient.in_force():
             if linearization is None:
                 linearization = ctx.net.linearize(x.detach(), coefficients)
             found = linearization.dual_vjp(probes, grad_g, weighted, ctx.needs_input_grad[5:])

@@ -18,7 +18,7 @@ from ..linearization import (
     gradients_where_needed,
     resolve_event_dim,
 )
-from ..precision import Precision, full_precision
+from ..precision import Ambient, full_precision
 from ..rebuilding import Rebuildable
 from .functions import LOG_ONE_PLUS, SpectralFunction
 
@@ -163,7 +163,7 @@ class _ExactLogDet(torch.autograd.Function):
             adjoints = None
             if differentiable:  # ctx.needs_input_grad does not know of torch.no_grad
                 adjoints = _derivative(function, jacobian).permute(1, 0, 2).to(value.dtype)
-        ctx.exact, ctx.net, ctx.function, ctx.precision = exact, net, function, Precision.of(x)
+        ctx.exact, ctx.net, ctx.function, ctx.ambient = exact, net, function, Ambient.of(x)
         ctx.linearization = linearization if exact.chunk_size is None else None
         ctx.save_for_backward(x, adjoints, *coefficients)
         return value, logdet
@@ -171,7 +171,7 @@ class _ExactLogDet(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
         by = _ExactLogDet._by_autograd if torch.is_grad_enabled() else _ExactLogDet._by_adjoints
-        with ctx.precision.in_force():
+        with ctx.ambient.in_force():
             gradients = by(ctx, grad_g, grad_logdet)
         x, _, *coefficients = ctx.saved_tensors
         tensors = zip(gradients, (x, *coefficients), strict=True)

@@ -15,7 +15,7 @@ from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
 
 from ..linearization import address
-from ..precision import Precision
+from ..precision import precision
 from ..rebuilding import Rebuildable
 from .determinism import refuse_noise_in_energy
 
@@ -244,7 +244,7 @@ def _state(tensors: list[Tensor]) -> tuple[object, ...]:
 
     And the gradient mode, and the precision of operations.
     """
-    modes = (torch.is_grad_enabled(), Precision.of(tensors[0]))
+    modes = (torch.is_grad_enabled(), precision(tensors[0]))
     return (*modes, *((t._version, address(t), t.requires_grad) for t in tensors))
 
 
