@@ -88,7 +88,7 @@ def main(
     Args:
         sizes: names of published sizes.
         modes: memory modes of the log-determinant.
-        precisions: of convolutions and matrix products.
+        precisions: of convolutions; bfloat16 is autocast.
         steps: number of timed steps.
         batch: images per step; default: the published number.
     """

@@ -115,8 +115,9 @@ class ShiftedSystems:
             weights: s, a number or a tensor of shape ``(B,)`` for each column.
         """
         solution: dict[int, Tensor] = {}
-        for i in reversed(range(len(self.y))):
-            left = weighted(self.y[i], weights[i])
+        right = [weighted(y, s) for y, s in zip(self.y, weights, strict=True)]
+        for i in reversed(range(len(right))):
+            left = right[i]
             for j, x in solution.items():
                 left = torch.addcmul(left, self.upper[j][i], x, value=-1)
             solution[i] = left / self.upper[i][i]
@@ -173,7 +174,7 @@ def _sum(parts: Iterable[Tensor]) -> Tensor:
 def _rule(
     terms: tuple[tuple[float, float], ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The shifts, shape ``(T, 1)``, the ends of the intervals last, and the others' weights."""
+    """The shifts, ``(T, 1)``, the intervals' ends last, and the other nodes' negated weights."""
     nodes, weights = _quadrature(dtype, device)
     ends = torch.stack([torch.full_like(nodes[0], t) for _, t in terms])
     shifts = torch.cat([*(t * nodes for _, t in terms), ends])

@@ -30,8 +30,8 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def precision(tensor: Tensor) -> tuple[object, ...]:
-    """All settings in force on the tensor's device, to be compared."""
-    return autocast_dtype(tensor), *products_on(tensor.device.type).values
+    """All settings that operations on the tensor's device heed, to be compared."""
+    return autocast_dtype(tensor), *PRODUCTS.heeded()
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
@@ -51,7 +51,7 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
 
 @contextmanager
 def _full(kind: str) -> Iterator[None]:
-    with _autocast(kind, None), products_on(kind).full():
+    with _autocast(kind, None), PRODUCTS.full():
         yield
 
 
@@ -75,7 +75,7 @@ class Ambient:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """A context of this autocast, with products as the process allows them."""
-        with _autocast(self.kind, self.autocast), products_on(self.kind).allowed():
+        with _autocast(self.kind, self.autocast), PRODUCTS.allowed():
             yield
 
 
@@ -88,45 +88,58 @@ def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[ob
     return torch.autocast(kind, dtype=dtype)
 
 
+class Setting(Protocol):
+    """One of torch's settings of float32 products."""
+
+    full: ClassVar[str]
+    """The value by which they are taken in float32."""
+
+    value: str
+
+    def is_lowered(self) -> bool:
+        """Whether they are taken in less."""
+
+
 class Products:
-    """The process's settings of float32 products on one kind of device.
+    """The process's settings of float32 products.
 
     Several threads, and calls within calls, may ask for full precision at the same time: it lasts
     until the last of them is done.
-
-    Args:
-        settings: those that bear on this kind of device.
     """
 
-    def __init__(self, settings: Sequence[Setting] = ()) -> None:
-        self.settings = settings
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._regions = 0
         self._own = threading.local()
+        self._settings: list[Setting] = []
         self._allowed: tuple[str, ...] = ()
 
-    @property
-    def values(self) -> tuple[str, ...]:
-        """The value of each setting: ``"ieee"``, ``"tf32"``, ``"bf16"``, ``"none"``."""
-        return tuple(setting.value for setting in self.settings)
+    def heeded(self) -> tuple[str, ...]:
+        """The values that this thread has asked for, or was given."""
+        with self._lock:
+            if self._regions and not self._own_regions:
+                return self._allowed
+            return _values(_settings())
 
     @contextmanager
     def full(self) -> Iterator[None]:
         """A context with products in float32."""
         with self._lock:
             if not self._regions:
-                self._allowed = self.values
+                self._settings = _settings()
+                self._allowed = _values(self._settings)
             self._regions += 1
             self._own.regions = self._own_regions + 1
-            self._raise()
         try:
+            with self._lock:
+                self._raise()
             yield
         finally:
             with self._lock:
                 self._regions -= 1
                 self._own.regions -= 1
                 if not self._regions:
-                    self._set(self._allowed)
+                    self._restore()
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
@@ -137,7 +150,7 @@ class Products:
         with self._lock:
             alone = self._regions == self._own_regions == 1
             if alone:
-                self._set(self._allowed)
+                self._restore()
         try:
             yield
         finally:
@@ -152,28 +165,61 @@ class Products:
         return count
 
     def _raise(self) -> None:
-        lowered = ("tf32", "bf16")
-        self._set(["ieee" if value in lowered else value for value in self.values])
+        for setting in self._settings:
+            if setting.is_lowered():
+                setting.value = setting.full
 
-    def _set(self, values: Sequence[str]) -> None:
-        for setting, value in zip(self.settings, values, strict=True):
+    def _restore(self) -> None:
+        for setting, value in zip(self._settings, self._allowed, strict=True):
             if setting.value != value:
                 setting.value = value
 
 
-class Setting(Protocol):
-    """One of torch's settings of float32 products."""
-
-    value: str
-    """``"ieee"``, ``"tf32"``, ``"bf16"``, or ``"none"``: that of the setting above this one."""
+PRODUCTS = Products()
 
 
-class _Fp32Precision:
-    """A setting of torch 2.9 and later.
+class _Matrices:
+    """Of matrices, on every device, by the older of torch's interfaces."""
+
+    full: ClassVar[str] = "highest"
+
+    @property
+    def value(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @value.setter
+    def value(self, value: str) -> None:
+        torch.set_float32_matmul_precision(value)
+
+    def is_lowered(self) -> bool:
+        return self.value != self.full
+
+
+class _Convolutions:
+    """Of convolutions on CUDA, by the older of torch's interfaces."""
+
+    full: ClassVar[str] = "False"
+
+    @property
+    def value(self) -> str:
+        return str(torch.backends.cudnn.allow_tf32)
+
+    @value.setter
+    def value(self, value: str) -> None:
+        torch.backends.cudnn.allow_tf32 = value == "True"
+
+    def is_lowered(self) -> bool:
+        return self.value != self.full
+
+
+class _Operation:
+    """Of one kind of operation on one kind of device, by the newer interface (torch 2.9).
 
     Args:
         holder: the object with the attribute ``fp32_precision``.
     """
+
+    full: ClassVar[str] = "ieee"
 
     def __init__(self, holder: Any) -> None:
         self.holder = holder
@@ -185,53 +231,39 @@ class _Fp32Precision:
 
     @value.setter
     def value(self, value: str) -> None:
-        # a value that came from the setting above goes on coming from there
+        # a value that came from the setting of all operations goes on coming from there
         self.holder.fp32_precision = "none"
         if self.holder.fp32_precision != value:
             self.holder.fp32_precision = value
 
-
-class _Matmul:
-    """The setting of all products of matrices, before torch 2.9."""
-
-    NAMES: ClassVar = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
-
-    @property
-    def value(self) -> str:
-        value: str = self.NAMES[torch.get_float32_matmul_precision()]
-        return value
-
-    @value.setter
-    def value(self, value: str) -> None:
-        (name,) = (name for name, named in self.NAMES.items() if named == value)
-        torch.set_float32_matmul_precision(name)
+    def is_lowered(self) -> bool:
+        return self.value in ("tf32", "bf16")
 
 
-class _Convolution:
-    """The setting of convolutions on CUDA, before torch 2.9."""
+def _settings() -> list[Setting]:
+    """All of them, by the older interface unless the newer one has been used.
 
-    @property
-    def value(self) -> str:
-        return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
-
-    @value.setter
-    def value(self, value: str) -> None:
-        torch.backends.cudnn.allow_tf32 = value == "tf32"
-
-
-def _found_products() -> dict[str, Products]:
+    torch refuses to read the older one where the newer one says otherwise, and what reads it, as
+    torch's compiler does, would fail where the newer one alone is changed.
+    """
     backends: Any = torch.backends
-    if not hasattr(backends.cudnn, "conv"):
-        return {"cuda": Products([_Convolution(), _Matmul()]), "cpu": Products([_Matmul()])}
-    on_cuda = [_Fp32Precision(holder) for holder in (backends.cudnn.conv, backends.cuda.matmul)]
-    on_cpu = [_Fp32Precision(holder) for holder in (backends.mkldnn.conv, backends.mkldnn.matmul)]
-    return {"cuda": Products(on_cuda), "cpu": Products(on_cpu)}
+    if not hasattr(backends.cudnn, "conv"):  # before torch 2.9
+        return [_Matrices(), _Convolutions()]
+    above = (backends.fp32_precision, backends.cudnn.fp32_precision)
+    on_cpu = [_Operation(backends.mkldnn.conv), _Operation(backends.mkldnn.rnn)]
+    if set(above) == {"none"} and _are_readable(_Matrices(), _Convolutions()):
+        return [_Matrices(), _Convolutions(), *on_cpu]
+    matrices = [_Operation(backends.cuda.matmul), _Operation(backends.mkldnn.matmul)]
+    return [*matrices, _Operation(backends.cudnn.conv), _Operation(backends.cudnn.rnn), *on_cpu]
 
 
-_PRODUCTS = _found_products()
-_NONE = Products()
+def _are_readable(*settings: Setting) -> bool:
+    try:
+        _values(settings)
+    except RuntimeError:
+        return False
+    return True
 
 
-def products_on(kind: str) -> Products:
-    """The settings for a kind of device."""
-    return _PRODUCTS.get(kind, _NONE)
+def _values(settings: Sequence[Setting]) -> tuple[str, ...]:
+    return tuple(setting.value for setting in settings)

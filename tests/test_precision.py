@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 
 import pytest
@@ -12,23 +13,30 @@ from torch import Tensor
 
 from pyro_resflow.logdet import Exact, Krylov
 from pyro_resflow.nn import LipschitzMLP, SpectralNorm
-from pyro_resflow.precision import Ambient, full_precision, products_on
+from pyro_resflow.precision import PRODUCTS, Ambient, full_precision, precision
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov
 from pyro_resflow.transforms import Residual, TriangularAffine
 
 NEW = hasattr(torch.backends.cudnn, "conv")
 
-KINDS = ("cuda", "cpu")
+OLDER = [
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (
+        lambda: torch.backends.cudnn.allow_tf32,
+        partial(setattr, torch.backends.cudnn, "allow_tf32"),
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
     """Give every setting its value back."""
-    before = [(s, s.value) for kind in KINDS for s in products_on(kind).settings]
+    before = [get() for get, _ in OLDER]
     yield
-    torch.set_float32_matmul_precision("highest")
-    for setting, value in before:
-        setting.value = value
+    if NEW:
+        torch.backends.fp32_precision = "none"
+    for (_, give_back), value in zip(OLDER, before, strict=True):
+        give_back(value)
 
 
 @pytest.fixture
@@ -37,8 +45,9 @@ def lowered() -> None:
     torch.set_float32_matmul_precision("medium")
 
 
-def products() -> tuple[str, ...]:
-    return products_on("cpu").values
+def products() -> str:
+    """In what products of matrices are taken."""
+    return torch.get_float32_matmul_precision()
 
 
 class Watched(torch.nn.Module):
@@ -47,7 +56,7 @@ class Watched(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = torch.nn.Linear(3, 3)
-        self.seen: list[tuple[str, ...]] = []
+        self.seen: list[str] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(products())
@@ -73,8 +82,8 @@ def test_a_solve_and_its_gradient_run_in_full_precision(solver: type) -> None:
     before = len(net.seen)
     x.sum().backward()
     assert 0 < before < len(net.seen)
-    assert not any("bf16" in seen for seen in net.seen)
-    assert "bf16" in products()
+    assert set(net.seen) == {"highest"}
+    assert products() == "medium"
 
 
 @pytest.mark.parametrize("memory", ["keep", "recompute"])
@@ -82,16 +91,14 @@ def test_a_solve_and_its_gradient_run_in_full_precision(solver: type) -> None:
 def test_an_estimator_runs_its_network_as_the_process_does(memory: str) -> None:
     net, x = Watched(), torch.randn(5, 3, requires_grad=True)
     Krylov(memory=memory)(net, x)[1].sum().backward()
-    assert net.seen
-    assert all("bf16" in seen for seen in net.seen)
+    assert set(net.seen) == {"medium"}
 
 
 @pytest.mark.usefixtures("lowered")
 def test_exact_runs_its_network_as_the_process_does() -> None:
     net, x = Watched(), torch.randn(5, 3, requires_grad=True)
     Exact()(net, x)[1].sum().backward()
-    assert net.seen
-    assert all("bf16" in seen for seen in net.seen)
+    assert set(net.seen) == {"medium"}
 
 
 @pytest.mark.usefixtures("lowered")
@@ -125,82 +132,85 @@ def test_a_cached_pass_is_of_the_precision_of_now() -> None:
 
 @pytest.mark.usefixtures("lowered")
 def test_settings_come_back_after_an_error() -> None:
-    before = products()
     seen = []
 
     def failing() -> None:
         with full_precision(torch.zeros(1)):
-            seen.extend(products())
+            seen.append(products())
             raise KeyError
 
     with pytest.raises(KeyError):
         failing()
-    assert seen
-    assert "bf16" not in seen
-    assert products() == before
+    assert seen == ["highest"]
+    assert products() == "medium"
 
 
 def test_full_precision_leaves_alone_what_is_full() -> None:
-    before = products()
+    torch.backends.cudnn.allow_tf32 = False
+    before = precision(torch.zeros(1))
     with full_precision(torch.zeros(1)):
-        assert products() == before
+        assert precision(torch.zeros(1)) == before
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_regions_may_be_nested(kind: str) -> None:
-    found = products_on(kind)
-    lower(kind)
-    allowed = found.values
-    with found.full():
-        assert set(found.values) == {"ieee"}
-        with found.allowed():
-            assert found.values == allowed
-            with found.full(), found.allowed():  # the outer one wants it
-                assert set(found.values) == {"ieee"}
-        assert set(found.values) == {"ieee"}
-    assert found.values == allowed
+def test_convolutions_on_cuda_are_among_the_settings() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    with PRODUCTS.full():
+        assert not torch.backends.cudnn.allow_tf32
+        with PRODUCTS.allowed():
+            assert torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
 
 
-def lower(kind: str) -> None:
-    for setting in products_on(kind).settings:
-        setting.value = "tf32"
+@pytest.mark.usefixtures("lowered")
+def test_regions_may_be_nested() -> None:
+    with PRODUCTS.full(), PRODUCTS.allowed():
+        assert products() == "medium"
+        with PRODUCTS.full(), PRODUCTS.allowed():  # the outer one wants it
+            assert products() == "highest"
+    assert products() == "medium"
 
 
+@pytest.mark.usefixtures("lowered")
 def test_one_thread_does_not_lower_anothers_precision() -> None:
-    found = products_on("cpu")
-    lower("cpu")
     opened, scored = Barrier(2), Barrier(2)
 
-    def solve() -> tuple[str, ...]:
-        with found.full():
+    def solve() -> str:
+        with PRODUCTS.full():
             opened.wait(10)
             scored.wait(10)
-            return found.values
+            return products()
 
+    before = precision(torch.zeros(1))
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(solve)
         opened.wait(10)
-        with found.allowed():  # as in a backward pass
-            assert set(found.values) == {"ieee"}
-        with found.full(), found.allowed():
-            assert set(found.values) == {"ieee"}
-        assert set(found.values) == {"ieee"}
+        assert precision(torch.zeros(1)) == before  # this thread has asked for nothing
+        with PRODUCTS.allowed():  # as in a backward pass
+            assert products() == "highest"
+        with PRODUCTS.full(), PRODUCTS.allowed():
+            assert products() == "highest"
+        assert products() == "highest"
         scored.wait(10)
-        assert set(other.result()) == {"ieee"}
-    assert set(found.values) == {"tf32"}
+        assert other.result() == "highest"
+    assert products() == "medium"
 
 
-@pytest.mark.skipif(not NEW, reason="torch has no settings above others")
-def test_what_followed_another_setting_goes_on_following() -> None:
+@pytest.mark.skipif(not NEW, reason="torch has one interface")
+def test_the_newer_interface_is_heeded_where_the_older_may_not_be_read() -> None:
+    matmul = torch.backends.cuda.matmul
+    matmul.fp32_precision = "none"
     torch.backends.fp32_precision = "tf32"
-    try:
-        with products_on("cuda").full():
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-        torch.backends.fp32_precision = "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-    finally:
-        torch.backends.fp32_precision = "none"
+    with pytest.raises(RuntimeError):
+        torch.get_float32_matmul_precision()
+    with PRODUCTS.full():
+        assert matmul.fp32_precision == "ieee"
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.conv.fp32_precision == "ieee"
+    assert torch.backends.mkldnn.conv.fp32_precision == "tf32"
+    assert matmul.fp32_precision == "tf32"
+    torch.backends.fp32_precision = "ieee"  # which it goes on following
+    assert matmul.fp32_precision == "ieee"
 
 
 def test_meta_tensors_have_no_settings() -> None:

@@ -163,6 +163,7 @@ class _KrylovSteps:
 
     def weighted(self, weights: Sequence[Tensor | float]) -> Estimate:
         """The sum of the increments, each times its weight: a number or shape ``(B,)``."""
-        value = reduce(torch.add, map(weighted, self.increments, weights))
+        pairs = zip(self.increments, weights, strict=True)
+        value = reduce(torch.add, (weighted(increment, s) for increment, s in pairs))
         adjoint = self.basis.combine(self.functions.inverse(weights))
         return Estimate(value.reshape(self.shape[:2]), adjoint.reshape(self.shape))

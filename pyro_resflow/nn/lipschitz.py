@@ -189,17 +189,24 @@ class LipschitzLayer(Rebuildable, nn.Module):
             u, v = _current_vectors(self.weight.detach(), self._key)
             with torch.autocast(self.weight.device.type, enabled=False):
                 sigma = norm.sigma(self.measured_operator(self.weight), u, v)
+            if isinstance(norm, SpectralNorm):  # compiled products may be in TF32, lengths are not
+                sigma = sigma + (norm.value(u, v) - sigma).detach()
             return self.weight * (self._contraction(sigma) * gain)
         if not isinstance(self.weight, nn.Parameter) or not isinstance(norm, SpectralNorm):
             return self.weight * (self._contraction(self.sigma()) * gain)
         self.update()
         measured = self._measured  # another thread's update may take it away at any moment
         if measured is None:
-            (measured,) = _measured([self])
-            self._measured = measured
+            measured = self._measured_now()
         if not torch.is_grad_enabled():
             return self.weight * (measured.contraction * gain)
         return DividedByNorm.apply(measured, self.weight, gain)
+
+    def _measured_now(self) -> Measured:
+        with _UPDATE_LOCK:
+            if self._measured is None:
+                (self._measured,) = _measured([self])
+            return self._measured
 
     def _contraction(self, sigma: Tensor) -> Tensor:
         c = self.norm.coefficient

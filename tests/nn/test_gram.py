@@ -69,6 +69,25 @@ def test_products_are_those_of_the_gram_matrix_on_the_short_side(name: str) -> N
     torch.testing.assert_close(gram(vectors), (matrices.mT @ across[..., None]).squeeze(-1))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_outer_products_together_are_those_of_each_operator(name: str) -> None:
+    _, make = CASES[name]
+    operators = make()
+    gram = operators[0].gram(operators)
+    size, other = sorted(
+        torch.Size(s).numel() for s in (operators[0].domain, operators[0].codomain)
+    )
+    near = torch.randn(len(operators), size, dtype=torch.float64)
+    far = torch.randn(len(operators), other, dtype=torch.float64)
+    found = operators[0].outers(operators, near, far)
+    for operator, outer, n, f, on_domain in zip(
+        operators, found, near, far, gram.on_domain, strict=True
+    ):
+        u, v = (f, n) if on_domain else (n, f)
+        expected = operator.outer(u.view(1, *operator.codomain), v.view(1, *operator.domain))
+        torch.testing.assert_close(outer, expected)
+
+
 def gram_of(eigenvalues: Sequence[float]) -> tuple[Gram, Tensor]:
     """A Gram map of these eigenvalues, three times in other bases, and its eigenvectors."""
     vectors, _ = torch.linalg.qr(torch.randn(3, *[len(eigenvalues)] * 2, dtype=torch.float64))

@@ -190,6 +190,31 @@ def test_norms_of_one_shape_are_measured_together() -> None:
         torch.testing.assert_close(together.sigma(), layer.sigma(), rtol=1e-5, atol=0)
 
 
+def test_weights_measured_together_are_divided_as_if_alone() -> None:
+    low, high = SpectralNorm(0.5), SpectralNorm(0.9)
+    net = nn.ModuleList(
+        [
+            *(LipschitzLinear(*size, norm) for size in ((3, 5), (5, 3)) for norm in (low, high)),
+            *(LipschitzConv2d(*channels, 3, (4, 4), low) for channels in ((1, 16), (16, 1))),
+            *(LipschitzConv2d(*channels, 3, (4, 4), high) for channels in ((4, 6), (6, 4))),
+            *(LipschitzConv2d(*channels, 1, (4, 4), low) for channels in ((3, 5), (5, 3))),
+        ]
+    ).double()
+    with torch.no_grad():
+        net[0].weight.mul_(1e-3)  # below its coefficient
+        net[1].weight.zero_()
+    update_norms(net)
+    for together in net:
+        alone = copy.deepcopy(together)  # with the vectors found, and nothing measured
+        direction = torch.randn_like(together.weight)
+        weights = [layer.effective_weight() for layer in (together, alone)]
+        torch.testing.assert_close(*weights)
+        pairs = zip(weights, (together, alone), strict=True)
+        torch.testing.assert_close(
+            *(torch.autograd.grad((w * direction).sum(), layer.weight)[0] for w, layer in pairs)
+        )
+
+
 def test_weight_that_is_not_finite_is_found_among_its_like() -> None:
     net = nn.ModuleList([LipschitzLinear(4, 5) for _ in range(3)])
     with torch.no_grad():
