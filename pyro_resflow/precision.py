@@ -3,8 +3,8 @@
 Two kinds of settings lower it. Autocast lets whole layers run in half precision. And products of
 float32 matrices and convolutions may be taken in TF32 or bfloat16, with 10 or 7 bits of mantissa:
 torch does so by default for convolutions on CUDA, and for matrices after
-``torch.set_float32_matmul_precision("high")``. No inverse converges to seven digits in these, and
-no norm is known to more than three.
+``torch.set_float32_matmul_precision("high")``. An inverse need not converge to seven digits in
+these, and no norm is known to more than three.
 
 Autocast is each thread's own, the other settings are those of the process.
 """
