@@ -28,15 +28,16 @@ OPTIONAL = (
 )
 
 # What each part of the package may import of the others, itself apart.
-FOUNDATION = {"linearization", "arnoldi", "rebuilding"}
+FOUNDATION = {"linearization", "arnoldi", "precision", "rebuilding"}
 MATHEMATICS = FOUNDATION | {"nn", "logdet", "solvers"}
 FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
 ALLOWED: dict[str, set[str]] = {
     "linearization": set(),
     "arnoldi": set(),
+    "precision": set(),
     "rebuilding": set(),
     "extras": set(),
-    "nn": {"linearization", "rebuilding"},
+    "nn": {"linearization", "precision", "rebuilding"},
     "logdet": FOUNDATION,
     "solvers": FOUNDATION,
     "transforms": MATHEMATICS,
@@ -48,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoints": FLOWS | {"extras"},
     "interop": FLOWS | {"guides", "checkpoints", "extras"},
 }
-WITHOUT_PYRO = {"linearization", "arnoldi", "rebuilding", "nn", "logdet", "solvers"}
+WITHOUT_PYRO = FOUNDATION | {"nn", "logdet", "solvers"}
 
 
 def part_of(path: Path) -> str:

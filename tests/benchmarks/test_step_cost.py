@@ -70,7 +70,9 @@ def test_norms_are_measured_on_the_short_side() -> None:
     by_hand = SpectralNorm.cycle * (2 * patches + pixel)
     # the Krylov space, its start and the far side of the pair come on top
     assert by_hand < found < 2 * by_hand
-    assert found < 0.1 * SpectralNorm.cycle * 2 * pass_by_hand(2, WIDTH, 64)
+    # the norms' gradients, of two kernels at every pixel and of a matrix, are counted with them
+    gradients = 2 * (2 * 64 * WIDTH * 9 * 2) + 2 * WIDTH**2
+    assert found - gradients < 0.1 * SpectralNorm.cycle * 2 * pass_by_hand(2, WIDTH, 64)
 
 
 @pytest.mark.parametrize("memory", ["recompute", "keep"])
