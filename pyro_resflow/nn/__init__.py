@@ -30,13 +30,8 @@ from .conditioners import (
 )
 from .contraction import check_contraction
 from .initialization import DataInitialized
-from .lipschitz import (
-    LipschitzConv2d,
-    LipschitzLayer,
-    LipschitzLinear,
-    NonFiniteWeightError,
-    update_norms,
-)
+from .layers import LipschitzConv2d, LipschitzLinear
+from .lipschitz import LipschitzLayer, NonFiniteWeightError, update_norms
 from .networks import (
     Chain,
     DenseConcatenation,

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..rebuilding import Rebuildable
 from .activations import Activation, CLipSwish, LipSwish
+from .layers import LipschitzConv2d, LipschitzLinear
 from .linearized import Beside, LinearizedStages, evaluate
-from .lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from .lipschitz import LipschitzLayer
 from .norms import InducedNorm, OperatorNorm, SpectralNorm
 from .stages import Layer, Stage, Translate, folded
 
