@@ -155,6 +155,7 @@ def small(config: Path, folder: Path) -> Path:
         "accelerator": "cpu",
         "max_epochs": 1,
         "limit_train_batches": 2,
+        "val_check_interval": 1.0,
         "limit_val_batches": 1,
         "accumulate_grad_batches": 1,
     }
