@@ -6,17 +6,23 @@ from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from examples.images.claims import FolderClaim
 from examples.images.data import ImageData
-from examples.images.errors import DivergedError, Interrupted, SetupError
+from examples.images.errors import DivergedError, Interrupted, SetupError, StorageError
 from examples.images.randomness import RandomStreams
 from examples.images.report import Report
 from examples.images.safekeeping import Safekeeping
 from examples.images.stability import SkipNonFinite
-from examples.images.storage import AtomicCheckpoints, check_writable
+from examples.images.storage import AtomicCheckpoints, check_writable, read_checkpoint
 from examples.images.task import DensityEstimation
 
 
@@ -69,14 +75,18 @@ class ImageCLI(LightningCLI):
         for source, target in self.model_class.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Check the checkpoint, too, before Lightning reads it."""
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].ckpt_path
+        self.checkpoint = None if path is None else existing_checkpoint(path)
+
     def before_instantiate_classes(self) -> None:
-        """Check the folder of the run and the checkpoint before anything is loaded."""
+        """Check the folder of the run before anything is loaded."""
         settings = self.config[self.subcommand]
         folder = Path(settings.trainer.default_root_dir)
         check_writable("trainer.default_root_dir", folder)
-        if settings.ckpt_path is not None:
-            check_exists(settings.ckpt_path)
-        elif self.subcommand in ("fit", "fit_and_test"):
+        if settings.ckpt_path is None and self.subcommand in ("fit", "fit_and_test"):
             check_unused(folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -99,11 +109,17 @@ def check_unused(folder: Path) -> None:
         )
 
 
-def check_exists(checkpoint: str) -> None:
-    """Raise a `SetupError` if there is no such checkpoint."""
-    named = checkpoint in ("best", "last", "hpc") or "://" in checkpoint
-    if not named and not Path(checkpoint).is_file():
-        raise SetupError(f"ckpt_path {checkpoint!r}: there is no such file")
+def existing_checkpoint(path: str) -> dict[str, Any] | None:
+    """Return a checkpoint; None for one that Lightning finds, by a name or on another computer.
+
+    Raises:
+        SetupError: If there is no such file, or it is damaged.
+    """
+    if path in ("best", "last", "hpc") or "://" in path:
+        return None
+    if not Path(path).is_file():
+        raise SetupError(f"ckpt_path {path!r}: there is no such file")
+    return read_checkpoint(Path(path))
 
 
 def main(
@@ -127,6 +143,7 @@ def main(
                 "default_root_dir": "runs/images",
                 # Estimators differentiate, and weights cached in validation are trained on later.
                 "inference_mode": False,
+                "callbacks": [FolderClaim()],
             },
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"overwrite": True},
@@ -136,7 +153,7 @@ def main(
             load_from_checkpoint_support=False,
             args=args,
         )
-    except (SetupError, DivergedError) as error:
+    except (SetupError, DivergedError, StorageError) as error:
         sys.exit(f"error: {error}")
     except Interrupted as stop:
         rank_zero_only(print)(stop, file=sys.stderr)

@@ -9,6 +9,10 @@ class DivergedError(RuntimeError):
     """Training goes nowhere: the loss has stopped being a number."""
 
 
+class StorageError(OSError):
+    """A checkpoint cannot be written."""
+
+
 class Interrupted(Exception):  # noqa: N818 it is a wish, not an error
     """Somebody asked the run to stop, and its state has been saved.
 

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from examples.images.errors import Interrupted
 from examples.images.stability import was_skipped
 from examples.images.stopping import StopRequest
-from examples.images.storage import check_writable
+from examples.images.storage import checkpoint_folder
 
 
 class Safekeeping(Checkpoint):
@@ -39,9 +39,8 @@ class Safekeeping(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the first checkpoint, and begin to listen."""
-        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints/last.ckpt"
+        self._path = checkpoint_folder(trainer) / "last.ckpt"
         self._saved_at = trainer.global_step
-        check_writable("trainer.default_root_dir", self._path.parent)
         if trainer.ckpt_path is None:
             self._save(trainer)
         self._stop.listen()

@@ -1,14 +1,33 @@
-"""How checkpoints are written: whole or not at all."""
+"""How checkpoints are written and read: whole or not at all."""
 
-import os
+import pickle
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from examples.images.errors import SetupError
+from examples.files import replacing
+from examples.images.errors import SetupError, StorageError
+
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    pickle.UnpicklingError,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+"""What reading a file raises that is no zip file, a damaged one, or cannot be read."""
+
+ALWAYS_THERE = {"state_dict", "global_step", "pytorch-lightning_version"}
+"""Entries of every checkpoint of Lightning's."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -28,18 +47,64 @@ class AtomicCheckpoints(TorchCheckpointIO):
             checkpoint: What to write.
             path: Where to; its folder is made if need be.
             storage_options: Not used.
+
+        Raises:
+            StorageError: If it cannot be written, for instance to a full disk.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # torch ends with an error of its own when a file takes no more
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise StorageError(
+                f"the checkpoint {str(path)!r} cannot be written ({reason.strerror}); if there "
+                "was one before, it is still there, and whole"
+            ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint that is whole; its tensors stay in the file until they are used.
+
+    torch does not compare what it reads with the checksums in the file: a changed byte would be
+    another weight.
+
+    Args:
+        path: The file.
+
+    Raises:
+        SetupError: If it is damaged, or no checkpoint of a run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged!r} is another")
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except DAMAGED as error:
+        raise SetupError(
+            f"ckpt_path {str(path)!r} is damaged, or no checkpoint of a run ({error}): name "
+            "another one"
+        ) from error
+    missing = ALWAYS_THERE - set(checkpoint) if isinstance(checkpoint, dict) else ALWAYS_THERE
+    if missing:
+        raise SetupError(
+            f"ckpt_path {str(path)!r} is no checkpoint of a run: it holds no "
+            f"{', '.join(sorted(missing))}"
+        )
+    return checkpoint
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """Return the folder of a run's checkpoints; all processes must ask, for it is broadcast."""
+    return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
 
 def check_writable(setting: str, folder: Path) -> None:

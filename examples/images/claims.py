@@ -1,0 +1,93 @@
+"""A run's claim to its folder: two runs that write to one would take turns in losing steps."""
+
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from lightning import Callback, LightningModule, Trainer
+
+from examples.files import remove_unfinished
+from examples.images.errors import SetupError
+from examples.images.storage import check_writable, checkpoint_folder
+
+try:
+    import fcntl
+except ImportError:  # a system without POSIX locks, where nothing is claimed
+    fcntl = None
+
+LOCK = ".lock"
+"""Name of the locked file; it stays, for removing it would unlock it for others."""
+
+
+class FolderClaim(Callback):
+    """Claims the folder of the checkpoints while a fit lasts, and clears it of unfinished files.
+
+    A second run that would write there is refused before it has written anything.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[str] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Claim the folder in the first process; if that fails, all processes end."""
+        if stage != "fit" or trainer.fast_dev_run:
+            return
+        folder = checkpoint_folder(trainer)
+        check_writable("trainer.default_root_dir", folder)
+        refusal = ""
+        if trainer.is_global_zero:
+            try:
+                self._file = claim(folder)
+                remove_unfinished(folder)
+            except SetupError as error:
+                refusal = str(error)
+        refusal = trainer.strategy.broadcast(refusal)
+        if refusal:
+            raise SetupError(refusal)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let the folder go."""
+        self._release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the folder go."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def claim(folder: Path) -> IO[str]:
+    """Claim a folder for this process, until the file that is returned is closed.
+
+    The system ends the claim when the process ends, however it ends.
+
+    Args:
+        folder: A folder that is there.
+
+    Raises:
+        SetupError: If another process has claimed it.
+    """
+    file = (folder / LOCK).open("a+")
+    if fcntl is None:
+        return file
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        holder = file.read(200)
+        file.close()
+        raise SetupError(
+            f"trainer.default_root_dir: another run is writing to {str(folder)!r} ({holder!r}). "
+            "Wait until it has ended, stop it, or name another folder with "
+            "--trainer.default_root_dir"
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file

@@ -1,0 +1,147 @@
+"""Checkpoints as files: claimed folders, full disks, damage."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("torchvision")
+
+from examples.images.claims import LOCK, FolderClaim, claim
+from examples.images.cli import main
+from examples.images.errors import SetupError, StorageError
+from examples.images.storage import AtomicCheckpoints, read_checkpoint
+
+RUN = {"state_dict": {}, "global_step": 3, "pytorch-lightning_version": "2.0"}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.fixture
+def claimed(tmp_path: Path) -> Iterator[Path]:
+    """A folder that another process has claimed."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        kept = claim(folder)
+        os.write(ready[1], b"!")
+        os.read(done[0], 1)
+        kept.close()
+        os._exit(0)
+    os.read(ready[0], 1)
+    yield folder
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_second_writer_is_stopped_before_the_first_step(claimed, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["images"])
+    config = "--config=examples/images/configs/residual_flow_digits.yaml"
+    with pytest.raises(SystemExit) as end:
+        main(["fit", config, f"--trainer.default_root_dir={claimed.parent}"])
+    assert re.search(
+        rf"error: trainer\.default_root_dir: another run is writing to '{claimed}' "
+        rf"\('process \d+ on .*'\)",
+        str(end.value),
+    )
+    assert names(claimed) == [LOCK]
+    assert not (claimed.parent / "config.yaml").exists()
+
+
+def test_a_claim_that_is_let_go_can_be_made_again(tmp_path):
+    claim(tmp_path).close()
+    child = os.fork()
+    if child == 0:
+        claim(tmp_path)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with claim(tmp_path) as file:
+        file.seek(0)
+        assert file.read().startswith(f"process {os.getpid()} on ")
+    assert names(tmp_path) == [LOCK]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "0123.partial").touch()
+
+    trainer = SimpleNamespace(
+        log_dir=str(tmp_path),
+        fast_dev_run=False,
+        is_global_zero=True,
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )
+    folder = FolderClaim()
+    folder.setup(trainer, None, "fit")
+    assert names(tmp_path / "checkpoints") == [LOCK]
+    folder.teardown(trainer, None, "fit")
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file_alone(tmp_path):
+    storage, path = AtomicCheckpoints(), tmp_path / "last.ckpt"
+    storage.save_checkpoint(RUN, path)
+    child = os.fork()
+    if child == 0:  # the limit of a file's size, which fails as a full disk does
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        try:
+            storage.save_checkpoint({"weights": torch.zeros(100_000)}, path)
+        except StorageError as error:
+            named = str(path) in str(error) and "File too large" in str(error)
+            os._exit(0 if named else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert names(tmp_path) == ["last.ckpt"]
+    assert read_checkpoint(path)["global_step"] == 3
+
+
+def test_what_is_no_fault_of_the_disk_stays_what_it_is(tmp_path):
+    with pytest.raises(AttributeError, match="pickle"):
+        AtomicCheckpoints().save_checkpoint({"function": lambda: 0}, tmp_path / "last.ckpt")
+    assert names(tmp_path) == []
+
+
+def damaged(whole: bytes) -> list[bytes]:
+    """Nothing, text, either half, and a weight that is another."""
+    half = len(whole) // 2
+    place = whole.index(torch.arange(1000.0).numpy().tobytes()) + 2000
+    changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    return [b"", b"hello", whole[:half], whole[half:], changed]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "last.ckpt"
+    run = {**RUN, "state_dict": {"weight": torch.arange(1000.0)}}
+    AtomicCheckpoints().save_checkpoint(run, path)
+    assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], torch.arange(1000.0))
+    for content in damaged(path.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(SetupError, match=rf"ckpt_path '{path}' is damaged, or no checkpoint"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}])
+def test_what_is_no_checkpoint_is_named(tmp_path, content):
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(SetupError, match=r"other\.ckpt' is no checkpoint of a run: it holds no "):
+        read_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_a_damaged_checkpoint_ends_a_run_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["images"])
+    (tmp_path / "last.ckpt").write_text("hello")
+    config = "--config=examples/images/configs/residual_flow_digits.yaml"
+    with pytest.raises(SystemExit, match=r"error: ckpt_path '.*last\.ckpt' is damaged"):
+        main(["fit", config, f"--ckpt_path={tmp_path / 'last.ckpt'}"])
