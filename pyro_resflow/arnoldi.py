@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .quadrature import log_quadrature
 
 
 class ArnoldiBasis:
@@ -130,8 +133,10 @@ class LogarithmAndInverse:
     Or, for a sum of logarithms :math:`f(z) = \sum_i s_i \log(1 + t_i z)`, of
     :math:`e_1^T f(H)\,e_1` and of :math:`f'(H)\,e_1 = \sum_i s_i t_i (I + t_i H)^{-1} e_1`.
 
-    :math:`\log(I+H) = \int_0^1 (I - (I+tH)^{-1})\,dt/t` by Gauss-Legendre quadrature with 32
-    nodes: an eigenvalue of -0.98 then costs an error of 6e-8, and less further from -1.
+    One column and two have closed forms. From the third on,
+    :math:`\log(I+H) = \int_0^1 (I - (I+tH)^{-1})\,dt/t` by a quadrature whose error is that of
+    rounding for every H of norm below 1, see :mod:`pyro_resflow.quadrature`. Its systems are begun
+    with the third column: an estimate that ends before has none to solve.
 
     Args:
         like: gives dtype and device.
@@ -140,24 +145,68 @@ class LogarithmAndInverse:
 
     def __init__(self, like: Tensor, terms: Sequence[tuple[float, float]] = ((1.0, 1.0),)) -> None:
         self._terms = tuple(terms)
-        shifts, self._minus_weights = _rule(self._terms, like.dtype, like.device)
-        self._systems = ShiftedSystems(shifts)
+        self._rule = _rule(self._terms, like.dtype, like.device)
+        self._ends = ShiftedSystems(self._rule.ends)
+        self._inside: ShiftedSystems | None = None
+        self._columns: list[Tensor] = []
 
     def extend(self, column: Tensor) -> Tensor:
         """Take the next column of H, shape ``(B, k + 1)``; the logarithm's increment, ``(B,)``."""
-        self._systems.extend(column)
-        if column.shape[1] == 2:
-            first = column[:, 0]
-            return _sum(weighted(torch.log1p(weighted(first, t)), s) for s, t in self._terms)
-        corners = self._systems.z[-1] * self._systems.y[-1]
-        return self._minus_weights @ corners[: -len(self._terms)]
+        self._columns.append(column)
+        self._ends.extend(column)
+        if len(self._columns) == 1:
+            return self._rule.weights @ torch.log1p(self._rule.ends * column[:, 0])
+        if len(self._columns) == 2:
+            return self._rule.weights @ self._second_increments()
+        return self._rule.minus_weights @ self._corners()
+
+    def _corners(self) -> Tensor:
+        """The increments of the corner entries of the inverses of I + tH, shape ``(T, B)``."""
+        if self._inside is None:
+            self._inside = ShiftedSystems(self._rule.nodes)
+            for column in self._columns[:-1]:
+                self._inside.extend(column)
+        self._inside.extend(self._columns[-1])
+        return self._inside.z[-1] * self._inside.y[-1]
+
+    def _second_increments(self) -> Tensor:
+        r"""The second increment of each logarithm, shape ``(terms, B)``.
+
+        Of a 2 x 2 matrix W with half the trace :math:`\tau`, determinant d and
+        :math:`r = \sqrt{\tau^2 - d}`,
+        :math:`\log W = \tfrac12 \log d + (W - \tau I)\,\mathrm{artanh}(r/\tau)/r`; where r is
+        imaginary, artanh becomes arctan.
+        """
+        first, second = self._columns
+        t = self._rule.ends
+        pivots = self._ends.upper[0][0], self._ends.upper[1][1]  # d is their product
+        half_trace = 1 + t * (first[:, 0] + second[:, 1]) / 2
+        half_difference = t * (first[:, 0] - second[:, 1]) / 2
+        square = half_difference.square() + t * t * (first[:, 1] * second[:, 0])
+        normalized = half_difference / half_trace
+        quotient = _artanh_quotient(
+            square / half_trace.square(), pivots[0] * pivots[1] / half_trace.square()
+        )
+        return (pivots[1] / pivots[0]).log() / 2 + normalized * quotient
 
     def inverse(self, weights: Sequence[Tensor | float]) -> Tensor:
         """The weighted sum of the increments of the inverse's first column, shape ``(B, k)``."""
-        systems = self._systems.solve(weights)
-        columns = torch.stack([entry[-len(self._terms) :] for entry in systems], dim=-1)
+        columns = torch.stack(self._ends.solve(weights), dim=-1)
         parts = zip(self._terms, columns, strict=True)
         return _sum(weighted(column, s * t) for (s, t), column in parts)
+
+
+def _artanh_quotient(square: Tensor, complement: Tensor) -> Tensor:
+    r""":math:`\mathrm{artanh}(\sqrt{x})/\sqrt{x}` for x < 1; arctan for negative x.
+
+    Args:
+        square: x.
+        complement: 1 - x, which counts where x is near 1.
+    """
+    root = square.abs().sqrt().clamp_min(torch.finfo(square.dtype).tiny)
+    near_one = torch.log1p(root) - complement.log() / 2
+    artanh = torch.where(square > 0.25, near_one, torch.atanh(root.clamp(max=0.5)))
+    return torch.where(square > 0, artanh, torch.atan(root)) / root
 
 
 def weighted(x: Tensor, weight: Tensor | float) -> Tensor:
@@ -169,23 +218,32 @@ def _sum(parts: Iterable[Tensor]) -> Tensor:
     return reduce(torch.add, parts)
 
 
+class _Rule(NamedTuple):
+    """The integrals of a sum of logarithms.
+
+    Attributes:
+        ends: the t of each logarithm, shape ``(terms, 1)``.
+        weights: the s of each logarithm, shape ``(terms,)``.
+        nodes: of all integrals, shape ``(T, 1)``.
+        minus_weights: of the nodes, negated and divided by t, shape ``(T,)``.
+    """
+
+    ends: Tensor
+    weights: Tensor
+    nodes: Tensor
+    minus_weights: Tensor
+
+
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
 def _rule(
     terms: tuple[tuple[float, float], ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The shifts, ``(T, 1)``, the intervals' ends last, and the other nodes' negated weights."""
-    nodes, weights = _quadrature(dtype, device)
-    ends = torch.stack([torch.full_like(nodes[0], t) for _, t in terms])
-    shifts = torch.cat([*(t * nodes for _, t in terms), ends])
-    return shifts[:, None], torch.cat([-s * weights / nodes for s, _ in terms])
-
-
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
-def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of 32-point Gauss-Legendre quadrature on [0, 1] (Golub-Welsch)."""
-    k = torch.arange(1, 32, dtype=torch.float64, device="cpu")
-    off_diagonal = k / (4 * k * k - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))
-    return ((nodes + 1) / 2).to(device, dtype), vectors[0].square().to(device, dtype)
+) -> _Rule:
+    nodes, weights = log_quadrature(dtype, device)
+    s, t = torch.tensor(terms, dtype=dtype, device=device).unbind(1)
+    return _Rule(
+        ends=t[:, None],
+        weights=s,
+        nodes=(t[:, None] * nodes).reshape(-1, 1),
+        minus_weights=(-s[:, None] * weights / nodes).flatten(),
+    )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import scipy.linalg
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from pyro_resflow.arnoldi import ArnoldiBasis, LogarithmAndInverse, ShiftedSystems
 
 B, D = 5, 12
+_EXTEND = ShiftedSystems.extend
 Terms = tuple[tuple[float, float], ...]
 
 
@@ -175,23 +178,78 @@ def test_logarithm_is_that_of_scipy_for_each_number_of_columns(size: int) -> Non
     expected = torch.stack(
         [torch.stack([log1p(m[:k, :k])[0, 0] for m in h]) for k in range(1, size + 1)]
     )
-    # 32 nodes integrate eigenvalues as far as -0.9 from 0 to the last digits
     torch.testing.assert_close(logarithm(columns_of(h)), expected, rtol=1e-12, atol=1e-12)
 
 
+CAYLEY = ((1.0, -1.0), (-1.0, 1.0))
+
+
+@pytest.mark.parametrize("terms", [LOG_ONE_PLUS, CAYLEY])
 @pytest.mark.parametrize(
-    ("eigenvalue", "error"), [(-0.98, 1e-7), (-0.9, 1e-12), (0.0, 1e-14), (0.98, 1e-14)]
+    # the error of H's own rounding grows as 1 / (1 + eigenvalue)
+    ("eigenvalue", "error"),
+    [
+        (0.0, 1e-14),
+        (-0.98, 1e-13),
+        (-0.99, 1e-13),
+        (-0.995, 1e-13),
+        (-0.999, 1e-12),
+        (-0.9999, 1e-11),
+        (0.9999, 1e-11),
+        (-0.999999, 1e-9),
+    ],
 )
-def test_logarithm_near_the_singularity_is_as_good_as_documented(
-    eigenvalue: float, error: float
+def test_logarithm_is_exact_up_to_the_singularity(
+    eigenvalue: float, error: float, terms: Terms
 ) -> None:
-    eigenvalues = torch.tensor([eigenvalue, 0.5, -0.3], dtype=torch.float64)
-    vectors, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
+    eigenvalues = torch.tensor([eigenvalue, 0.5, -0.3, 0.1], dtype=torch.float64)
+    vectors, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     h = hessenberg((vectors @ eigenvalues.diag() @ vectors.T)[None])
-    expected = (vectors[0] ** 2) @ eigenvalues.log1p()
-    assert abs(logarithm(columns_of(h))[-1].item() - expected.item()) < error
-    alone = logarithm(columns_of(eigenvalues[:1, None, None])).item()
-    assert alone == eigenvalues[0].log1p().item()
+    logs = sum(s * (t * eigenvalues).log1p() for s, t in terms)
+    found = logarithm(columns_of(h), terms)
+    assert abs(found[-1].item() - float((vectors[0] ** 2) @ logs)) < error
+    alone = logarithm(columns_of(eigenvalues[:1, None, None]), terms).item()
+    assert alone == pytest.approx(float(logs[0]), abs=1e-15, rel=1e-15)
+
+
+@pytest.mark.parametrize("terms", [LOG_ONE_PLUS, CAYLEY])
+@pytest.mark.parametrize(
+    "block",
+    [
+        [[0.3, 0.0], [0.5, 0.3]],  # one eigenvalue and one vector
+        [[0.0, 0.9999], [-0.9999, 0.0]],  # a pair of complex ones
+        [[-0.9, 0.0], [0.0, 0.2]],  # exhausted after the first column
+        [[-0.4, 0.5999], [0.5999, -0.4]],  # an eigenvalue of -0.9999
+        [[-0.999, 1e-9], [1e-9, -0.999]],
+        [[-0.999, -1e-9], [1e-9, -0.999]],
+    ],
+)
+def test_two_columns_have_the_logarithm_of_scipy(block: list[list[float]], terms: Terms) -> None:
+    h = torch.tensor([block], dtype=torch.float64)
+    expected = sum(s * log1p(t * h[0])[0, 0] for s, t in terms)
+    found = logarithm(columns_of(h), terms)[-1]
+    torch.testing.assert_close(found[0], expected, rtol=1e-11, atol=1e-13)
+
+
+def test_logarithm_of_matrices_far_from_normal() -> None:
+    h = hessenberg(0.9999 * matrices()[:, :6, :6] / 0.97)
+    h[0] = 0.9999 * torch.diag(torch.ones(5, dtype=torch.float64), -1)  # a shift: no eigenvector
+    h[1] = torch.diag(torch.full((6,), -0.4999, dtype=torch.float64))
+    h[1] += torch.diag(torch.full((5,), 0.5, dtype=torch.float64), -1)  # a Jordan block
+    expected = torch.stack([log1p(m)[0, 0] for m in h])
+    torch.testing.assert_close(logarithm(columns_of(h))[-1], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_systems_of_the_quadrature_are_begun_with_the_third_column() -> None:
+    functions = LogarithmAndInverse(torch.ones(B, dtype=torch.float64))
+    columns = columns_of(hessenberg(matrices()[:, :3, :3]))
+    with mock.patch.object(ShiftedSystems, "extend", autospec=True) as extend:
+        extend.side_effect = _EXTEND
+        for column in columns[:2]:
+            functions.extend(column)
+        assert [len(call.args[0].shifts) for call in extend.call_args_list] == [1, 1]
+        functions.extend(columns[2])
+    assert [len(call.args[0].shifts) for call in extend.call_args_list[2:]] == [1, 96, 96, 96]
 
 
 def test_single_precision_follows_double() -> None:
