@@ -2,10 +2,27 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# CPU=1 installs PyTorch without CUDA.
+TORCH_INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu)
 # The demo's layers are too small to share: more threads would wait longer than they compute.
 IMAGES := OMP_NUM_THREADS=1 $(BIN)/python -m examples.images
 DIGITS := fit_and_test --config examples/images/configs/residual_flow_digits.yaml
+
+# $(call train,FOLDER,SETTINGS) trains on the digits and deletes nothing: a finished run that is in
+# the folder moves to FOLDER.1, .2, ..., an unfinished one is resumed.
+define train
+n=1; while [ -e $(1).$$n ]; do n=$$((n + 1)); done; \
+if [ -e $(1)/report.html ]; then \
+	mv $(1) $(1).$$n && echo "The run that was in $(1) is now in $(1).$$n"; \
+fi; \
+last=$(1)/checkpoints/last.ckpt; \
+if [ -e $$last ]; then \
+	echo "Resuming the unfinished run in $(1); delete this folder to start afresh"; \
+	set -- --ckpt_path $$last; \
+fi; \
+$(IMAGES) $(DIGITS) --trainer.default_root_dir $(1) $(2) "$$@"
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-short bench test test-slow lint format types docs clean
@@ -14,13 +31,10 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.images ## train a residual flow on the digits; results in runs/demo/
-	@rm -rf runs/demo
-	@$(IMAGES) $(DIGITS) --trainer.default_root_dir runs/demo
+	@$(call train,runs/demo)
 
 demo-short: $(VENV)/.images ## the same, a few steps only
-	@rm -rf runs/demo-short
-	@$(IMAGES) $(DIGITS) --trainer.default_root_dir runs/demo-short --trainer.max_epochs 2 \
-		--model.test_draws 1
+	@$(call train,runs/demo-short,--trainer.max_epochs 2 --model.test_draws 1)
 
 bench: $(VENV)/.bench ## measure against normflows and torchflows; results in runs/bench/
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
@@ -42,20 +56,24 @@ format: $(VENV)/.dev ## format, and mend what can be mended
 types: $(VENV)/.dev ## check the types of the package
 	@$(BIN)/mypy
 
-docs: $(VENV)/.dev ## build the documentation into site/
+docs: $(VENV)/.docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the environment and all that was made
 	rm -rf $(VENV) runs site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch and torchvision in one call, so that pip chooses two that fit each other.
-$(VENV)/.torch:
+$(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
 		"Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
-	@echo "Creating $(VENV) and installing torch (large: some minutes, the first time only)"
+	@echo "Creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install 'torch>=2.4' torchvision
+	@touch $@
+
+# torch and torchvision in one call, so that pip chooses two that fit each other.
+$(VENV)/.torch: | $(VENV)/.python
+	@echo "Installing PyTorch into $(VENV), the first time only (CPU=1 leaves out CUDA, its largest part)"
+	@$(PIP) install $(TORCH_INDEX) 'torch>=2.4' torchvision
 	@touch $@
 
 # A stamp for each extra: installed anew only when pyproject.toml has changed.
@@ -63,3 +81,16 @@ $(VENV)/.images $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.
 	@echo "Installing pyro-resflow[$*] into $(VENV)"
 	@$(PIP) install --editable '.[$*]'
 	@touch $@
+
+# The documentation is made from the sources: it takes neither PyTorch nor the package, only the
+# packages that pyproject.toml lists under docs.
+LIST_EXTRA := import importlib, sys; \
+	toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli"); \
+	project = toml.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*project["optional-dependencies"][sys.argv[1]], sep="\n")
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.python
+	@echo "Installing what builds the documentation into $(VENV)"
+	@$(BIN)/python -c '$(LIST_EXTRA)' docs > $@.partial
+	@$(PIP) install --requirement $@.partial
+	@mv $@.partial $@

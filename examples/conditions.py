@@ -3,8 +3,10 @@
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,6 +64,40 @@ def command(program: str) -> str:
         program: The module that was run.
     """
     return shlex.join(["python", "-m", program, *sys.argv[1:]])
+
+
+def resuming(program: str, arguments: Sequence[str], checkpoint: str | Path) -> str:
+    """Return the command line that resumes a run, to be pasted into the shell that started it.
+
+    Args:
+        program: The module that was run.
+        arguments: Its arguments.
+        checkpoint: What to resume from, in place of what the run itself was resumed from.
+    """
+    threads = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS",) if name in os.environ]
+    kept = without_option("--ckpt_path", arguments)
+    return shlex.join(
+        [*threads, interpreter(), "-m", program, *kept, "--ckpt_path", str(checkpoint)]
+    )
+
+
+def interpreter() -> str:
+    """Return how a shell in this folder calls this Python."""
+    found = shutil.which("python")
+    if found is not None and os.path.abspath(found) == sys.executable:
+        return "python"
+    here = Path.cwd()
+    running = Path(sys.executable)
+    return str(running.relative_to(here) if running.is_relative_to(here) else running)
+
+
+def without_option(option: str, arguments: Sequence[str]) -> list[str]:
+    """Leave out an option with its value, written `--option value` or `--option=value`."""
+    kept = list(arguments)
+    while option in kept:
+        place = kept.index(option)
+        del kept[place : place + 2]
+    return [argument for argument in kept if not argument.startswith(f"{option}=")]
 
 
 def commit() -> str:

@@ -36,6 +36,7 @@ class Classification(LightningModule):
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
     """
 
+    program: ClassVar[str] = "examples.images.classification"
     links: ClassVar[dict[str, str]] = {
         "data.bins": "model.bins",
         "data.event_shape": "model.network.init_args.event_shape",

@@ -1,5 +1,6 @@
 """The command line: a LightningCLI whose data decide the shape of the flow."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from examples.conditions import resuming
 from examples.images.claims import FolderClaim
 from examples.images.data import ImageData
-from examples.images.errors import DivergedError, Interrupted, SetupError, StorageError
+from examples.images.errors import EarlyEnd, Interrupted, SetupError
 from examples.images.randomness import RandomStreams
 from examples.images.report import Report
 from examples.images.safekeeping import Safekeeping
@@ -45,7 +47,14 @@ class ImageTrainer(Trainer):
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         keepers = [c for c in self.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         best = keepers[0].best_model_path if keepers else None
-        self.test(model, datamodule=datamodule, ckpt_path=best or None, verbose=False)
+        try:
+            self.test(model, datamodule=datamodule, ckpt_path=best or None, verbose=False)
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            saved = [c for c in self.checkpoint_callbacks if isinstance(c, Safekeeping)]
+            last = (saved[0].last_model_path if saved else "") or ckpt_path
+            raise Interrupted("stopped during the test", last, signal.SIGINT) from end
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -105,7 +114,8 @@ def check_unused(folder: Path) -> None:
     if last.exists():
         raise SetupError(
             f"trainer.default_root_dir {str(folder)!r} holds an earlier run: delete it, name "
-            f"another folder with --trainer.default_root_dir, or resume it with --ckpt_path {last}"
+            "another folder with --trainer.default_root_dir, or resume it",
+            last,
         )
 
 
@@ -153,8 +163,15 @@ def main(
             load_from_checkpoint_support=False,
             args=args,
         )
-    except (SetupError, DivergedError, StorageError) as error:
-        sys.exit(f"error: {error}")
     except Interrupted as stop:
-        rank_zero_only(print)(stop, file=sys.stderr)
+        rank_zero_only(print)(f"{stop}{_way_on(stop, task, args)}", file=sys.stderr)
         sys.exit(stop.exit_code)
+    except EarlyEnd as error:
+        sys.exit(f"error: {error}{_way_on(error, task, args)}")
+
+
+def _way_on(end: EarlyEnd, task: type[LightningModule], args: list[str] | None) -> str:
+    if end.checkpoint is None:
+        return ""
+    arguments = sys.argv[1:] if args is None else args
+    return f"\nto resume: {resuming(task.program, arguments, end.checkpoint)}"

@@ -31,7 +31,8 @@ def diverged(trainer: Trainer, task: LightningModule, batch: Any, what: str) -> 
     return DivergedError(
         f"step {trainer.global_step + 1}: {what}; it begins in {origin(task, batch)}. Last good "
         f"checkpoint: {good or 'none'}. Resume from it, or from one before, with a lower learning "
-        "rate or trainer.gradient_clip_val"
+        "rate or trainer.gradient_clip_val",
+        good,
     )
 
 

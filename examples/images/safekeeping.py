@@ -74,10 +74,7 @@ class Safekeeping(Checkpoint):
         if number is not None or (due and self._good):
             self._save(trainer)
         if number is not None:
-            raise Interrupted(
-                f"stopped after step {trainer.global_step}; to resume: --ckpt_path {self._path}",
-                number,
-            )
+            raise Interrupted(f"stopped after step {trainer.global_step}", self._path, number)
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:

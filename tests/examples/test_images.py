@@ -177,5 +177,5 @@ def test_an_unwritable_folder_is_named(tmp_path):
 
 def test_an_earlier_run_is_not_overwritten(finished):
     folder, _ = finished
-    with pytest.raises(SystemExit, match=r"holds an earlier run.*last\.ckpt"):
+    with pytest.raises(SystemExit, match=r"holds an earlier run.*\nto resume: .*last\.ckpt"):
         run("fit", folder)

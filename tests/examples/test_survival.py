@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
+from examples.conditions import resuming
 from examples.files import remove_unfinished
 from examples.images.cli import ImageCLI, main
 from examples.images.stopping import StopRequest
@@ -111,8 +112,9 @@ def test_a_run_that_is_asked_to_stop_saves_first(tmp_path, undisturbed, capsys, 
     with pytest.raises(SystemExit) as end:
         fit(tmp_path, f"at={at}", f"event={event}")
     assert end.value.code == 128 + getattr(signal, event)
-    message = rf"stopped after step {at}; to resume: --ckpt_path \S+/checkpoints/last\.ckpt\n"
-    assert re.search(message, capsys.readouterr().err)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    command = resuming("examples.images", arguments(tmp_path, f"at={at}", f"event={event}"), last)
+    assert f"stopped after step {at}\nto resume: {command}\n" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
     check_resumes(tmp_path, at, undisturbed)
 

@@ -1,0 +1,103 @@
+"""`make demo` keeps what earlier runs have written; `make docs` installs no more than it needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAST = "runs/demo/checkpoints/last.ckpt"
+# Stands for Python: writes down its arguments; what trains then leaves what such a run leaves.
+PYTHON = """#!/bin/sh
+printf "%s\\\\n" "$*" >> calls
+case "$*" in
+*fit_and_test*)
+    mkdir -p runs/demo/checkpoints
+    touch runs/demo/checkpoints/last.ckpt
+    [ -e stopped ] && exit 130
+    echo "$*" > runs/demo/report.html
+    ;;
+*" docs") printf 'mkdocs>=1\\n' ;;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose environment has been made, of programs that only write down their calls."""
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    for name in ("python", "mkdocs"):
+        (binaries / name).write_text(PYTHON)
+        (binaries / name).chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    os.utime(tmp_path / "pyproject.toml", (0, 0))
+    for stamp in (".python", ".torch", ".images"):
+        (tmp_path / ".venv" / stamp).touch()
+    return tmp_path
+
+
+def make(project: Path, *arguments: str, status: int = 0) -> str:
+    done = subprocess.run(
+        ["make", *arguments], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+def calls(project: Path) -> list[str]:
+    lines = (project / "calls").read_text().splitlines()
+    (project / "calls").unlink()
+    return lines
+
+
+def test_a_second_demo_keeps_the_first_even_if_it_is_stopped(project: Path) -> None:
+    make(project, "demo")
+    (project / "runs/demo/report.html").write_text("first")
+    (project / "stopped").touch()
+    assert "The run that was in runs/demo is now in runs/demo.1" in make(project, "demo", status=2)
+    assert (project / "runs/demo.1/report.html").read_text() == "first"
+    assert (project / "runs/demo.1/checkpoints/last.ckpt").exists()
+    assert not (project / "runs/demo/report.html").exists()
+    assert not any("--ckpt_path" in call for call in calls(project))
+
+
+def test_a_demo_that_was_stopped_is_resumed(project: Path) -> None:
+    (project / "stopped").touch()
+    make(project, "demo", status=2)
+    (project / "stopped").unlink()
+    assert "Resuming the unfinished run in runs/demo;" in make(project, "demo")
+    first, second = calls(project)
+    assert second == f"{first} --ckpt_path {LAST}"
+    assert list((project / "runs").iterdir()) == [project / "runs/demo"]
+
+
+def test_every_finished_demo_is_kept(project: Path) -> None:
+    for name in ("first", "second", "third"):
+        make(project, "demo")
+        (project / "runs/demo/report.html").write_text(name)
+    kept = {path.parent.name: path.read_text() for path in project.glob("runs/*/report.html")}
+    assert kept == {"demo.1": "first", "demo.2": "second", "demo": "third"}
+
+
+def test_documentation_takes_no_torch(project: Path) -> None:
+    (project / ".venv" / ".torch").unlink()
+    make(project, "docs")
+    listing, installing, building = calls(project)
+    assert listing.endswith(" docs")
+    assert "install --requirement .venv/.docs.partial" in installing
+    assert building == "build --strict"
+    assert (project / ".venv/.docs").read_text() == "mkdocs>=1\n"
+
+
+def test_torch_without_cuda(project: Path) -> None:
+    (project / ".venv" / ".torch").unlink()
+    make(project, "demo", "CPU=1")
+    assert "install --index-url https://download.pytorch.org/whl/cpu torch" in calls(project)[0]
