@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..flows import ResidualFlow
+from ..nn.lipschitz import trust_norms
 from .architecture import architecture
 from .contraction import warn_unless_contraction
 from .counterparts import Counterpart, Shapes, counterparts
@@ -73,6 +74,7 @@ def load_reference(
         parts = counterparts(flow, built)
         records = saved.checked(parts, ema=ema)
         flow.load_state_dict(_converted(file, parts, records))
+        trust_norms(flow)  # the reference's, which end sooner than ours
         flow.to(device)
     if certify:
         warn_unless_contraction(flow, path)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..nn.lipschitz import trust_norms
 from ..rebuilding import Rebuildable
 from .encoding import Encoder
 from .errors import CorruptCheckpointError, NotRebuildableError, TensorMismatchError
@@ -156,6 +157,7 @@ def fill(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensor.data = tensor.data.to(tensors[name].dtype)
     if not any(tensor.is_meta for tensor in expected.values()):  # which keep no values
         flow.load_state_dict({name: tensors[first[name]] for name in own})
+        trust_norms(flow)  # a flow computes what its file says; who loads it may certify it
 
 
 def check_shapes(

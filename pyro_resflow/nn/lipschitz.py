@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, library, nn
 
-from ..linearization import address
+from ..fingerprints import Fingerprint
 from ..precision import full_precision
 from ..rebuilding import Rebuildable
 from .divided import DividedByNorm, Measured
@@ -65,11 +65,9 @@ class LipschitzLayer(Rebuildable, nn.Module):
         self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
         self.register_buffer("u", torch.empty(codomain_size))
         self.register_buffer("v", torch.empty(domain_size))
-        self._updated_at: tuple[object, ...] | None = None
-        self._orders_at: tuple[int, ...] | None = None
+        self._seen: _Seen | None = None
+        self._loaded = False
         self._measured: Measured | None = None
-        self._watched: int | None = None
-        self._gradient_arrived = False
         self._enter_register()
         self.reset_parameters()
 
@@ -105,22 +103,8 @@ class LipschitzLayer(Rebuildable, nn.Module):
 
     @property
     def is_current(self) -> bool:
-        """Whether the iteration has seen the weight as it is now.
-
-        After a backward pass that reached the weight it counts as changed: some optimizers,
-        Pyro's ClippedAdam among them, write through ``.data``, which leaves no other trace.
-        """
-        if self._gradient_arrived or self._updated_at != self._state_of_weight():
-            return False
-        return self._orders_at is None or self._orders_at == self._orders_version()
-
-    def _state_of_weight(self) -> tuple[object, ...]:
-        """The weight as it is, and what is asked of its norm."""
-        weight = self.weight
-        return id(weight), weight._version, address(weight), *self.norm.settings()
-
-    def _orders_version(self) -> tuple[int, ...]:
-        return tuple(order._version for order in self.norm.parameters())
+        """Whether the iteration has seen the weight, and the orders of its norm, as they are."""
+        return self._seen is not None and self._seen.still_holds(self)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -129,26 +113,13 @@ class LipschitzLayer(Rebuildable, nn.Module):
         Raises:
             NonFiniteWeightError: if the weight holds nan or infinite values.
         """
-        if not self.is_current or self._orders_at is None or self._watched != id(self.weight):
+        if not self.is_current:
             update_norms(self)
 
-    def _mark_current(self) -> None:
-        self._updated_at = self._state_of_weight()
-        self._orders_at = self._orders_version()
-        self._gradient_arrived = False
-
-    def _watch_gradient(self) -> None:
-        if self._watched == id(self.weight) or not self.weight.requires_grad:
-            return
-        this = weakref.ref(self)
-
-        def arrived(weight: Tensor) -> None:
-            layer = this()
-            if layer is not None:
-                layer._gradient_arrived = True
-
-        self.weight.register_post_accumulate_grad_hook(arrived)
-        self._watched = id(self.weight)
+    def trust_vectors(self) -> None:
+        """Take the vectors as those of the weight as it is, unmeasured."""
+        self._measured, self._loaded = None, False
+        self._seen = _Seen(self)  # last, for other threads look at it first
 
     def check_finite(self) -> None:
         """Raise if the weight holds nan, or values that are infinite or too large to be squared.
@@ -227,18 +198,13 @@ class LipschitzLayer(Rebuildable, nn.Module):
         """One affine map."""
         return [Affine(self)]
 
-    # The vectors that go with a weight travel with it: a copy, a loaded state and a moved layer
-    # take them as they are, so that they compute what the original computed. The orders of the
-    # norm may arrive after the weight, so the first update takes those as they are.
-
-    def _arrived(self, current: bool) -> None:
-        self._updated_at = self._state_of_weight() if current else None
-        self._gradient_arrived = False
-        self._orders_at = self._measured = None
+    # The vectors that go with a weight travel with it: a copy and a moved layer take them as they
+    # are, so that they compute what the original computed. Those of a loaded state may be of
+    # another weight, if it has been averaged or scaled; the first update looks whether they fit.
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        state.update(_updated_at=None, _orders_at=None, _measured=None, _watched=None)
+        state.update(_seen=None, _measured=None)
         state["_current"] = self.is_current
         return state
 
@@ -247,12 +213,15 @@ class LipschitzLayer(Rebuildable, nn.Module):
         current = bool(state.pop("_current"))
         super().__setstate__(state)
         self._enter_register()
-        self._arrived(current)
+        if current:
+            self.trust_vectors()
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        current = self.is_current
+        current = self.is_current and not self.weight.is_meta
         super()._apply(fn, recurse)
-        self._arrived(current)
+        self._seen = self._measured = None
+        if current:
+            self.trust_vectors()
         return self
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
@@ -262,8 +231,30 @@ class LipschitzLayer(Rebuildable, nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        complete = all(prefix + name in state_dict for name in ("weight", "u", "v"))
-        self._arrived(complete)
+        self._seen = self._measured = None
+        self._loaded = all(prefix + name in state_dict for name in ("weight", "u", "v"))
+
+
+class _Seen:
+    """A layer's weight and what its norm depends on, at one time.
+
+    Args:
+        layer: the layer.
+    """
+
+    def __init__(self, layer: LipschitzLayer) -> None:
+        self._settings = layer.norm.settings()
+        self._fingerprint = Fingerprint(self._tensors_of(layer))
+
+    def still_holds(self, layer: LipschitzLayer) -> bool:
+        """Whether nothing has changed."""
+        if self._settings != layer.norm.settings():
+            return False
+        return self._fingerprint.fits(self._tensors_of(layer))
+
+    @staticmethod
+    def _tensors_of(layer: LipschitzLayer) -> list[Tensor]:
+        return [layer.weight, *layer.norm.parameters()]
 
 
 @library.custom_op("pyro_resflow::current_vectors", mutates_args=())
@@ -295,22 +286,64 @@ def update_norms(module: nn.Module) -> None:
     with _UPDATE_LOCK:
         groups: dict[tuple[Any, ...], list[LipschitzLayer]] = {}
         for layer in module.modules():
-            if isinstance(layer, LipschitzLayer) and isinstance(layer.weight, nn.Parameter):
-                layer._watch_gradient()
-                if not layer.is_current:
-                    groups.setdefault(layer.kind(), []).append(layer)
-                else:
-                    layer._mark_current()
+            if (
+                isinstance(layer, LipschitzLayer)
+                and isinstance(layer.weight, nn.Parameter)
+                and not layer.is_current
+            ):
+                groups.setdefault(layer.kind(), []).append(layer)
         for layers in groups.values():
-            us, vs = zip(*iterated(layers), strict=True)
-            held = [*(layer.u for layer in layers), *(layer.v for layer in layers)]
-            torch._foreach_copy_(held, [*us, *vs])
-            for layer in layers:
-                layer._measured = None
-                layer._mark_current()
-            if isinstance(layers[0].norm, SpectralNorm):
-                for layer, measured in zip(layers, _measured(layers), strict=True):
-                    layer._measured = measured
+            _update(layers)
+
+
+def trust_norms(module: nn.Module) -> None:
+    """Take the norms of all weights in a module as those that were loaded with them, unmeasured.
+
+    Args:
+        module: any module.
+    """
+    for layer in module.modules():
+        if isinstance(layer, LipschitzLayer):
+            layer.trust_vectors()
+
+
+def _update(layers: Sequence[LipschitzLayer]) -> None:
+    """Measure the norms of layers of one kind, and what effective weights need of them."""
+    found = iterated(layers)
+    changed = [
+        (layer, *vectors)
+        for layer, vectors in zip(layers, found, strict=True)
+        if not (layer._loaded and _fit(layer, *vectors))
+    ]
+    if changed:
+        written, us, vs = zip(*changed, strict=True)
+        held = [*(layer.u for layer in written), *(layer.v for layer in written)]
+        torch._foreach_copy_(held, [*us, *vs])
+    for layer in layers:
+        layer.trust_vectors()
+    if isinstance(layers[0].norm, SpectralNorm):
+        for layer, measured in zip(layers, _measured(layers), strict=True):
+            layer._measured = measured
+
+
+LOADED_WITHIN = 0.01
+"""Relative excess of a norm over what loaded vectors say: as much as training may leave."""
+
+
+@torch.no_grad()
+def _fit(layer: LipschitzLayer, u: Tensor, v: Tensor) -> bool:
+    """Whether loaded vectors are those of the weight, given what the iteration makes of them.
+
+    Then they are kept, so that a run goes on from a file to the last bit.
+    """
+    if layer.weight.is_meta:
+        return True
+    norm, operator = layer.norm, layer.measured_operator(layer.weight)
+    loaded = layer.u.to(u.dtype), layer.v.to(v.dtype)
+    with full_precision(layer.weight):
+        before, now = (norm.sigma(operator, *vectors) for vectors in (loaded, (u, v)))
+        within = abs(now - before) <= LOADED_WITHIN * before
+        return bool(within) and norm.belong(operator, *loaded)
 
 
 @torch.no_grad()

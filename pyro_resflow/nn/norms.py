@@ -18,6 +18,9 @@ from .divided import Measured
 from .gram import is_on_domain, largest_eigenvectors, sides, unit
 from .operators import LinearOperator
 
+BELONG_WITHIN = 1e-4
+"""Relative to a vector's length: more than float32 rounds a product, less than a tolerance."""
+
 
 class OperatorNorm(Rebuildable, nn.Module):
     """A norm that layers are held to, and how it is measured.
@@ -71,6 +74,10 @@ class OperatorNorm(Rebuildable, nn.Module):
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         """The norm at the vectors u and v, a scalar, differentiable in the weight."""
         raise NotImplementedError
+
+    def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:
+        """Whether the vectors can have come from an update of this operator, but for rounding."""
+        return True
 
     def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
         """A certified upper bound of the norm, a scalar."""
@@ -165,6 +172,16 @@ class SpectralNorm(OperatorNorm):
         gradients = operators[0].outers(operators, near * scale[:, None], far)
         found = zip(contractions.unbind(), inverses.unbind(), gradients, strict=True)
         return [Measured(*each) for each in found]
+
+    @torch.no_grad()
+    def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:
+        # one of them is the other's image
+        if is_on_domain(operator.weight):
+            found, image = u, _apply(operator, v)
+        else:
+            found, image = v, _adjoint(operator, u)
+        difference = torch.linalg.vector_norm(found - image)
+        return bool(difference <= BELONG_WITHIN * torch.linalg.vector_norm(image))
 
     @staticmethod
     def value(u: Tensor, v: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
-from pyro_resflow.nn import LipschitzLayer, LipschitzLinear
+from pyro_resflow.nn import LipschitzLayer, LipschitzLinear, LipschitzMLP
 from tests.networks import converged_norm
 from tests.nn.layers import (
+    LAYERS,
     CountingNorm,
     batch,
     event_shape,
@@ -21,6 +23,8 @@ from tests.nn.layers import (
     redraw,
     train,
 )
+
+State = dict[str, Tensor]
 
 
 def by_pickle(layer: LipschitzLayer) -> LipschitzLayer:
@@ -113,6 +117,68 @@ def test_state_dict_of_a_weight_just_changed_brings_vectors_that_fit() -> None:
     layer = LipschitzLinear(8, 8, converged_norm(0.9)).double()
     redraw(layer)
     clone = LipschitzLinear(8, 8, CountingNorm(0.9)).double()
-    clone.load_state_dict(layer.state_dict())
+    state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    clone.load_state_dict(state)
     assert operator_norm(clone).item() == pytest.approx(0.9, rel=1e-9)
-    assert clone.norm.updates == 0
+    assert clone.norm.updates == 1  # to see whether they fit
+    assert torch.equal(clone.u, state["u"])
+    assert torch.equal(clone.v, state["v"])
+
+
+def averaged(first: State, second: State) -> State:
+    return {name: (first[name] + second[name]) / 2 for name in first}
+
+
+def scaled(first: State, second: State) -> State:
+    return {**first, "weight": 3 * first["weight"]}
+
+
+def with_the_vectors_of_another(first: State, second: State) -> State:
+    return {**first, "u": second["u"], "v": second["v"]}
+
+
+def with_another_direction(first: State, second: State) -> State:
+    """A larger singular value beside the one that the vectors belong to."""
+    u, _, v = torch.linalg.svd(first["weight"].flatten(1))
+    added = 40 * torch.outer(u[:, 1], v[1])
+    return {**first, "weight": first["weight"] + added.view_as(first["weight"])}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(
+    "mixed", [averaged, scaled, with_the_vectors_of_another, with_another_direction]
+)
+@pytest.mark.parametrize("name", ["linear", "convolution", "induced"])
+def test_state_with_vectors_of_other_weights_is_measured_anew(
+    name: str, mixed: Callable[[State, State], State], assign: bool
+) -> None:
+    states = []
+    for _ in range(2):
+        layer = layer_above_its_coefficient(name)
+        redraw(layer)
+        states.append({key: tensor.clone() for key, tensor in layer.state_dict().items()})
+    state = mixed(*states)
+    layer.load_state_dict(state, assign=assign)
+    fresh = LAYERS[name][0]()
+    with torch.no_grad():
+        fresh.weight.copy_(state["weight"])
+    if name == "induced":  # whose iteration may end in another local maximum
+        fresh.v.copy_(layer.v)
+        fresh.u.copy_(layer.u)
+    torch.testing.assert_close(
+        layer.effective_weight(), fresh.effective_weight(), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_average_of_two_trained_networks_is_a_contraction() -> None:
+    nets = [LipschitzMLP(4, [16, 16]) for _ in range(2)]
+    for net in nets:
+        for layer in net:
+            if isinstance(layer, LipschitzLayer):
+                redraw(layer)
+    states = [net.state_dict() for net in nets]
+    nets[0].load_state_dict(averaged(*states))
+    norms = [operator_norm(layer) for layer in nets[0] if isinstance(layer, LipschitzLayer)]
+    torch.testing.assert_close(
+        torch.stack(norms), torch.full((3,), 0.98).double(), rtol=1e-3, atol=0
+    )

@@ -1,0 +1,88 @@
+"""Telling whether tensors still hold the values that they held.
+
+Identity, version and address of a tensor change with most writes, but not with those through
+``.data``, and they come back: new memory may have an old address. So the values count too. Small
+tensors are remembered whole. Of a large one, a matrix of m rows, the product with a fixed random
+vector is: m numbers, for one multiplication per entry, by which a change stays unseen only if each
+of its rows is orthogonal to that vector or below the rounding of the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .linearization import address
+from .precision import autocast_dtype, full_precision
+
+REMEMBERED_WHOLE = 4096
+"""Up to as many entries; a copy of them is as quick as a product, and exact."""
+
+
+class Fingerprint:
+    """What tensors hold at one time.
+
+    Args:
+        tensors: any number, of any type.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._traces = _traces(tensors)
+        self._values = _values(tensors)
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the same tensors, and hold the same values."""
+        if self._traces != _traces(tensors):
+            return False
+        return all(map(torch.equal, self._values, _values(tensors)))
+
+
+def _traces(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    """What changes when a tensor is replaced, written to or given other memory, as a rule."""
+    return [
+        (id(tensor), -1 if tensor.is_inference() else tensor._version, address(tensor))
+        for tensor in tensors
+    ]
+
+
+@torch.no_grad()
+def _values(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors in short, one vector for each device and type."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if not tensor.is_meta:
+            short = _shortened(tensor)
+            groups.setdefault((short.device, short.dtype), []).append(short)
+    return [torch.cat(parts) for parts in groups.values()]
+
+
+def _shortened(tensor: Tensor) -> Tensor:
+    if tensor.numel() <= REMEMBERED_WHOLE:
+        return tensor.reshape(-1)
+    rows = tensor.reshape(len(tensor), -1)
+    if not rows.is_floating_point() or rows.itemsize < 4:
+        rows = rows.float()
+    with full_precision(rows) if _is_lowered(rows) else nullcontext():
+        return torch.mv(rows, _random_vector(rows.shape[1], rows.dtype, rows.device))
+
+
+def _is_lowered(tensor: Tensor) -> bool:
+    """Whether products may be taken in less than the tensor's type."""
+    if autocast_dtype(tensor) is not None:
+        return True
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # which settings are in force is said by the newer interface
+        return True
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _random_vector(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(0)
+    normal = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
+    return normal.to(device, dtype)
