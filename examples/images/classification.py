@@ -8,18 +8,14 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.types import (
-    LRSchedulerConfigType,
-    OptimizerLRScheduler,
-    OptimizerLRSchedulerConfig,
-)
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import CatMetric
 
 from examples.images.cli import main
 from examples.images.diagnosis import explained
-from examples.images.task import constant_rate
+from examples.images.optimization import constant_rate, optimization
 
 Labelled = tuple[Tensor, Tensor]
 
@@ -37,6 +33,16 @@ class Classification(LightningModule):
     """
 
     program: ClassVar[str] = "examples.images.classification"
+    labelled: ClassVar[bool] = True
+    metrics: ClassVar[frozenset[str]] = frozenset(
+        {
+            "loss/train",
+            "accuracy/train",
+            "accuracy/train_step",
+            "accuracy/train_epoch",
+            "accuracy/validation",
+        }
+    )
     links: ClassVar[dict[str, str]] = {
         "data.bins": "model.bins",
         "data.event_shape": "model.network.init_args.event_shape",
@@ -110,9 +116,12 @@ class Classification(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
-        optimizer = self.optimizer(self.parameters())
-        schedule = LRSchedulerConfigType(scheduler=self.lr_scheduler(optimizer), interval="step")
-        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=schedule)
+        return optimization(
+            self.parameters(),
+            self.optimizer,
+            self.lr_scheduler,
+            self.trainer.check_val_every_n_epoch or 1,
+        )
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import (
@@ -15,11 +17,20 @@ from lightning.pytorch.cli import (
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from examples.conditions import resuming
+from examples.images.checks import (
+    check_barebones,
+    check_callbacks,
+    check_decided,
+    check_labels,
+    check_precision,
+)
 from examples.images.claims import FolderClaim
 from examples.images.data import ImageData
 from examples.images.errors import EarlyEnd, Interrupted, SetupError
+from examples.images.monitoring import Monitoring
 from examples.images.randomness import RandomStreams
 from examples.images.report import Report
 from examples.images.safekeeping import Safekeeping
@@ -29,7 +40,13 @@ from examples.images.task import DensityEstimation
 
 
 class ImageTrainer(Trainer):
-    """A trainer that can fit and test in one go."""
+    """A trainer that can fit and test in one go.
+
+    Attributes:
+        tests_afterwards: Whether a test follows the fit.
+    """
+
+    tests_afterwards = False
 
     def fit_and_test(
         self,
@@ -44,6 +61,7 @@ class ImageTrainer(Trainer):
             datamodule: The images.
             ckpt_path: A checkpoint to resume from.
         """
+        self.tests_afterwards = True
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         keepers = [c for c in self.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         best = keepers[0].best_model_path if keepers else None
@@ -86,17 +104,31 @@ class ImageCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Check the checkpoint, too, before Lightning reads it."""
+        self.given, args = taken_out(
+            self.model_class.links.values(), sys.argv[1:] if args is None else args
+        )
         super().parse_arguments(parser, args)
         path = self.config[self.config.subcommand].ckpt_path
         self.checkpoint = None if path is None else existing_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
-        """Check the folder of the run before anything is loaded."""
+        """Check the folder of the run and its trainer before anything is loaded."""
         settings = self.config[self.subcommand]
+        check_precision(settings.trainer.precision)
+        check_barebones(settings.trainer.barebones)
+        for setting in self.model_class.links.values():
+            if (value := settings.get(setting)) is not None:
+                self.given[setting] = value
         folder = Path(settings.trainer.default_root_dir)
         check_writable("trainer.default_root_dir", folder)
         if settings.ckpt_path is None and self.subcommand in ("fit", "fit_and_test"):
             check_unused(folder)
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the data, the model and the callbacks go together."""
+        check_decided(self.given, self.datamodule, self.model_class.links)
+        check_labels(self.model, self.datamodule)
+        check_callbacks(self.trainer.callbacks)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to the folder of the run and write safely, unless the settings say otherwise."""
@@ -106,6 +138,29 @@ class ImageCLI(LightningCLI):
         if settings.plugins is None:
             kwargs["plugins"] = [AtomicCheckpoints()]
         return super().instantiate_trainer(**kwargs)
+
+
+def taken_out(settings: Iterable[str], args: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take settings that the data decide out of a command line, which knows no such option.
+
+    Args:
+        settings: Their names.
+        args: The command line.
+
+    Returns:
+        What is given for them, and the rest of the command line.
+    """
+    given: dict[str, Any] = {}
+    rest: list[str] = []
+    waiting = iter(args)
+    for argument in waiting:
+        option, equals, value = argument.partition("=")
+        setting = option.removeprefix("--")
+        if option.startswith("--") and setting in settings and ".init_args." not in setting:
+            given[setting] = yaml.safe_load(value if equals else next(waiting, ""))
+        else:
+            rest.append(argument)
+    return given, rest
 
 
 def check_unused(folder: Path) -> None:
@@ -153,7 +208,7 @@ def main(
                 "default_root_dir": "runs/images",
                 # Estimators differentiate, and weights cached in validation are trained on later.
                 "inference_mode": False,
-                "callbacks": [FolderClaim()],
+                "callbacks": [FolderClaim(), Monitoring()],
             },
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"overwrite": True},
@@ -168,6 +223,8 @@ def main(
         sys.exit(stop.exit_code)
     except EarlyEnd as error:
         sys.exit(f"error: {error}{_way_on(error, task, args)}")
+    except MisconfigurationException as error:  # Lightning's own, which names its arguments
+        sys.exit(f"error: {error}")
 
 
 def _way_on(end: EarlyEnd, task: type[LightningModule], args: list[str] | None) -> str:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from examples.images.errors import SetupError
 from examples.images.order import TrainingOrder
 from examples.images.sources import Portion, Source, hold_out
 
@@ -44,14 +46,18 @@ class ImageData(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
+        sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
+        for name, size in sizes.items():
+            if size < 1:
+                raise SetupError(f"data.{name}: expected at least 1, got {size}")
         if not 0 < validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction must lie between 0 and 1, got {validation_fraction}: "
+            raise SetupError(
+                f"data.validation_fraction must lie between 0 and 1, got {validation_fraction}: "
                 "0.1 keeps a tenth of the training images for validation"
             )
         if labels and not source.classes:
-            raise ValueError(
-                f"labels: the images of {type(source).__name__} have none; leave labels out, or "
+            raise SetupError(
+                f"data.labels: the images of {type(source).__name__} have none; leave it out, or "
                 "take a source with classes, such as Digits, Mnist, FashionMnist or Cifar10"
             )
         self.source = source
@@ -90,24 +96,64 @@ class ImageData(LightningDataModule):
         self.training_images, self.validation_images = hold_out(
             portion, self.validation_fraction, self.split_seed
         )
+        if len(self.training_images) < 2:
+            raise SetupError(
+                f"data.validation_fraction {self.validation_fraction} leaves "
+                f"{len(self.training_images)} of {len(portion)} images to train on; at least two "
+                "are needed, for normalisations that start from their standard deviation"
+            )
         if self.trainer is not None:
             self.order_seed = self.trainer.strategy.broadcast(torch.initial_seed()) % 2**32
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in the order of the training images the run is."""
         assert self.trainer is not None
-        seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        epoch, batch = divmod(seen, int(self.trainer.num_training_batches))
-        return {"order_seed": self.order_seed, "epoch": epoch, "batch": batch}
+        epoch, batch = self._place(self.trainer)
+        return {
+            "order_seed": self.order_seed,
+            "epoch": epoch,
+            "batch": batch,
+            "batch_size": self._training_batch_size(),
+            "processes": self.trainer.world_size,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to where a run has been."""
+        """Go to where a run has been.
+
+        Raises:
+            SetupError: In the middle of an epoch that was divided into other batches.
+        """
+        assert self.trainer is not None
+        before = (state_dict.get("batch_size"), state_dict.get("processes"))
+        now = (self._training_batch_size(), self.trainer.world_size)
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        if fits and state_dict["batch"] and None not in before and before != now:
+            raise SetupError(
+                f"data.batch_size {now[0]} on {now[1]} devices: the checkpoint is in the middle "
+                f"of an epoch, {state_dict['batch']} batches of {before[0]} images on {before[1]} "
+                f"devices. Go on with data.batch_size {before[0]} and trainer.devices "
+                f"{before[1]}, or from a checkpoint at the end of an epoch, such as best.ckpt"
+            )
         self.order_seed = state_dict["order_seed"]
         self.start = (state_dict["epoch"], state_dict["batch"])
 
+    def _place(self, trainer: Trainer) -> tuple[int, int]:
+        """The epoch and how many of its batches have been trained on."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return self.start
+        loop = trainer.fit_loop
+        begun = loop.epoch_progress.current.started
+        progress = loop.epoch_loop.batch_progress
+        if progress.is_last_batch:
+            return begun, 0
+        return max(begun - 1, 0), progress.current.processed
+
+    def _training_batch_size(self) -> int:
+        return min(self.batch_size, len(self.training_images))
+
     def initial_batch(self) -> Tensor:
         """Images to start normalisations from: the same in every process, however many."""
-        size = min(self.evaluation_batch_size, len(self.training_images))
+        size = min(max(self.evaluation_batch_size, 2), len(self.training_images))
         order = TrainingOrder(self.training_images, self.order_seed)
         return images_of(next(iter(self._loader(self.training_images, size, order))))
 
@@ -122,7 +168,7 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Shuffled batches of whole size, the last incomplete one dropped."""
-        size = min(self.batch_size, len(self.training_images))
+        size = self._training_batch_size()
         rank, processes = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )

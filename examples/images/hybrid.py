@@ -14,7 +14,8 @@ from torchmetrics import CatMetric
 
 from examples.images.cli import main
 from examples.images.diagnosis import explained
-from examples.images.task import DensityEstimation, HeldOut, constant_rate, uniform_noise
+from examples.images.optimization import constant_rate
+from examples.images.task import DensityEstimation, HeldOut, uniform_noise
 from pyro_resflow.flows import ImageFlow
 from pyro_resflow.hybrid import Hybrid
 from pyro_resflow.transforms import Dequantization
@@ -60,6 +61,15 @@ class HybridEstimation(DensityEstimation):
     """
 
     program: ClassVar[str] = "examples.images.hybrid"
+    labelled: ClassVar[bool] = True
+    metrics: ClassVar[frozenset[str]] = DensityEstimation.metrics | {
+        "loss/train",
+        "loss/validation",
+        "accuracy/train",
+        "accuracy/train_step",
+        "accuracy/train_epoch",
+        "accuracy/validation",
+    }
     links: ClassVar[dict[str, str]] = {
         **DensityEstimation.links,
         "data.classes": "model.classes",

@@ -1,6 +1,7 @@
 """The report of a run: the weights of what was tested, pictures, and a page that shows them."""
 
 import base64
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torchvision.utils import save_image
 
 from examples.conditions import Conditions, command
@@ -104,8 +106,8 @@ class Report(Callback):
         distribution = task.distribution()
         samples = distribution.sample((self.samples,)) / (task.bins - 1)
         save_image(figures.square(samples), folder / PICTURES["Samples"].file)
-        batch = next(iter(trainer.datamodule.test_dataloader()))
-        images = images_of(batch).to(task.device)
+        batches = map(images_of, trainer.datamodule.test_dataloader())
+        images = first_images(batches, self.reconstructions).to(task.device)
         shown = images[: self.reconstructions]
         ends = ((shown + 0.5) / task.bins).chunk(2)
         drawn = {
@@ -119,6 +121,16 @@ class Report(Callback):
         }
         for title, figure in drawn.items():
             figure.savefig(folder / PICTURES[title].file, dpi=120)
+
+
+def first_images(batches: Iterable[Tensor], number: int) -> Tensor:
+    """Return the first batches together: as few as hold a number of images, or all."""
+    taken: list[Tensor] = []
+    for batch in batches:
+        taken.append(batch)
+        if sum(map(len, taken)) >= number:
+            break
+    return torch.cat(taken)
 
 
 def save_weights(

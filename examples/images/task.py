@@ -7,18 +7,17 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.seed import isolate_rng
-from lightning.pytorch.utilities.types import (
-    LRSchedulerConfigType,
-    OptimizerLRScheduler,
-    OptimizerLRSchedulerConfig,
-)
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
 from examples.images.diagnosis import explained
+from examples.images.errors import SetupError
+from examples.images.optimization import constant_rate, optimization
 from pyro_resflow.distributions import BitsPerDim, Dequantized
 from pyro_resflow.transforms import Dequantization, UniformDequantization
+from pyro_resflow.transforms.determinism import refuse_noise_in_average
 
 
 class HeldOut(BitsPerDim):
@@ -29,14 +28,27 @@ class HeldOut(BitsPerDim):
         return f"held-out bits/dim: {figures} (test images: {self.images})"
 
 
-def constant_rate(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Keep the learning rate as it is."""
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-
-
 def uniform_noise(event_shape: Sequence[int], bins: int) -> Dequantization:
     """Dequantize by uniform noise."""
     return UniformDequantization(bins)
+
+
+def check_draws(flow: TransformModule, test_draws: int, test_samples: int) -> None:
+    """Raise a `SetupError` if a test could not be done with so many draws."""
+    for setting, number in (("test_draws", test_draws), ("test_samples", test_samples)):
+        if number < 1:
+            raise SetupError(f"model.{setting}: expected at least 1, got {number}")
+    if test_samples == 1:
+        return
+    try:
+        refuse_noise_in_average(flow)
+    except ValueError as error:
+        raise SetupError(
+            f"model.test_samples {test_samples}: the bound of several samples takes a "
+            "log-determinant without noise. Set model.flow.init_args.logdet to "
+            "pyro_resflow.logdet.Exact, which costs a Jacobian for each block, or leave "
+            "model.test_samples at 1"
+        ) from error
 
 
 class DensityEstimation(LightningModule):
@@ -55,9 +67,15 @@ class DensityEstimation(LightningModule):
 
     Attributes:
         links: What the data decide, by their name and that of the setting.
+        labelled: Whether it learns from labels, too.
+        metrics: The names of what it logs in training and validation.
     """
 
     program: ClassVar[str] = "examples.images"
+    labelled: ClassVar[bool] = False
+    metrics: ClassVar[frozenset[str]] = frozenset(
+        {"bits/train", "bits/train_step", "bits/train_epoch", "bits/validation"}
+    )
     links: ClassVar[dict[str, str]] = {
         "data.bins": "model.bins",
         "data.event_shape": "model.flow.init_args.event_shape",
@@ -74,6 +92,7 @@ class DensityEstimation(LightningModule):
         test_samples: int = 1,
     ) -> None:
         super().__init__()
+        check_draws(flow, test_draws, test_samples)
         self.flow = flow
         self.dequantizer = dequantizer(flow.event_shape, bins)
         self.bins = bins
@@ -145,6 +164,9 @@ class DensityEstimation(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
-        optimizer = self.optimizer(self.parameters())
-        schedule = LRSchedulerConfigType(scheduler=self.lr_scheduler(optimizer), interval="step")
-        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=schedule)
+        return optimization(
+            self.parameters(),
+            self.optimizer,
+            self.lr_scheduler,
+            self.trainer.check_val_every_n_epoch or 1,
+        )
