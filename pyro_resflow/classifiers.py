@@ -15,8 +15,9 @@ from .flows.scales import steps_by_scale
 from .nn import ELU, InjectivePadding
 from .rebuilding import Rebuildable
 from .transforms import ActNorm, Compose, Residual
-from .transforms.base import check_event_shape, inverse_value, value
+from .transforms.base import check_event_shape
 from .transforms.contraction import Solve
+from .transforms.evaluation import inverse_value, value
 
 
 class IResNetClassifier(Rebuildable, nn.Module):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from .transforms.base import call_and_ladj
 from .transforms.determinism import (
     DrawsNoise,
     refuse_draws_in_energy,
     refuse_noise_in_average,
 )
+from .transforms.evaluation import call_and_ladj
 
 
 class Dequantizer(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .flows import ImageFlow
 from .rebuilding import Rebuildable
 from .transforms import ActNorm, image_features
-from .transforms.base import value
+from .transforms.evaluation import value
 from .transforms.features import Features
 
 

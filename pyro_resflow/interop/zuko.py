@@ -22,8 +22,9 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ..extras import extra
 from ..transforms import Compose, OnePassTransform
-from ..transforms.base import InverseMemory, call_and_ladj
+from ..transforms.base import InverseMemory
 from ..transforms.conditional import ConditionalInverse
+from ..transforms.evaluation import call_and_ladj
 
 
 @contextmanager
@@ -123,6 +124,8 @@ class ConditionedZukoTransform(ZukoTransform):
         cache_size: 0 or 1.
     """
 
+    context: Tensor
+
     def __init__(self, lazy: LazyTransform, context: Tensor, *, cache_size: int = 1) -> None:
         super().__init__(lazy, cache_size=cache_size)
         self.context = context
@@ -142,9 +145,6 @@ class ConditionedZukoTransform(ZukoTransform):
         event = len(shape) - self.domain.event_dim
         batch = torch.broadcast_shapes(shape[:event], self.context.shape[:-1])
         return torch.Size((*batch, *shape[event:]))
-
-    def _dependencies(self) -> list[Tensor]:
-        return [*super()._dependencies(), self.context]
 
 
 class ConditionalZukoTransform(InverseMemory, ConditionalTransformModule):

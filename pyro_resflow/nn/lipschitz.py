@@ -21,6 +21,7 @@ from torch import Tensor, library, nn
 from ..fingerprints import Fingerprint
 from ..precision import full_precision
 from ..rebuilding import Rebuildable
+from ..walk import modules_inside
 from .divided import DividedByNorm, Measured
 from .norms import OperatorNorm, SpectralNorm
 from .operators import LinearOperator
@@ -285,7 +286,7 @@ def update_norms(module: nn.Module) -> None:
     """
     with _UPDATE_LOCK:
         groups: dict[tuple[Any, ...], list[LipschitzLayer]] = {}
-        for layer in module.modules():
+        for layer in modules_inside(module):
             if (
                 isinstance(layer, LipschitzLayer)
                 and isinstance(layer.weight, nn.Parameter)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Iterator, MutableMapping, Sequence
-from typing import Any, cast
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform
-from torch.distributions.transforms import _InverseTransform
 
 from ..linearization import address
 from ..precision import precision
 from ..rebuilding import Rebuildable
+from ..walk import modules_inside, tensors_inside
 from .determinism import refuse_noise_in_energy
-
-_OTHERS = threading.RLock()
-"""Held while one of Pyro's own transforms computes, which keep what they last computed for all."""
 
 
 class InverseMemory:
@@ -65,6 +62,9 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
     """
 
     bijective = True
+
+    context: Tensor | None = None
+    """What the transform is conditioned on, if it is conditioned."""
 
     def __init__(self, *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
@@ -146,6 +146,8 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
 
     def clear_cache(self) -> None:
         """Forget the last pass, here and in the transforms inside."""
+        from .evaluation import clear_cache
+
         clear_cache(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -170,12 +172,14 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         return last.pair_given(self._dependencies(), self._modes())
 
     def _dependencies(self) -> list[Tensor]:
-        """Every tensor, beside the input, that a pass depends on."""
-        return [*self.parameters(), *self.buffers()]
+        """Every tensor, beside the input, that a pass depends on, contexts inside among them."""
+        inside = [each for each in modules_inside(self) if isinstance(each, OnePassTransform)]
+        contexts = [each.context for each in inside if each.context is not None]
+        return [*tensors_inside(self), *contexts]
 
     def _modes(self) -> list[bool]:
         """Which of the modules inside are in training mode."""
-        return [module.training for module in self.modules()]
+        return [module.training for module in modules_inside(self)]
 
 
 class _Pass:
@@ -246,93 +250,6 @@ def _state(tensors: list[Tensor]) -> tuple[object, ...]:
     """
     modes = (torch.is_grad_enabled(), precision(tensors[0]))
     return (*modes, *((t._version, address(t), t.requires_grad) for t in tensors))
-
-
-def value(transform: Transform, x: Tensor) -> Tensor:
-    """transform(x) alone, which leaves nothing in a cache."""
-    if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
-        return transform._call(x)
-    with _OTHERS:
-        y = transform(x)
-        clear_cache(transform)
-    return y
-
-
-def inverse_value(transform: Transform, y: Tensor) -> Tensor:
-    """transform.inv(y) alone, which leaves nothing in a cache."""
-    if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
-        return transform._inverse(y)
-    with _OTHERS:
-        x = transform.inv(y)
-        clear_cache(transform)
-    return x
-
-
-def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
-    """y = transform(x) and log|dy/dx|, in one pass where the transform offers it."""
-    if _offers(transform, "call_and_ladj"):
-        return cast(Any, transform).call_and_ladj(x)
-    with _OTHERS:
-        y = transform(x)
-        ladj = transform.log_abs_det_jacobian(x, y)
-        clear_cache(transform)
-    return y, ladj
-
-
-def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
-    """x = transform.inv(y) and log|dy/dx|, in one pass where the transform offers it."""
-    if _offers(transform, "inverse_and_ladj"):
-        return cast(Any, transform).inverse_and_ladj(y)
-    with _OTHERS:
-        x = transform.inv(y)
-        ladj = transform.log_abs_det_jacobian(x, y)
-        clear_cache(transform)
-    return x, ladj
-
-
-def log_abs_det(transform: Transform, x: Tensor, y: Tensor) -> Tensor:
-    """log|dy/dx| at a pair that the transform may remember, if it is one of ours."""
-    if isinstance(transform, OnePassTransform) or hasattr(transform, "remembers_nothing"):
-        return transform.log_abs_det_jacobian(x, y)
-    with _OTHERS:
-        ladj = transform.log_abs_det_jacobian(x, y)
-        clear_cache(transform)
-    return ladj
-
-
-def _offers(transform: Transform, method: str) -> bool:
-    """Whether a class has a method of its own, beside those that zuko gives every transform."""
-    return getattr(type(transform), method, None) is not getattr(Transform, method, None)
-
-
-def sum_rightmost(entries: Tensor, number: int) -> Tensor:
-    """The sum over the last dimensions, that many; torch's own takes no empty batches."""
-    return entries.sum(tuple(range(-number, 0))) if number else entries
-
-
-def clear_cache(transform: Transform) -> None:
-    """Forget what a transform and the transforms inside it remember of their last evaluation.
-
-    Pyro's own transforms find their last result again by identity alone: after an optimizer step
-    it is stale, and it keeps them from being copied. So none of them keeps one in our hands.
-    """
-    for part in _transforms_inside(transform):
-        if isinstance(part, OnePassTransform):
-            part._forget()
-        for name in vars(part):
-            if name.startswith("_cache") and name != "_cache_size":
-                setattr(part, name, (None, None) if name == "_cached_x_y" else None)
-
-
-def _transforms_inside(transform: Transform) -> Iterator[Any]:
-    yield transform
-    if isinstance(transform, nn.Module):
-        yield from (m for m in transform.modules() if isinstance(m, Transform))
-    inside = [*getattr(transform, "parts", [])]
-    if isinstance(transform, _InverseTransform):
-        inside.append(transform.inv)
-    for part in inside:
-        yield from _transforms_inside(part)
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:

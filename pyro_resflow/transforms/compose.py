@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
 from ..nn import NonFiniteWeightError, update_norms
-from .base import (
-    OnePassTransform,
-    call_and_ladj,
-    inverse_and_ladj,
-    inverse_value,
-    sum_rightmost,
-    value,
-)
-from .features import show
+from .base import OnePassTransform
+from .evaluation import Nested, Steps
 from .inverse import Inverse
+
+_MEASURED: ContextVar[bool] = ContextVar("measured", default=False)
+"""Whether a composition around this one has measured the norms of all layers inside it."""
+
+
+@contextmanager
+def measured_once(module: nn.Module) -> Iterator[None]:
+    """Measure the norms inside a module, unless a module around it is doing so already.
+
+    Layers that are no part of the module around measure their own norms when they are used.
+    """
+    if _MEASURED.get():
+        yield
+        return
+    update_norms(module)
+    token = _MEASURED.set(True)
+    try:
+        yield
+    finally:
+        _MEASURED.reset(token)
 
 
 class MeasuredTogether(nn.Module):
@@ -29,13 +43,15 @@ class MeasuredTogether(nn.Module):
     rounding: a training run that was saved would go on a little differently.
     """
 
-    def _save_to_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        with suppress(NonFiniteWeightError):  # what has diverged can be saved all the same
-            update_norms(self)
-        super()._save_to_state_dict(*args, **kwargs)
+    def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        """The state as :meth:`torch.nn.Module.state_dict` gives it, its norms measured first."""
+        with ExitStack() as measured:
+            with suppress(NonFiniteWeightError):  # what has diverged can be saved all the same
+                measured.enter_context(measured_once(self))
+            return super().state_dict(*args, **kwargs)
 
 
-class Compose(MeasuredTogether, OnePassTransform):
+class Compose(MeasuredTogether, Nested, OnePassTransform):
     """Transforms one after the other: values and log-determinants gathered in a single pass.
 
     Unlike a composition whose parts each cache their last pair, it keeps only its own ends in
@@ -68,49 +84,30 @@ class Compose(MeasuredTogether, OnePassTransform):
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
-        return ComposeTransform(self.parts).domain
+        return Steps(self.parts).domain
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
-        return ComposeTransform(self.parts).codomain
+        return Steps(self.parts).codomain
+
+    def _event_dims(self) -> tuple[int, int]:
+        return Steps(self.parts).event_dims()
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        update_norms(self)
-        event_dim = self.domain.event_dim
-        total = x.new_zeros(())
-        for part in self.parts:
-            x, ladj = call_and_ladj(part, x)
-            self._show(part, x)
-            total = total + sum_rightmost(ladj, event_dim - part.domain.event_dim)
-            event_dim += part.codomain.event_dim - part.domain.event_dim
-        return x, total
+        with measured_once(self):
+            return Steps(self.parts).call_and_ladj(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        update_norms(self)
-        event_dim = self.codomain.event_dim
-        total = y.new_zeros(())
-        for part in reversed(self.parts):
-            y, ladj = inverse_and_ladj(part, y)
-            event_dim += part.domain.event_dim - part.codomain.event_dim
-            total = total + sum_rightmost(ladj, event_dim - part.domain.event_dim)
-        return y, total
+        with measured_once(self):
+            return Steps(self.parts).inverse_and_ladj(y)
 
     def _call(self, x: Tensor) -> Tensor:
-        update_norms(self)
-        for part in self.parts:
-            x = value(part, x)
-            self._show(part, x)
-        return x
+        with measured_once(self):
+            return Steps(self.parts).call(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        update_norms(self)
-        for part in reversed(self.parts):
-            y = inverse_value(part, y)
-        return y
-
-    def _show(self, part: Transform, x: Tensor) -> None:
-        if not isinstance(part, Compose):  # which shows what leaves its own parts
-            show(part, x)
+        with measured_once(self):
+            return Steps(self.parts).inverse(y)
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         for part in self.parts:

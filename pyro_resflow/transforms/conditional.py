@@ -41,6 +41,8 @@ class ConditionedTransform(OnePassTransform):
         cache_size: 0 or 1.
     """
 
+    context: Tensor
+
     def __init__(self, conditional: Any, context: Tensor, *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
         self.conditional = conditional
@@ -67,9 +69,6 @@ class ConditionedTransform(OnePassTransform):
         expanded = self.context.expand(*batch_shape, *event_shape)
         return expanded.reshape(batch_shape.numel(), *event_shape)
 
-    def _dependencies(self) -> list[Tensor]:
-        return [*super()._dependencies(), self.context]
-
 
 class ConditionedCompose(Compose):
     """Transforms one after the other, some of them at a context; made by ``condition``.
@@ -80,14 +79,13 @@ class ConditionedCompose(Compose):
         cache_size: 0 or 1.
     """
 
+    context: Tensor
+
     def __init__(
         self, parts: Iterable[Transform], context: Tensor, *, cache_size: int = 1
     ) -> None:
         super().__init__(parts, cache_size=cache_size)
         self.context = context
-
-    def _dependencies(self) -> list[Tensor]:
-        return [*super()._dependencies(), self.context]
 
 
 class ConditionalCompose(MeasuredTogether, ConditionalBijection):

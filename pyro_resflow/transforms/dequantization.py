@@ -93,37 +93,36 @@ class ConditionedUniformDequantization(OnePassTransform):
         bins: number of grey levels.
     """
 
+    context: Tensor
+
     domain = constraints.independent(constraints.unit_interval, 3)
     codomain = constraints.independent(constraints.unit_interval, 3)
 
     def __init__(self, images: Tensor, bins: int, *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
-        self.images = images
+        self.context = images
         self.bins = bins
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         least = rounding_margin(self.bins, x.dtype)
-        y = (self.images.to(x.dtype) + x.clamp(least, 1 - least)) / self.bins
+        y = (self.context.to(x.dtype) + x.clamp(least, 1 - least)) / self.bins
         return y, self._ladj(y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         return self._inverse(y), self._ladj(y)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return y * self.bins - self.images.to(y.dtype)
+        return y * self.bins - self.context.to(y.dtype)
 
     def _ladj(self, y: Tensor) -> Tensor:
         pixels = y.shape[-3] * y.shape[-2] * y.shape[-1]
         return y.new_full(y.shape[:-3], -pixels * math.log(self.bins))
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        return torch.broadcast_shapes(shape, self.images.shape)
+        return torch.broadcast_shapes(shape, self.context.shape)
 
     inverse_shape = forward_shape
-
-    def _dependencies(self) -> list[Tensor]:
-        return [*super()._dependencies(), self.images]
 
 
 def rounding_margin(bins: int, dtype: torch.dtype) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -229,9 +229,9 @@ def inside(flow: object) -> Iterator[object]:
 
 
 def _clear_caches(flow: object) -> None:
-    for part in inside(flow):
-        if isinstance(part, Transform):
-            cast(Any, part).clear_cache()
+    from .evaluation import clear_cache
+
+    clear_cache(flow)
 
 
 def _noisy(flow: object) -> Iterator[object]:

@@ -11,7 +11,8 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ..nn.initialization import DataInitialized
-from .base import OnePassTransform, check_event_shape, sum_rightmost
+from .base import OnePassTransform, check_event_shape
+from .evaluation import sum_rightmost
 
 
 class Logit(OnePassTransform):

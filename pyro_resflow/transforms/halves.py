@@ -7,14 +7,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from .base import (
-    OnePassTransform,
-    call_and_ladj,
-    check_event_shape,
-    inverse_and_ladj,
-    sum_rightmost,
-)
+from .base import OnePassTransform, check_event_shape
 from .compose import Compose
+from .evaluation import call_and_ladj, event_dims, inverse_and_ladj, sum_rightmost
 from .masks import Mask
 
 OnePass = Callable[[Transform, Tensor], tuple[Tensor, Tensor]]
@@ -72,7 +67,7 @@ class OnHalves(OnePassTransform):
 
     def _half(self, transform: Transform, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
         y, ladj = one_pass(transform, x)
-        return y, sum_rightmost(ladj, len(self.mask.event_shape) - transform.domain.event_dim)
+        return y, sum_rightmost(ladj, len(self.mask.event_shape) - event_dims(transform)[0])
 
 
 def _on_events(name: str, transform: Transform, event_dim: int) -> Transform:

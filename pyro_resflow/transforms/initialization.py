@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from ..nn import DataInitialized
-from .base import check_event_shape, clear_cache, inverse_value
+from .base import check_event_shape
 from .determinism import inside
+from .evaluation import clear_cache, inverse_value
 
 
 def initialize(

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from ..rebuilding import Rebuildable
-from .base import (
-    InverseMemory,
-    OnePassTransform,
+from .base import InverseMemory, OnePassTransform
+from .evaluation import (
+    Nested,
     call_and_ladj,
     clear_cache,
+    event_dims,
     inverse_and_ladj,
     inverse_value,
     log_abs_det,
@@ -21,7 +22,7 @@ from .base import (
 )
 
 
-class Inverse(Rebuildable, InverseMemory, dist.TransformModule):
+class Inverse(Nested, Rebuildable, InverseMemory, dist.TransformModule):
     """A transform run backwards; its parameters are the transform's.
 
     torch's own ``t.inv`` is no module: ``ComposeTransformModule([t.inv])`` registers nothing, and
@@ -62,6 +63,10 @@ class Inverse(Rebuildable, InverseMemory, dist.TransformModule):
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
         return self.transform.domain
+
+    def _event_dims(self) -> tuple[int, int]:
+        before, after = event_dims(self.transform)
+        return after, before
 
     @property
     def inv(self) -> Transform:

@@ -10,8 +10,9 @@ from torch.distributions import ReshapeTransform, Transform, constraints
 from torch.nn import functional as F
 
 from ..nn import Conditioner
-from .base import OnePassTransform, call_and_ladj, check_event_shape, inverse_and_ladj
+from .base import OnePassTransform, check_event_shape
 from .compose import Compose
+from .evaluation import call_and_ladj, inverse_and_ladj
 from .split_prior import SplitPrior
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from pyro_resflow import residual_flow
+from pyro_resflow import conditional_residual, residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import GatedAttentionConditioner, check_contraction
 from pyro_resflow.transforms import ActNorm, Checkerboard, Compose, CouplingStep, TriangularAffine
@@ -86,3 +86,13 @@ def test_what_was_computed_under_autocast_is_not_used_without() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model.log_prob(x)
         torch.testing.assert_close(model.log_prob(x), model.log_prob(x.clone()))
+
+
+def test_a_context_inside_a_composition_that_is_written_to_is_noticed() -> None:
+    context = torch.randn(5, 3)
+    flow = Compose([conditional_residual(2, 3, [8]).condition(context), TriangularAffine(2)])
+    x = torch.randn(5, 2)
+    with torch.no_grad():
+        flow(x)
+        context.mul_(5)
+        torch.testing.assert_close(flow(x), flow(x.clone()))
