@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "guides": FLOWS,
     "classifiers": FLOWS,
     "hybrid": FLOWS,
-    "checkpoints": FLOWS | {"extras"},
+    "checkpoints": FLOWS,
     "interop": FLOWS | {"guides", "checkpoints", "extras"},
 }
 WITHOUT_PYRO = FOUNDATION | {"nn", "logdet", "solvers"}
@@ -110,7 +110,7 @@ def test_mathematics_knows_no_pyro(path: Path) -> None:
     names = {name.split(".")[0] for name in imports(path)}
     assert not (part_of(path) in WITHOUT_PYRO and "pyro" in names)
     assert names <= {*sys.stdlib_module_names, "torch", "pyro", "pyro_resflow"} | (
-        {*OPTIONAL, "numpy"} if part_of(path) in ("checkpoints", "interop") else set()
+        {*OPTIONAL, "numpy"} if part_of(path) == "interop" else set()
     )
 
 

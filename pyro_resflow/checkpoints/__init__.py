@@ -4,6 +4,8 @@ from .errors import (
     CheckpointError,
     ContractionWarning,
     CorruptCheckpointError,
+    LimitError,
+    NoChecksumWarning,
     NotRebuildableError,
     TensorMismatchError,
     UnknownClassError,
@@ -13,6 +15,7 @@ from .errors import (
 )
 from .flows import load, save
 from .information import Information, info
+from .limits import Limits
 from .reference import load_reference
 
 __all__ = [
@@ -20,6 +23,9 @@ __all__ = [
     "ContractionWarning",
     "CorruptCheckpointError",
     "Information",
+    "LimitError",
+    "Limits",
+    "NoChecksumWarning",
     "NotRebuildableError",
     "TensorMismatchError",
     "UnknownClassError",

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
-from . import CheckpointError, info, load_reference, save
+from . import CheckpointError, ContractionWarning, NoChecksumWarning, info, save
+from .reference import loaded
+from .texts import printable, shown_path
+
+MESSAGE = 2000
+"""Characters of a message that are shown."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,12 +27,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 with a message on the standard error stream.
     """
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except (CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    _show_all()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ContractionWarning)
+        warnings.simplefilter("always", NoChecksumWarning)
+        try:
+            options.run(options)
+        except (CheckpointError, OSError) as error:
+            print(f"error: {printable(str(error), MESSAGE)}", file=sys.stderr)
+            return 1
+    for warning in said:
+        print(f"warning: {printable(str(warning.message), MESSAGE)}", file=sys.stderr)
     return 0
+
+
+def _show_all() -> None:
+    """Let the output streams escape what they cannot encode, a name that is no UTF-8 say."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,14 +69,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    flow = load_reference(options.source, ema=not options.raw)
+    flow, saved = loaded(options.source, ema=not options.raw)
     notes = {
-        "source": f"{Path(options.source).name}, of the reference implementation",
+        "source": f"{shown_path(Path(options.source).name)}, of the reference implementation",
         "parameters": "the training's own" if options.raw else "their moving average",
-        "test bits/dim": str(info(options.source).details["test bits/dim"]),
+        "test bits/dim": str(saved.test_bpd),
     }
     save(flow, options.target, notes=notes)
-    print(f"{options.target}: {sum(p.numel() for p in flow.parameters()):,} parameters")
+    parameters = sum(parameter.numel() for parameter in flow.parameters())
+    print(f"{shown_path(options.target)}: {parameters:,} parameters")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 from ..flows import ConvBlock, MLPBlock, ResidualFlow
 from ..nn import ELU, Activation, LipSwish, Softplus
 from .errors import UnsupportedFlowError
+from .texts import printable, quoted
 
 ACTIVATIONS: dict[str, type[Activation]] = {"elu": ELU, "softplus": Softplus, "swish": LipSwish}
 END_BLOCKS = 4
@@ -122,8 +123,10 @@ def architecture(args: Mapping[str, Any]) -> Architecture:
         )
     except KeyError as error:
         raise UnsupportedFlowError(f"args: the option {error} is missing.") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UnsupportedFlowError(f"args: an option has an impossible value, {error}.") from error
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise UnsupportedFlowError(
+            f"args: an option has an impossible value, {printable(str(error))}."
+        ) from error
 
 
 def _refuse_others(args: Mapping[str, Any]) -> None:
@@ -132,14 +135,15 @@ def _refuse_others(args: Mapping[str, Any]) -> None:
     if missing:
         raise UnsupportedFlowError(f"args: the options {', '.join(missing)} are missing.")
     refused = [
-        f"{name}={args[name]!r} (only {only!r})"
+        f"{name}={quoted(args[name])} (only {only!r})"
         for name, only in ONLY.items()
         if args[name] != only
     ]
-    if set(str(args.get("vnorms"))) != {"2"}:
-        refused.append(f"vnorms={args.get('vnorms')!r} (only the Euclidean norm, '2222')")
-    if args.get("act") not in ACTIVATIONS:
-        refused.append(f"act={args.get('act')!r} (only {', '.join(ACTIVATIONS)})")
+    norms, activation = args.get("vnorms"), args.get("act")
+    if not isinstance(norms, str) or set(norms) != {"2"}:
+        refused.append(f"vnorms={quoted(norms)} (only the Euclidean norm, '2222')")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        refused.append(f"act={quoted(activation)} (only {', '.join(ACTIVATIONS)})")
     if refused:
         raise UnsupportedFlowError(
             f"args: a flow of these options is not built here: {', '.join(refused)}."

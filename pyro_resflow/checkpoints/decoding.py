@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .description import FLOATS
+from .dtypes import DTYPES
 from .errors import CheckpointError, CorruptCheckpointError
 from .names import class_of
+from .texts import printable
 
 
 class Decoder:
-    """Objects from JSON.
+    """Objects from JSON that :class:`pyro_resflow.checkpoints.description.Checker` has checked.
 
     Args:
         tensors: the tensors among the arguments, by name.
@@ -37,8 +40,8 @@ class Decoder:
             "tuple": lambda node, where: tuple(self.decode(node["tuple"], where)),
             "size": lambda node, where: torch.Size(self.decode(node["size"], where)),
             "dict": lambda node, where: dict(self.decode(node["dict"], where)),
-            "dtype": lambda node, where: _dtype(node["dtype"]),
-            "float": lambda node, where: float(node["float"]),
+            "dtype": lambda node, where: DTYPES[node["dtype"]],
+            "float": lambda node, where: FLOATS[node["float"]],
         }
 
     def decode(self, node: Any, where: str) -> Any:
@@ -49,23 +52,22 @@ class Decoder:
             where: what the errors call the place.
 
         Raises:
-            CorruptCheckpointError: for a node that nothing can be made of.
+            CorruptCheckpointError: for arguments that a constructor refuses.
             UnknownClassError: for the name of a class that is not there.
         """
         if isinstance(node, list):
             return [self.decode(entry, f"{where}[{i}]") for i, entry in enumerate(node)]
         if not isinstance(node, dict):
             return node
-        kinds = node.keys() & self._kinds.keys()
-        if len(kinds) != 1:
-            raise CorruptCheckpointError(f"{where}: expected one kind of entry, got {list(node)}.")
+        (kind,) = node.keys() & self._kinds.keys()
         try:
-            made = self._kinds[kinds.pop()](node, where)
-        except CheckpointError:
+            made = self._kinds[kind](node, where)
+        except (CheckpointError, Warning, torch.OutOfMemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # of a constructor
+            what = f"{type(error).__name__}, {printable(str(error))}"
             raise CorruptCheckpointError(
-                f"{where}: {type(error).__name__}, {error}; nothing can be made of this entry."
+                f"{where}: {what}; nothing can be made of this entry."
             ) from error
         if "id" in node:
             self._objects[node["id"]] = made
@@ -90,10 +92,3 @@ class Decoder:
     def _tensor(self, node: dict[str, Any], where: str) -> Tensor:
         tensor = self.tensors[node["tensor"]]
         return nn.Parameter(tensor) if node["parameter"] else tensor
-
-
-def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name)
-    if not isinstance(found, torch.dtype):
-        raise CorruptCheckpointError(f"{name!r} is no type of tensors.")
-    return found

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ..rebuilding import NotKept, Rebuildable
+from .dtypes import NAMES
 from .errors import NotRebuildableError
 from .foreign import FOREIGN, FOREIGN_NAMES, Arguments
 from .names import OWN, name_of
@@ -71,7 +72,9 @@ class Encoder:
         if type(value) is dict:
             return {"dict": [[self.encode(key), self.encode(value[key])] for key in value]}
         if isinstance(value, torch.dtype):
-            return {"dtype": str(value).removeprefix("torch.")}
+            if value not in NAMES:
+                raise self._refusal(f"the type {value}")
+            return {"dtype": NAMES[value]}
         if isinstance(value, type):
             return {"type": self._name(value)}
         if isinstance(value, partial):

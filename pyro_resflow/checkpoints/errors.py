@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class CheckpointError(ValueError):
-    """A flow cannot be written to a file, or a file holds no flow that can be made."""
+    """A flow cannot be written to a file, or a file holds no flow that can be made.
+
+    Attributes:
+        path: the file, once it is known; the message begins with it.
+    """
+
+    path: str | None = None
 
 
 class NotRebuildableError(CheckpointError):
@@ -13,6 +19,10 @@ class NotRebuildableError(CheckpointError):
 
 class CorruptCheckpointError(CheckpointError):
     """A file is truncated, damaged or no checkpoint at all."""
+
+
+class LimitError(CorruptCheckpointError):
+    """A file asks for more than its reader allows, see :class:`Limits`."""
 
 
 class UnknownVersionError(CheckpointError):
@@ -37,3 +47,7 @@ class UnsupportedFlowError(CheckpointError):
 
 class ContractionWarning(UserWarning):
     """A network that was loaded is not a contraction, as far as can be told."""
+
+
+class NoChecksumWarning(UserWarning):
+    """A file was loaded whose format has no checksums: damage may have gone unnoticed."""

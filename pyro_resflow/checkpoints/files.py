@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import stat
-import threading
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..extras import extra
-from .errors import CheckpointError, CorruptCheckpointError, UnknownVersionError
-
-with extra("checkpoints"):
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
+from .description import Checker
+from .errors import CorruptCheckpointError, UnknownVersionError
+from .layout import Header, bytes_of, pieces, read_header, read_tensor
+from .limits import Limits
+from .opening import Path_
+from .replacing import replaced
+from .texts import listed, printable, quoted
 
 VERSION = 1
 """The format version that is written; it and the ones before are read."""
@@ -38,8 +36,6 @@ PARTS = {
     "checksums": dict,
 }
 """What a description consists of, its version aside."""
-
-Path_ = str | os.PathLike[str]
 
 
 class Contents(NamedTuple):
@@ -63,7 +59,7 @@ def write(path: Path_, description: Mapping[str, Any], tensors: Mapping[str, Ten
         tensors: by name, no two of which need be distinct in memory.
 
     Raises:
-        OSError: if the folder is not there or cannot be written to.
+        OSError: if the folder is not there or cannot be written to, or the disk is full.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
@@ -75,136 +71,113 @@ def write(path: Path_, description: Mapping[str, Any], tensors: Mapping[str, Ten
     checksums = {name: checksum(tensor) for name, tensor in copies.items()}
     text = json.dumps({"version": VERSION, **description, "checksums": checksums})
     metadata = {"format": "pt", DESCRIPTION: text, CHECKSUM: str(zlib.crc32(text.encode()))}
-    with _replaced(target) as temporary:
-        save_file(copies, temporary, metadata)
+    with replaced(target) as file:
+        file.writelines(pieces(metadata, copies))
 
 
-@contextmanager
-def _replaced(target: Path) -> Iterator[Path]:
-    """A file to write to, in the same folder, that takes the target's place once it is on disk."""
-    name = f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp"
-    temporary = target.with_name(name)
-    try:
-        temporary.touch()
-        mode = (target if target.exists() else temporary).stat().st_mode
-        yield temporary
-        temporary.chmod(stat.S_IMODE(mode))  # safetensors makes a file that nobody else may read
-        _synchronise(temporary, os.O_RDWR)
-        os.replace(temporary, target)
-        with suppress(OSError):  # some systems cannot open a folder
-            _synchronise(target.parent, os.O_RDONLY)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _synchronise(path: Path, flags: int) -> None:
-    """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read(path: Path_) -> Contents:
+def read(file: BinaryIO, limits: Limits) -> Contents:
     """Read a file and check that it is whole.
+
+    Args:
+        file: open for reading.
+        limits: what it may ask for.
 
     Raises:
         CorruptCheckpointError: for a file that is truncated, damaged or not of this format.
         UnknownVersionError: for a format version that this release cannot read.
-        OSError: if there is no such file, or it cannot be read.
     """
-    with about(path), _opened(path) as file:
-        description = _description(file.metadata())
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        checksums = description["checksums"]
-        if tensors.keys() != checksums.keys():
-            differing = ", ".join(sorted(tensors.keys() ^ checksums.keys()))
+    header, description = _read_start(file, limits)
+    checksums = description["checksums"]
+    if header.entries.keys() != checksums.keys():
+        differing = listed(set(header.entries.keys() ^ checksums.keys()))
+        raise CorruptCheckpointError(f"damaged: the list of tensors is not its own, {differing}.")
+    tensors = {}
+    for name in header.entries:
+        tensors[name] = read_tensor(file, header, name)
+        if checksum(tensors[name]) != checksums[name]:
             raise CorruptCheckpointError(
-                f"damaged: the list of tensors is not its own, {differing}."
+                f"damaged: the tensor {quoted(name)} is not what was written."
             )
-        for name, tensor in tensors.items():
-            if checksum(tensor) != checksums[name]:
-                raise CorruptCheckpointError(
-                    f"damaged: the tensor {name!r} is not what was written."
-                )
-        return Contents(description, tensors)
+    return Contents(description, tensors)
 
 
-def read_shapes(path: Path_) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+def read_shapes(
+    file: BinaryIO, limits: Limits
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """The description, and the shapes of the tensors by name, without the tensors.
 
     Raises:
         CorruptCheckpointError: see :func:`read`.
         UnknownVersionError: see :func:`read`.
-        OSError: see :func:`read`.
     """
-    with about(path), _opened(path) as file:
-        names = file.keys()
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        return _description(file.metadata()), shapes
+    header, description = _read_start(file, limits)
+    return description, {name: entry.shape for name, entry in header.entries.items()}
 
 
-def is_torch_file(path: Path_) -> bool:
+def begins_as_torch_file(file: BinaryIO) -> bool:
     """Whether a file begins as those of ``torch.save`` do."""
-    with open(path, "rb") as file:
-        start = file.read(9)
+    start = file.read(9)
+    file.seek(0)
     # the first eight bytes of a safetensors file are a length, which can be anything
     return start[:2] in (b"PK", b"\x80\x02") and start[8:] != b"{"
 
 
-@contextmanager
-def _opened(path: Path_) -> Iterator[Any]:
-    if is_torch_file(path):
+def _read_start(file: BinaryIO, limits: Limits) -> tuple[Header, dict[str, Any]]:
+    if begins_as_torch_file(file):
         raise CorruptCheckpointError(
             "this is a file of torch.save. A checkpoint of the reference implementation is read "
             "by load_reference; anything else by torch.load."
         )
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
-    except SafetensorError as error:
-        raise CorruptCheckpointError(
-            f"truncated or damaged: it is no whole safetensors file ({error})."
-        ) from error
+    header = read_header(file, limits)
+    description = _description(header.metadata)
+    check_description(description, limits)
+    return header, description
 
 
-def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    text = (metadata or {}).get(DESCRIPTION)
+def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
+    text = metadata.get(DESCRIPTION)
     if text is None:
         raise CorruptCheckpointError("it was not written by pyro_resflow.checkpoints.save.")
     try:
         description = json.loads(text)
         version = description["version"]
+        found = str(zlib.crc32(text.encode()))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptCheckpointError(
-            f"damaged: its description is no JSON of ours ({error})."
+            f"damaged: its description is no JSON of ours ({printable(str(error))})."
         ) from error
-    if version not in range(1, VERSION + 1):
+    if type(version) is not int or version not in range(1, VERSION + 1):
         raise UnknownVersionError(
-            f"format version {version!r}; this release of pyro_resflow reads up to {VERSION}. "
-            "Update pyro_resflow."
+            f"format version {quoted(version)}; this release of pyro_resflow reads up to "
+            f"{VERSION}. Update pyro_resflow."
         )
-    if (metadata or {}).get(CHECKSUM) != str(zlib.crc32(text.encode())):
+    if metadata.get(CHECKSUM) != found:
         raise CorruptCheckpointError("damaged: its description is not what was written.")
     for part, kind in PARTS.items():
         if not isinstance(description.get(part), kind):
             raise CorruptCheckpointError(f"its description has no {part!r}.")
+    if not all(isinstance(text, str) for text in description["notes"].values()):
+        raise CorruptCheckpointError("its notes are no texts.")
     return description
+
+
+def check_description(description: Mapping[str, Any], limits: Limits) -> None:
+    """Raise unless something can be made of a flow's description and its settings.
+
+    Raises:
+        CorruptCheckpointError: for an entry that nothing can be made of, saying where.
+        LimitError: for more or deeper ones than allowed.
+    """
+    checker = Checker(limits)
+    checker.check(description["flow"], "flow")
+    for path, attributes in description["settings"].items():
+        if not isinstance(attributes, dict):
+            raise CorruptCheckpointError("settings: expected names and values for each module.")
+        for name, node in attributes.items():
+            checker.check(node, f"settings of {quoted(path)}, {quoted(name)}")
 
 
 def checksum(tensor: Tensor) -> int:
     """A CRC-32 of a tensor on the CPU: of its type, its shape and its values."""
     start = zlib.crc32(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    values: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return zlib.crc32(values, start)
-
-
-@contextmanager
-def about(path: Path_) -> Iterator[None]:
-    """Errors of checkpoints raised within name the file."""
-    try:
-        yield
-    except CheckpointError as error:
-        message = f"{os.fspath(path)}: {error}"
-        raise type(error)(message) from error.__cause__
+    return zlib.crc32(bytes_of(tensor.contiguous()), start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -10,12 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import NonFiniteWeightError, update_norms
-from .contraction import warn_unless_contraction
+from .budget import AllocationBudget
+from .contraction import complaint
 from .decoding import Decoder
+from .dtypes import check_floating
 from .encoding import Encoder
-from .errors import CorruptCheckpointError, NotRebuildableError
-from .files import Path_, about, read, write
+from .errors import (
+    ContractionWarning,
+    CorruptCheckpointError,
+    LimitError,
+    NotRebuildableError,
+)
+from .files import check_description, read, write
+from .limits import Limits
 from .names import by_name, check_own_classes
+from .opening import Path_, reading, size_of
 from .structure import (
     apply_settings,
     check_alike,
@@ -24,23 +34,32 @@ from .structure import (
     named_tensors,
     settings,
 )
+from .texts import shown_path
 
 
-def save(flow: nn.Module, path: Path_, *, notes: Mapping[str, str] | None = None) -> None:
+def save(
+    flow: nn.Module,
+    path: Path_,
+    *,
+    notes: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+) -> None:
     """Save a flow: how it is made, its settings, its parameters and its buffers.
 
-    The file is a safetensors file, which holds no code. A crash on the way leaves the file that
-    was there before whole.
+    The file is a safetensors file, which holds no code; the same flow gives the same bytes. A
+    crash or a full disk leaves the file that was there before whole. What a killed process has
+    left half written in the folder is removed.
 
     Args:
         flow: a transform or a conditional transform, or any other module of this package.
         path: the file, by custom ``name.safetensors``.
         notes: what else to say of it, for instance the data it was trained on and its bits/dim;
             :func:`pyro_resflow.checkpoints.info` shows them.
+        limits: what :func:`load` will be given; default: ``Limits()``.
 
     Raises:
         NotRebuildableError: if the flow could not be made again from a file, saying why.
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, for instance to a full disk.
 
     Example:
         >>> import tempfile, torch
@@ -59,12 +78,15 @@ def save(flow: nn.Module, path: Path_, *, notes: Mapping[str, str] | None = None
         )
     with suppress(NonFiniteWeightError):  # a flow that has diverged can be saved all the same
         update_norms(flow)
+    limits = limits or Limits()
     named = named_tensors(flow)
     if any(tensor.is_meta for tensor in named.values()):
         raise NotRebuildableError("flow: it is on the meta device, where tensors have no values.")
     encoder = Encoder()
     node = encoder.encode(flow)
-    rebuilt = _rebuilt(node, encoder)
+    state = {name: named[name] for name in first_names(named).values()}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    rebuilt = _rebuilt(node, encoder, limits.allocation(size))
     check_alike(flow, rebuilt)  # so that nothing is saved that would not load
     description = {
         "flow": node,
@@ -73,12 +95,14 @@ def save(flow: nn.Module, path: Path_, *, notes: Mapping[str, str] | None = None
         "notes": {str(name): str(text) for name, text in (notes or {}).items()},
         "torch": torch.__version__,
     }
-    first = first_names(named)
-    state = {name: named[name] for name in first.values()}
+    try:
+        check_description(description, limits)
+    except LimitError as error:
+        raise NotRebuildableError(f"load would refuse the file: {error}") from error
     write(path, description, {**state, **encoder.tensors})
 
 
-def _rebuilt(node: Any, encoder: Encoder) -> nn.Module:
+def _rebuilt(node: Any, encoder: Encoder, allocation: int) -> nn.Module:
     """The flow that would be loaded, its tensors apart.
 
     Raises:
@@ -86,8 +110,10 @@ def _rebuilt(node: Any, encoder: Encoder) -> nn.Module:
     """
     arguments = {name: tensor.detach().cpu() for name, tensor in encoder.tensors.items()}
     try:
-        with undisturbed(torch.device("cpu")):
+        with undisturbed(torch.device("cpu")), AllocationBudget(allocation):
             return Decoder(arguments, encoder.own).decode(node, "flow")
+    except LimitError as error:
+        raise NotRebuildableError(f"load would refuse the file: {error}") from error
     except CorruptCheckpointError as error:
         raise NotRebuildableError(f"it cannot be made again as it was: {error}") from error
 
@@ -99,11 +125,13 @@ def load(
     dtype: torch.dtype | None = None,
     classes: Iterable[type] = (),
     certify: bool = True,
+    limits: Limits | None = None,
 ) -> Any:
     """Load a flow that :func:`save` has saved.
 
     Loading runs no code from the file: it makes objects of this package's classes, of a list of
-    torch's and Pyro's, and of ``classes``. It draws no random numbers.
+    torch's and Pyro's, and of ``classes``. It draws no random numbers. The file is opened once:
+    while another takes its place, one of the two is loaded.
 
     Args:
         path: the file.
@@ -112,6 +140,7 @@ def load(
         classes: the classes of your own that are part of the flow.
         certify: look whether the networks are contractions, as their norms in the file say, and
             warn if not. For flows of some ten million parameters this takes longer than reading.
+        limits: what the file may ask for; default: ``Limits()``.
 
     Returns:
         The flow, in the mode, of training or of evaluation, in which it was saved.
@@ -123,21 +152,28 @@ def load(
         CorruptCheckpointError: for a file that is truncated, damaged or not of this format.
         UnknownVersionError: for a format version that this release cannot read.
         UnknownClassError: for a class of your own that is not in ``classes``.
-        TensorMismatchError: if a tensor is missing, surplus or of another shape.
+        TensorMismatchError: if a tensor is missing, surplus or of another shape or type.
+        LimitError: for a file that asks for more than its limits.
+        ValueError: if ``dtype`` is no floating-point type.
         OSError: if there is no such file, or it cannot be read.
 
     Example:
         See :func:`save`.
     """
     own = by_name(classes)
-    device = torch.device(device) if device is not None else torch.get_default_device()
-    description, tensors = read(path)
-    with about(path), undisturbed(device):
+    device = usable(device)
+    check_floating(dtype)
+    limits = limits or Limits()
+    with reading(path) as file:
+        description, tensors = read(file, limits)
         check_own_classes(description, own)
-        flow = _made(description, tensors, own, device, dtype)
-        flow.to(device=device, dtype=dtype)
-    if certify:
-        warn_unless_contraction(flow, path)
+        allocation = limits.allocation(size_of(file))
+        with undisturbed(device):
+            flow = _made(description, tensors, own, device, dtype, allocation)
+            flow.to(device=device, dtype=dtype)
+        what = complaint(flow) if certify else None
+    if what is not None:
+        warnings.warn(f"{shown_path(path)}: {what}", ContractionWarning, stacklevel=2)
     return flow
 
 
@@ -147,6 +183,7 @@ def _made(
     own: Mapping[str, type],
     device: torch.device,
     dtype: torch.dtype | None,
+    allocation: int,
 ) -> nn.Module:
     arguments = {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -155,18 +192,24 @@ def _made(
     }
     state = {name: each for name, each in tensors.items() if name not in arguments}
     decoder = Decoder(arguments, own)
-    flow = decoder.decode(description["flow"], "flow")
-    if not isinstance(flow, nn.Module):
-        raise CorruptCheckpointError(f"flow: expected a module, got {type(flow).__name__}.")
-    if not all(isinstance(each, dict) for each in description["settings"].values()):
-        raise CorruptCheckpointError("settings: expected names and values for each module.")
-    found = {
-        path: {name: decoder.decode(node, f"settings of {path}") for name, node in each.items()}
-        for path, each in description["settings"].items()
-    }
+    with AllocationBudget(allocation):
+        flow = decoder.decode(description["flow"], "flow")
+        if not isinstance(flow, nn.Module):
+            raise CorruptCheckpointError(f"flow: expected a module, got {type(flow).__name__}.")
+        found = {
+            path: {n: decoder.decode(e, f"settings of {path}") for n, e in each.items()}
+            for path, each in description["settings"].items()
+        }
     apply_settings(flow, found)
     fill(flow, state)
     return flow.train(description["training"])
+
+
+def usable(device: torch.device | str | None) -> torch.device:
+    """The device to load to; if it cannot be used, torch says why before a file is opened."""
+    found = torch.device(device) if device is not None else torch.get_default_device()
+    torch.empty(0, device=found)
+    return found
 
 
 @contextmanager

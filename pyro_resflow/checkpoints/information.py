@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, BinaryIO
 
-from .files import Path_, about, is_torch_file, read_shapes
+from .description import KINDS
+from .files import begins_as_torch_file, read_shapes
+from .limits import Limits
+from .opening import Path_, reading
 from .reference import Saved
+from .texts import printable, quoted, shown
 from .torch_files import TorchFile
 
 WIDTH = 100
 """The longest line that is shown of a flow, if it can be broken."""
 
+NOTE = 10_000
+"""Characters of a note that are shown."""
+
 
 @dataclass(frozen=True)
 class Information:
-    """What a file says of itself; ``print`` shows it.
+    """What a file says of itself; ``print`` shows it, without control characters.
 
     Args:
         kind: ``"pyro_resflow"``, or ``"reference"`` for the reference implementation's.
@@ -40,22 +47,24 @@ class Information:
 
     def __str__(self) -> str:
         what = {**self.details, "tensors": len(self.shapes), "numbers": f"{self.numbers:,}"}
-        lines = [f"{name}: {value}" for name, value in what.items()]
-        lines += [f"{name}: {value}" for name, value in self.notes.items()]
-        if "class" in self.flow:
+        what |= self.notes
+        lines = [f"{printable(name)}: {shown(value, NOTE)}" for name, value in what.items()]
+        if self.kind == "pyro_resflow":
             lines.append(expression(self.flow))
         else:
-            lines += ["args:", *(f"  {name}: {value}" for name, value in self.flow.items())]
+            args = self.flow.items()
+            lines += ["args:", *(f"  {printable(name)}: {shown(value)}" for name, value in args)]
         return "\n".join(lines)
 
 
-def info(path: Path_) -> Information:
+def info(path: Path_, *, limits: Limits | None = None) -> Information:
     """What a checkpoint holds: one of ours, or one of the reference implementation's.
 
     No flow is made and nothing that the file names is run.
 
     Args:
         path: the file.
+        limits: what the file may ask for; default: ``Limits()``.
 
     Raises:
         CheckpointError: see :func:`pyro_resflow.checkpoints.load` and
@@ -77,11 +86,13 @@ def info(path: Path_) -> Information:
         data: none
         transforms.ActNorm(num_features=3, event_dim=1, initialized=False, cache_size=1)
     """
-    return _of_reference(path) if is_torch_file(path) else _of_ours(path)
+    limits = limits or Limits()
+    with reading(path) as file:
+        return (_of_reference if begins_as_torch_file(file) else _of_ours)(file, limits)
 
 
-def _of_ours(path: Path_) -> Information:
-    description, shapes = read_shapes(path)
+def _of_ours(file: BinaryIO, limits: Limits) -> Information:
+    description, shapes = read_shapes(file, limits)
     version = description["version"]
     details = {"format": f"pyro_resflow, version {version}", "torch": description["torch"]}
     if description["settings"]:
@@ -91,41 +102,50 @@ def _of_ours(path: Path_) -> Information:
     return Information("pyro_resflow", description["flow"], shapes, details, description["notes"])
 
 
-def _of_reference(path: Path_) -> Information:
-    with TorchFile(path) as file, about(path):
-        saved = Saved.of(file.content)
-    average = "no" if saved.moving_average is None else "yes"
-    details = {
-        "format": "the reference implementation's",
-        "moving average": average,
+def _of_reference(file: BinaryIO, limits: Limits) -> Information:
+    torch_file = TorchFile(file, limits)
+    saved = Saved.of(torch_file.content)
+    shapes = {name: record.shape for name, record in saved.state.items()}
+    return Information("reference", saved.args, shapes, _details(saved, torch_file.has_checksums))
+
+
+def _details(saved: Saved, has_checksums: bool) -> dict[str, Any]:
+    """What else there is to say of a file of the reference implementation."""
+    kind = "" if has_checksums else ", as before torch 1.6: without checksums"
+    return {
+        "format": f"the reference implementation's{kind}",
+        "moving average": "no" if saved.moving_average is None else "yes",
         "test bits/dim": saved.test_bpd,
     }
-    shapes = {name: record.shape for name, record in saved.state.items()}
-    return Information("reference", saved.args, shapes, details)
 
 
 def expression(node: Any, indent: str = "") -> str:
     """A node of a description as a Python expression, more or less.
 
     Args:
-        node: what JSON has.
+        node: what JSON has, and :class:`pyro_resflow.checkpoints.description.Checker` has checked.
         indent: of the lines after the first.
     """
     inside = f"{indent}  "
     if isinstance(node, list):
         return _bracketed("[", [expression(entry, inside) for entry in node], "]", indent)
     if not isinstance(node, dict):
-        return repr(node)
+        return quoted(node)
     if "arguments" in node:
-        made = node["class"] if "class" in node else f"partial {expression(node['partial'])}"
+        is_class = "class" in node
+        made = printable(node["class"]) if is_class else f"partial {expression(node['partial'])}"
         given = [expression(entry, inside) for entry in node.get("positional", [])]
         given += [f"{name}={expression(e, inside)}" for name, e in node["arguments"].items()]
         return _bracketed(f"{made}(", given, ")", indent)
-    (kind, what), *_ = node.items()
+    kind = next(each for each in KINDS if each in node)
+    what = node[kind]
     if kind in ("tuple", "size"):
         entries = [expression(entry, inside) for entry in what]
         return _bracketed("(", entries, ",)" if len(entries) == 1 else ")", indent)
-    return str(what) if kind in ("type", "dtype", "float") else f"<{kind} {what}>"
+    if kind == "dict":
+        entries = [f"{expression(k, inside)}: {expression(v, inside)}" for k, v in what]
+        return _bracketed("{", entries, "}", indent)
+    return printable(what) if kind in ("type", "dtype", "float") else f"<{kind} {shown(what)}>"
 
 
 def _bracketed(start: str, entries: list[str], end: str, indent: str) -> str:

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 from ..rebuilding import Rebuildable
 from .errors import UnknownClassError
 from .foreign import FOREIGN, FOREIGN_NAMES
+from .texts import SHOWN, printable, quoted
 
-PARTS = frozenset(
-    {"classifiers", "flows", "guides", "hybrid", "logdet", "nn", "solvers", "transforms"}
-)
+PACKAGE = __name__.partition(".")[0]
+
+PARTS = ("classifiers", "flows", "guides", "hybrid", "logdet", "nn", "solvers", "transforms")
 """The parts of the package whose public classes a file may name: ``nn.LipSwish``."""
 
 OWN = "own"
 """What stands before the name of a user's class: ``own.MyNet``."""
+
+
+@cache
+def public_classes() -> dict[str, type]:
+    """Of each name in a file, the class of this package."""
+    found = {}
+    for part in PARTS:
+        home = f"{PACKAGE}.{part}"
+        for name, value in vars(import_module(home)).items():
+            if isinstance(value, type) and not name.startswith("_") and _can_be_made(value, home):
+                found[f"{part}.{name}"] = value
+    return found
+
+
+def _can_be_made(made: type, home: str) -> bool:
+    is_ours = f"{made.__module__}.".startswith(f"{home}.")  # and not imported there
+    return is_ours and (issubclass(made, Rebuildable) or is_dataclass(made))
 
 
 def name_of(made: type) -> str | None:
@@ -25,10 +44,10 @@ def name_of(made: type) -> str | None:
     if made in FOREIGN_NAMES:
         return FOREIGN_NAMES[made]
     package, _, rest = made.__module__.partition(".")
-    if package != __name__.partition(".")[0]:
+    if package != PACKAGE:
         return f"{OWN}.{made.__name__}"
     name = f"{rest.partition('.')[0]}.{made.__name__}"
-    return name if _public_class(name) is made else None
+    return name if public_classes().get(name) is made else None
 
 
 def class_of(name: str, own: Mapping[str, type]) -> type:
@@ -42,11 +61,14 @@ def class_of(name: str, own: Mapping[str, type]) -> type:
         UnknownClassError: for any other name.
     """
     part, _, rest = name.partition(".")
-    found = own.get(rest) if part == OWN else FOREIGN.get(name, (_public_class(name),))[0]
+    if part == OWN:
+        found = own.get(rest)
+    else:
+        found = FOREIGN[name][0] if name in FOREIGN else public_classes().get(name)
     if found is None:
         raise UnknownClassError(
-            f"{name!r} is no class that a file may name: this release of pyro_resflow has none of "
-            "that name."
+            f"{quoted(name)} is no class that a file may name: this release of pyro_resflow has "
+            "none of that name."
         )
     return found
 
@@ -69,38 +91,30 @@ def by_name(classes: Iterable[type]) -> dict[str, type]:
 def check_own_classes(document: Any, own: Mapping[str, type]) -> None:
     """Raise unless a user's classes that a file names are all there.
 
+    Args:
+        document: the description.
+        own: the classes that the user gave, by name.
+
     Raises:
         UnknownClassError: naming those that are not.
     """
     missing = sorted({name for name in _own_names(document) if name not in own})
     if missing:
+        names = ", ".join(map(printable, missing[:SHOWN]))
+        names += f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise UnknownClassError(
-            f"the flow has classes of your own, {', '.join(missing)}; pass them, "
-            f"load(path, classes=[{', '.join(missing)}])."
+            f"the flow has classes of your own, {names}; pass them, load(path, classes=[{names}])."
         )
 
 
-def _own_names(node: Any) -> Iterator[str]:
-    if isinstance(node, list):
-        for entry in node:
-            yield from _own_names(entry)
-    elif isinstance(node, dict):
-        for key, entry in node.items():
-            if key in ("class", "type") and isinstance(entry, str):
-                part, _, name = entry.partition(".")
+def _own_names(document: Any) -> Iterator[str]:
+    left = [document]
+    while left:
+        node = left.pop()
+        left += node if isinstance(node, list) else []
+        if isinstance(node, dict):
+            left += node.values()
+            for entry in (node.get("class"), node.get("type")):
+                part, _, name = entry.partition(".") if isinstance(entry, str) else ("", "", "")
                 if part == OWN:
                     yield name
-            yield from _own_names(entry)
-
-
-def _public_class(name: str) -> type | None:
-    part, _, rest = name.partition(".")
-    if part not in PARTS:
-        return None
-    home = f"{__name__.partition('.')[0]}.{part}"
-    found = getattr(import_module(home), rest, None)
-    if not isinstance(found, type) or rest.startswith("_"):
-        return None
-    is_ours = f"{found.__module__}.".startswith(f"{home}.")  # and not imported there
-    can_be_made = issubclass(found, Rebuildable) or is_dataclass(found)
-    return found if is_ours and can_be_made else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,16 +12,35 @@ from torch import Tensor
 from ..flows import ResidualFlow
 from ..nn.lipschitz import trust_norms
 from .architecture import architecture
-from .contraction import warn_unless_contraction
+from .budget import AllocationBudget
+from .contraction import complaint
 from .counterparts import Counterpart, Shapes, counterparts
-from .errors import CorruptCheckpointError, UnsupportedFlowError
-from .files import Path_, about
-from .flows import undisturbed
+from .dtypes import FLOATING, check_floating
+from .errors import (
+    ContractionWarning,
+    CorruptCheckpointError,
+    NoChecksumWarning,
+    TensorMismatchError,
+    UnsupportedFlowError,
+)
+from .flows import undisturbed, usable
+from .limits import Limits
+from .opening import Path_, reading, size_of
+from .records import StandIn, StoredTensor
 from .structure import check_shapes
+from .texts import BITS, quoted, shown_path
 from .torch_files import TorchFile
-from .unpickling import StandIn, StoredTensor
 
 Records = Mapping[str, StoredTensor]
+
+UNCHECKED = (
+    "the format of files before torch 1.6 has no checksums, so that damage to this one may have "
+    "gone unnoticed. Compare the file with its source, or the flow's bits/dim with the published."
+)
+"""What is said of a file in that format."""
+
+COUNTS = frozenset({"initialized", "last_n_samples", "spatial_dims"})
+"""Buffers of whole numbers; all other tensors are of floating-point ones."""
 
 
 def load_reference(
@@ -30,6 +50,7 @@ def load_reference(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     certify: bool = True,
+    limits: Limits | None = None,
 ) -> ResidualFlow:
     """Load a checkpoint of the reference implementation of Residual Flows.
 
@@ -39,7 +60,10 @@ def load_reference(
     it: the latent vector ``flow.inv(x)``, in the same order, and the log-determinant. Estimator
     and solver are this package's defaults; see :func:`pyro_resflow.transforms.set_logdet`.
 
-    The file is a pickle, and none of what it names is run, see ``SECURITY.md``.
+    The file is a pickle, and none of what it names is run, see ``SECURITY.md``. Files that torch
+    has written before release 1.6, or with ``_use_new_zipfile_serialization=False``, have no
+    checksums: a damaged one can load as another flow, and a warning says so. Zip files, which
+    torch writes since, have one for each tensor.
 
     Args:
         path: the file.
@@ -49,35 +73,74 @@ def load_reference(
         dtype: floating-point type of the flow; default: float32, as in the file.
         certify: see :func:`pyro_resflow.checkpoints.load`. The reference measures norms from
             below, and those of the moving average not at all before it saves.
+        limits: what the file may ask for; default: ``Limits()``.
 
     Returns:
         The flow from noise to images on [0, 1].
 
+    Warns:
+        ContractionWarning: for a network that is no contraction; see ``certify``.
+        NoChecksumWarning: for a file of the format that has none.
+
     Raises:
         UnsafePickleError: if the file names anything that has no part in such a checkpoint.
         UnsupportedFlowError: for options whose flow is not built here, naming them.
-        TensorMismatchError: if a tensor is missing, surplus or of another shape.
+        TensorMismatchError: if a tensor is missing, surplus or of another shape or type.
         CorruptCheckpointError: for a file that is truncated, damaged or no such checkpoint.
+        LimitError: for a file that asks for more than its limits.
+        ValueError: if ``dtype`` is no floating-point type.
         OSError: if there is no such file, or it cannot be read.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
-    device = torch.device(device) if device is not None else torch.get_default_device()
-    with TorchFile(path) as file, about(path), undisturbed(torch.device("cpu")):
+    found = loaded(path, ema=ema, device=device, dtype=dtype, certify=certify, limits=limits)
+    return found.flow
+
+
+def loaded(
+    path: Path_,
+    *,
+    ema: bool,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    certify: bool = True,
+    limits: Limits | None = None,
+) -> Loaded:
+    """See :func:`load_reference`."""
+    device = usable(device)
+    check_floating(dtype)
+    with reading(path) as opened:
+        file = TorchFile(opened, limits)
         saved = Saved.of(file.content)
+        allocation = (limits or Limits()).allocation(size_of(opened))
+        flow = _filled(file, saved, ema, dtype or torch.float32, allocation)
+        flow.to(device)
+        what = complaint(flow) if certify else None
+    if not file.has_checksums:
+        warnings.warn(f"{shown_path(path)}: {UNCHECKED}", NoChecksumWarning, stacklevel=3)
+    if what is not None:
+        warnings.warn(f"{shown_path(path)}: {what}", ContractionWarning, stacklevel=3)
+    return Loaded(flow, saved)
+
+
+def _filled(
+    file: TorchFile, saved: Saved, ema: bool, dtype: torch.dtype, allocation: int
+) -> ResidualFlow:
+    """The flow of a file, on the CPU."""
+    with undisturbed(torch.device("cpu")):
         built = architecture(saved.args)
         try:
-            flow = built.build().to(dtype=dtype or torch.float32)
+            with AllocationBudget(allocation):
+                flow = built.build().to(dtype=dtype)
+        except CorruptCheckpointError:
+            raise
         except ValueError as error:
             raise UnsupportedFlowError(f"args: no flow can be built of them, {error}") from error
         parts = counterparts(flow, built)
         records = saved.checked(parts, ema=ema)
-        flow.load_state_dict(_converted(file, parts, records))
+        flow.load_state_dict(_converted(file, parts, records, dtype))
         trust_norms(flow)  # the reference's, which end sooner than ours
-        flow.to(device)
-    if certify:
-        warn_unless_contraction(flow, path)
     return flow
 
 
@@ -85,7 +148,7 @@ class Saved(NamedTuple):
     """What the training script saves, the optimizer's state aside.
 
     Attributes:
-        args: its options, by name.
+        args: its options, by name; of those that are no numbers or texts, what they are.
         state: the model's state, by name.
         moving_average: of the parameters, by name; ``None`` if there is none.
         test_bpd: bits per dimension on test data, if it says.
@@ -110,11 +173,12 @@ class Saved(NamedTuple):
             )
         average = content.get("ema")
         shadow = average.state.get("shadow_params") if isinstance(average, StandIn) else None
+        options = content["args"].state.items()
         return cls(
-            content["args"].state,
+            {name: _plain(value) for name, value in options if isinstance(name, str)},
             _records("state_dict", content.get("state_dict")),
             _records("ema.shadow_params", shadow) if shadow else None,
-            content.get("test_bpd"),
+            _plain(content.get("test_bpd")),
         )
 
     def checked(self, parts: Sequence[Counterpart], *, ema: bool) -> Records:
@@ -138,34 +202,58 @@ class Saved(NamedTuple):
         return {**self.state, **self.moving_average}
 
 
+class Loaded(NamedTuple):
+    """A flow, and what its file says beside it."""
+
+    flow: ResidualFlow
+    saved: Saved
+
+
 def _records(what: str, found: Any) -> Records:
     if not isinstance(found, dict):
         raise CorruptCheckpointError(f"there is no {what} in it.")
     for name, record in found.items():
         if not isinstance(name, str) or not isinstance(record, StoredTensor):
-            raise CorruptCheckpointError(f"{what}: {name!r} is no tensor.")
+            raise CorruptCheckpointError(f"{what}: {quoted(name)} is no tensor.")
     return found
 
 
+def _plain(value: Any) -> Any:
+    """A number or a text; of anything else, what it is."""
+    is_long = isinstance(value, int) and value.bit_length() > BITS
+    is_plain = value is None or isinstance(value, bool | int | float | str)
+    return value if is_plain and not is_long else quoted(value)
+
+
 def _converted(
-    file: TorchFile, parts: Sequence[Counterpart], records: Records
+    file: TorchFile, parts: Sequence[Counterpart], records: Records, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The state of our flow.
 
     Raises:
         CorruptCheckpointError: for values that are not finite.
+        TensorMismatchError: for a tensor of another type.
         UnsupportedFlowError: for a model that has not been trained.
     """
     state: dict[str, Tensor] = {}
     for part in parts:
         there = {}
         for name in (*part.parameters(), *part.buffers()):
-            there[name] = tensor = file.tensor(records[f"{part.name}.{name}"]).double()
+            record = records[f"{part.name}.{name}"]
+            if name not in COUNTS and record.storage.dtype not in FLOATING:
+                raise TensorMismatchError(
+                    f"{part.name}.{name} is of {record.storage.dtype}, expected torch.float32."
+                )
+            there[name] = tensor = file.tensor(record).double()
             if not bool(tensor.isfinite().all()):
                 raise CorruptCheckpointError(
                     f"{part.name}.{name} holds nan or infinite values; the training had diverged."
                 )
         if not bool(there.get("initialized", torch.tensor(True))):
             raise UnsupportedFlowError(f"{part.name} has not seen a batch: it was never trained.")
-        state |= {f"{part.path}.{name}": t for name, t in part.converted(there).items()}
+        for name, tensor in part.converted(there).items():
+            converted = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            if not bool(converted.isfinite().all()):
+                raise CorruptCheckpointError(f"{part.name}: its {name} has no value in {dtype}.")
+            state[f"{part.path}.{name}"] = converted
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from ..nn.lipschitz import trust_norms
 from ..rebuilding import Rebuildable
+from .dtypes import FLOATING
 from .encoding import Encoder
 from .errors import CorruptCheckpointError, NotRebuildableError, TensorMismatchError
+from .texts import SHOWN, listed, quoted
 
 Settings = dict[str, dict[str, Any]]
-
-SHOWN = 5
-"""The number of names that an error lists."""
 
 
 class Shaped(Protocol):
@@ -69,7 +68,7 @@ def check_alike(flow: nn.Module, rebuilt: nn.Module) -> None:
     differing |= {n for n in tensors.keys() & others.keys() if tensors[n].shape != others[n].shape}
     if differing:
         raise NotRebuildableError(
-            f"flow: {_listed(differing)} not as its constructor makes them; {remedy}"
+            f"flow: {listed(differing)} not as its constructor makes them; {remedy}"
         )
     shared, made_shared = first_names(tensors), first_names(others)
     for name, first in shared.items():
@@ -109,7 +108,8 @@ def apply_settings(flow: nn.Module, found: Mapping[str, Mapping[str, Any]]) -> N
     for path, attributes in found.items():
         for name, value in attributes.items():
             if path not in modules or name not in dict(public_attributes(modules[path])):
-                raise CorruptCheckpointError(f"settings: the flow has no {_joined(path, name)!r}.")
+                missing = quoted(_joined(path, name))
+                raise CorruptCheckpointError(f"settings: the flow has no {missing}.")
             setattr(modules[path], name, value)
 
 
@@ -144,12 +144,13 @@ def fill(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensors: those of a state_dict; of tensors that share memory the first alone.
 
     Raises:
-        TensorMismatchError: naming those that are missing, surplus or of another shape.
+        TensorMismatchError: naming those that are missing, surplus or of another shape or type.
     """
     own = named_tensors(flow)
     first = first_names(own)
     expected = {name: own[name] for name in set(first.values())}
     check_shapes("the tensors", tensors, {name: each.shape for name, each in expected.items()})
+    check_types(tensors, {name: each.dtype for name, each in expected.items()})
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(floating) == 1:
         flow.to(dtype=floating.pop())
@@ -175,13 +176,38 @@ def check_shapes(
     """
     problems = []
     if missing := shapes.keys() - tensors.keys():
-        problems.append(f"missing {_listed(missing)}")
+        problems.append(f"missing {listed(set(missing))}")
     if surplus := tensors.keys() - shapes.keys():
-        problems.append(f"surplus {_listed(surplus)}")
+        problems.append(f"surplus {listed(set(surplus))}")
     for name, shape in shapes.items():
         if shape is not None and name in tensors and tuple(tensors[name].shape) != tuple(shape):
             found = f"{name!r} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
             problems.append(found)
+    _refuse(what, problems)
+
+
+def check_types(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
+    """Raise unless the tensors are of the types of those that they are copied to.
+
+    A floating-point tensor may have any of the types that a flow can be converted to.
+
+    Args:
+        tensors: by name.
+        dtypes: by name.
+
+    Raises:
+        TensorMismatchError: naming those that are of another type.
+    """
+    problems = []
+    for name, dtype in dtypes.items():
+        found = tensors[name].dtype
+        if found != dtype and not (found in FLOATING and dtype in FLOATING):
+            problems.append(f"{name!r} is of {found}, expected {dtype}")
+    _refuse("the tensors", problems)
+
+
+def _refuse(what: str, problems: Sequence[str]) -> None:
+    """Raise if there are any problems, and name the first ones."""
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise TensorMismatchError(
@@ -197,8 +223,3 @@ def _classes(module: nn.Module) -> dict[str, str]:
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _listed(names: set[str]) -> str:
-    shown = ", ".join(map(repr, sorted(names)[:SHOWN]))
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_resflow.checkpoints.opening import reading
+from pyro_resflow.checkpoints.records import StandIn
 from pyro_resflow.checkpoints.torch_files import TorchFile
-from pyro_resflow.checkpoints.unpickling import StandIn
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 NAMES = ["imagenet64_tiny", "mnist_tiny"]
@@ -34,9 +35,16 @@ def reference_values(name: str) -> dict[str, Tensor]:
         return {key: torch.from_numpy(values[key]) for key in values}
 
 
+@contextmanager
+def torch_file(path: Path) -> Iterator[TorchFile]:
+    """What a file of ``torch.save`` holds, as it is read here."""
+    with reading(path) as file:
+        yield TorchFile(file)
+
+
 def contents(name: str) -> dict[str, Any]:
     """What such a file holds, as plain tensors and options: no class of the reference's in it."""
-    with TorchFile(reference_file(name)) as file:
+    with torch_file(reference_file(name)) as file:
         saved, average = file.content, file.content["ema"].state["shadow_params"]
         return {
             "state_dict": {

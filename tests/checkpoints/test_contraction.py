@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from pyro_resflow import residual_flow
 from pyro_resflow.checkpoints import ContractionWarning, load, save
-from pyro_resflow.nn import InducedNorm, LipschitzMLP, check_contraction
+from pyro_resflow.checkpoints.contraction import ITERATIONS, _is_within
+from pyro_resflow.nn import (
+    InducedNorm,
+    LipschitzLinear,
+    LipschitzMLP,
+    SpectralNorm,
+    check_contraction,
+)
 
 
 def test_a_flow_that_has_diverged_is_saved_and_warned_of(path: Path) -> None:
@@ -45,3 +54,18 @@ def test_induced_norms_are_not_warned_of(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(path)
+
+
+def test_a_number_of_iterations_is_not_believed() -> None:
+    """A file may ask for a million million."""
+    layer = LipschitzLinear(3, 3, norm=SpectralNorm(max_iterations=10**12))
+    iterate, asked = SpectralNorm.iterate, []
+
+    def counted(self: SpectralNorm, *args: Any) -> Any:
+        asked.append(self.max_iterations)
+        return iterate(self, *args)
+
+    with mock.patch.object(SpectralNorm, "iterate", counted):
+        assert _is_within(layer)
+    assert asked == [ITERATIONS]
+    assert layer.norm.max_iterations == 10**12

@@ -14,6 +14,7 @@ from pyro_resflow.checkpoints import (
     CheckpointError,
     ContractionWarning,
     CorruptCheckpointError,
+    NoChecksumWarning,
     TensorMismatchError,
     UnsupportedFlowError,
     load_reference,
@@ -143,7 +144,14 @@ def test_draws_no_random_numbers(name: str) -> None:
 
 
 def test_old_files_with_the_packages_old_name(name: str, parameters: str, tmp_path: Path) -> None:
-    check_against_reference(write_old(tmp_path / "old.pth", name), name, parameters)
+    with pytest.warns(NoChecksumWarning, match=r"old.pth: the format .* has no checksums"):
+        check_against_reference(write_old(tmp_path / "old.pth", name), name, parameters)
+
+
+def test_files_with_checksums_are_loaded_without_a_warning(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_reference(reference_file(name))
 
 
 def test_files_written_on_a_gpu_under_the_old_name(name: str, tmp_path: Path) -> None:
@@ -196,6 +204,33 @@ def untrained(saved: dict[str, Any]) -> None:
     saved["state_dict"]["transforms.0.chain.1.initialized"].fill_(0)
 
 
+def of_integers(saved: dict[str, Any]) -> None:
+    key = "transforms.0.chain.2.nnet.0.weight"
+    saved["ema"][key] = saved["ema"][key].to(torch.int64)
+
+
+def larger_than_any_float32(saved: dict[str, Any]) -> None:
+    key = "transforms.0.chain.2.nnet.0.weight"
+    saved["ema"][key] = saved["ema"][key].double() + 1e300
+
+
+def without_a_direction(saved: dict[str, Any]) -> None:
+    saved["state_dict"]["transforms.0.chain.2.nnet.0.u"].zero_()
+
+
+def expanded(saved: dict[str, Any]) -> None:
+    key = "transforms.0.chain.2.nnet.0.weight"
+    saved["ema"][key] = torch.zeros(()).expand(saved["ema"][key].shape)
+
+
+def another_name(saved: dict[str, Any]) -> None:
+    saved["args"].act = {"elu": 1}
+
+
+def no_number(saved: dict[str, Any]) -> None:
+    saved["args"].imagesize = float("inf")
+
+
 def no_average(saved: dict[str, Any]) -> None:
     saved["ema"] = {}
 
@@ -227,6 +262,12 @@ FORGERIES: list[tuple[Callable[[dict[str, Any]], None], type[CheckpointError], s
     (rename_average, TensorMismatchError, r"shadow_params.*missing .*lamb'; surplus 'another'"),
     (other_first_batch, TensorMismatchError, r"nnet.0.u' has shape \(8,\), expected \(512,\)"),
     (not_finite, CorruptCheckpointError, r"chain.2.nnet.0.weight holds nan"),
+    (of_integers, TensorMismatchError, r"chain.2.nnet.0.weight is of torch.int64, expected"),
+    (larger_than_any_float32, CorruptCheckpointError, r"its weight has no value in torch.float32"),
+    (without_a_direction, CorruptCheckpointError, r"nnet.0: its u has no value in torch.float32"),
+    (expanded, CorruptCheckpointError, r"a tensor of shape .* is larger than what is stored"),
+    (another_name, UnsupportedFlowError, r"act='<builtins.dict>' \(only"),
+    (no_number, UnsupportedFlowError, r"impossible value, cannot convert float infinity"),
     (untrained, UnsupportedFlowError, r"transforms.0.chain.1 has not seen a batch"),
     (no_average, UnsupportedFlowError, r"no moving average in it; use ema=False"),
     (no_options, CorruptCheckpointError, r"no options, 'args', in it"),

@@ -10,10 +10,15 @@ import pytest
 import torch
 
 from pyro_resflow.checkpoints import CheckpointError, CorruptCheckpointError, load_reference
+from pyro_resflow.checkpoints.records import Storage, StoredTensor
 from pyro_resflow.checkpoints.reference import Saved
-from pyro_resflow.checkpoints.torch_files import TorchFile
-from pyro_resflow.checkpoints.unpickling import Storage, StoredTensor
-from tests.checkpoints.forgeries import reference_file, rewrite, write_old, zipped
+from tests.checkpoints.forgeries import (
+    reference_file,
+    rewrite,
+    torch_file,
+    write_old,
+    zipped,
+)
 
 FORMATS: dict[str, dict[str, Any]] = {
     "zip": {},
@@ -54,7 +59,7 @@ def test_tensors_of_every_type(
         "parameter": torch.nn.Parameter(whole, requires_grad=False),
     }
     torch.save(saved, tmp_path / "t.pth", **options)
-    with TorchFile(tmp_path / "t.pth") as file:
+    with torch_file(tmp_path / "t.pth") as file:
         for name, expected in saved.items():
             found = file.tensor(file.content[name])
             assert found.dtype == dtype
@@ -70,7 +75,7 @@ def test_files_of_torch_without_a_byteorder(tmp_path: Path) -> None:
         for name in old.namelist():
             if not name.endswith("byteorder"):
                 new.writestr(name, old.read(name))
-    with TorchFile(tmp_path / "u.pth") as file:
+    with torch_file(tmp_path / "u.pth") as file:
         assert torch.equal(file.tensor(file.content["a"]), torch.arange(3))
 
 
@@ -89,7 +94,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(
 
 def tensors_of(path: Path) -> list[torch.Tensor]:
     """All tensors of the model's state, if the file holds one."""
-    with TorchFile(path) as file:
+    with torch_file(path) as file:
         return [file.tensor(each) for each in Saved.of(file.content).state.values()]
 
 
@@ -153,12 +158,12 @@ def test_big_endian_files_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(zipped(tmp_path / "big.pth", b"\x80\x02}."), "a") as archive:
         archive.writestr("archive/byteorder", "big")
     with pytest.raises(CorruptCheckpointError, match="big-endian"):
-        TorchFile(tmp_path / "big.pth")
+        load_reference(tmp_path / "big.pth")
 
 
 def test_tensors_larger_than_their_storage_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(6.0)}, tmp_path / "t.pth")
-    with TorchFile(tmp_path / "t.pth") as file:
+    with torch_file(tmp_path / "t.pth") as file:
         storage = file.content["a"].storage
         views = [
             (0, (7,), (1,)),
@@ -181,7 +186,7 @@ def test_a_storage_of_another_size_is_refused(tmp_path: Path) -> None:
         tmp_path / "t.pth", tmp_path / "u.pth", lambda data: data.replace(b"K\x06", b"K\x07")
     )
     with pytest.raises(CorruptCheckpointError, match="24 bytes, where 28 are expected"):
-        TorchFile(longer)
+        load_reference(longer)
 
 
 def test_no_file_and_no_permission_are_the_systems_errors(tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ class CrashError(RuntimeError):
 @pytest.mark.parametrize(
     "step",
     [
-        "pyro_resflow.checkpoints.files.save_file",
-        "pyro_resflow.checkpoints.files.os.fsync",
-        "pyro_resflow.checkpoints.files.os.replace",
+        "pyro_resflow.checkpoints.files.pieces",
+        "pyro_resflow.checkpoints.replacing.os.fsync",
+        "pyro_resflow.checkpoints.replacing.os.replace",
     ],
 )
 def test_a_failure_leaves_the_old_file_and_nothing_else(step: str, saved: Path) -> None:
@@ -90,6 +90,9 @@ def test_a_process_that_is_killed_leaves_the_old_file_whole(step: str, saved: Pa
     assert run.returncode == -signal.SIGKILL
     assert saved.read_bytes() == before
     load(saved)
+    assert len(list(saved.parent.iterdir())) == 2  # what was half written
+    save(ActNorm(2), saved.with_name("other.safetensors"))
+    assert sorted(saved.parent.iterdir()) == [saved, saved.with_name("other.safetensors")]
 
 
 def test_the_bytes_are_on_disk_before_the_file_is_replaced(saved: Path) -> None:
