@@ -15,12 +15,15 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from .linearization import address
 from .precision import autocast_dtype, full_precision
 
 REMEMBERED_WHOLE = 4096
 """Up to as many entries; a copy of them is as quick as a product, and exact."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Fingerprint:
@@ -29,6 +32,8 @@ class Fingerprint:
     Args:
         tensors: any number, of any type.
     """
+
+    __slots__ = ("_traces", "_values")
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._traces = _traces(tensors)
@@ -43,26 +48,34 @@ class Fingerprint:
 
 def _traces(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
     """What changes when a tensor is replaced, written to or given other memory, as a rule."""
-    return [
-        (id(tensor), -1 if tensor.is_inference() else tensor._version, address(tensor))
-        for tensor in tensors
-    ]
+    try:
+        return [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors]
+    except RuntimeError:  # of inference tensors, which count no versions, and of fake ones
+        return [
+            (id(tensor), -1 if tensor.is_inference() else tensor._version, address(tensor))
+            for tensor in tensors
+        ]
 
 
-@torch.no_grad()
 def _values(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The tensors in short, one vector for each device and type."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        if not tensor.is_meta:
-            short = _shortened(tensor)
-            groups.setdefault((short.device, short.dtype), []).append(short)
-    return [torch.cat(parts) for parts in groups.values()]
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    with torch.no_grad():
+        for tensor in tensors:
+            short = tensor if tensor.numel() <= REMEMBERED_WHOLE else _product(tensor)
+            groups.setdefault((short.dtype, short.device), []).append(short)
+        # as bits, for nan is as good a value as any other
+        return [
+            _flatten_dense_tensors(group).clone().view(_BITS[dtype.itemsize])
+            if len(group) == 1
+            else _flatten_dense_tensors(group).view(_BITS[dtype.itemsize])
+            for (dtype, device), group in groups.items()
+            if device.type != "meta"
+        ]
 
 
-def _shortened(tensor: Tensor) -> Tensor:
-    if tensor.numel() <= REMEMBERED_WHOLE:
-        return tensor.reshape(-1)
+def _product(tensor: Tensor) -> Tensor:
+    """A matrix times the random vector."""
     rows = tensor.reshape(len(tensor), -1)
     if not rows.is_floating_point() or rows.itemsize < 4:
         rows = rows.float()

@@ -96,6 +96,14 @@ def test_large_tensors_are_remembered_in_short() -> None:
     assert [len(values) for values in seen._values] == [150]
 
 
+def test_nan_is_a_value() -> None:
+    tensors = [torch.full((3,), torch.nan), torch.full((300, 200), torch.nan)]
+    seen = Fingerprint(tensors)
+    assert seen.fits(tensors)
+    tensors[0].data.zero_()
+    assert not seen.fits(tensors)
+
+
 def test_tensors_without_values() -> None:
     first, second = (torch.empty(3, device="meta") for _ in range(2))
     seen = Fingerprint([first])

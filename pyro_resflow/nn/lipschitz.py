@@ -255,7 +255,7 @@ class _Seen:
 
     @staticmethod
     def _tensors_of(layer: LipschitzLayer) -> list[Tensor]:
-        return [layer.weight, *layer.norm.parameters()]
+        return [layer.weight, *layer.norm.orders()]
 
 
 @library.custom_op("pyro_resflow::current_vectors", mutates_args=())

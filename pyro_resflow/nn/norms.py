@@ -61,6 +61,10 @@ class OperatorNorm(Rebuildable, nn.Module):
         """What is asked of the norm, and of how it is measured."""
         return self.coefficient, self.tolerance, self.max_iterations
 
+    def orders(self) -> tuple[Tensor, ...]:
+        """The tensors that the norm depends on beside the weight; by default none."""
+        return ()
+
     def kind(self) -> tuple[object, ...]:
         """What norms have in common that are measured together; by default one norm alone."""
         return (id(self),)
@@ -273,6 +277,9 @@ class InducedNorm(OperatorNorm):
     def codomain(self) -> Tensor:
         """The order q, a scalar tensor."""
         return 1 / torch.sigmoid(self.codomain_logit)
+
+    def orders(self) -> tuple[Tensor, ...]:
+        return self.domain_logit, self.codomain_logit
 
     def dual_output(self, y: Tensor) -> Tensor:
         """The functional u of unit dual norm with u y = norm of y; same shape as y."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..linearization import address
+from ..fingerprints import Fingerprint
 from ..precision import precision
 from ..rebuilding import Rebuildable
 from ..walk import modules_inside, tensors_inside
@@ -86,8 +86,8 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The transform x => y."""
-        known = self._known_pair()
-        if known is not None and known[0] is x:
+        known = self._known_pair(x=x)
+        if known is not None:
             return known[1]
         if self._cache_size == 0:
             return self._call(x)
@@ -100,8 +100,8 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        known = self._known_pair()
-        if known is not None and known[1] is y:
+        known = self._known_pair(y=y)
+        if known is not None:
             return known[0]
         if self._cache_size == 0:
             return self._inverse(y)
@@ -120,8 +120,7 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
             NoisyEnergyError: if HMC or NUTS asks and the log-determinant is noisy.
         """
         refuse_noise_in_energy(self)
-        known = self._known_pair()
-        if known is not None and known[0] is x and known[1] is y:
+        if self._known_pair(x, y) is not None:
             ladj = _LAST.passes[self].take_ladj()
             if ladj is not None:
                 return ladj
@@ -155,6 +154,8 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
 
     def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> None:
         self._forget()
+        if torch._C._are_functorch_transforms_active():
+            return  # what is made inside of torch.func's transformations ends with them
         dependencies = self._dependencies()
         if not any(tensor.is_inference() for tensor in (x, y, *dependencies)):
             _LAST.passes[self] = _Pass(x, y, ladj, dependencies, self._modes())
@@ -164,10 +165,12 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         if last is not None:
             last.release()
 
-    def _known_pair(self) -> tuple[Tensor, Tensor] | None:
-        """Input and output of the last pass, if it still holds."""
+    def _known_pair(
+        self, x: Tensor | None = None, y: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Input and output of the last pass, if it was of x or y or both, and still holds."""
         last = _LAST.passes.get(self)
-        if last is None:
+        if last is None or not last.is_of(x, y):
             return None
         return last.pair_given(self._dependencies(), self._modes())
 
@@ -195,9 +198,9 @@ class _Pass:
     ) -> None:
         self.pair: tuple[Tensor, Tensor] | None = (x, y)
         self.ladj = ladj
-        self.dependencies = dependencies
         self.modes = modes
         self.state = _state([x, y, *dependencies])
+        self.fingerprint = Fingerprint([x, y, *dependencies])
         this = weakref.ref(self)  # a strong reference would tie the graph into a cycle
 
         def spend(grad: Tensor) -> None:
@@ -211,15 +214,21 @@ class _Pass:
             if tensor is not None and tensor.grad_fn is not None
         ]
 
+    def is_of(self, x: Tensor | None, y: Tensor | None) -> bool:
+        """Whether the pass was of these very tensors, those that are given."""
+        if self.pair is None:
+            return False
+        return (x is None or x is self.pair[0]) and (y is None or y is self.pair[1])
+
     def pair_given(
         self, dependencies: list[Tensor], modes: list[bool]
     ) -> tuple[Tensor, Tensor] | None:
         """Input and output, if the pass would come out the same were it made now."""
         pair = self.pair
-        if pair is None or modes != self.modes or len(dependencies) != len(self.dependencies):
+        if pair is None or modes != self.modes:
             return None
-        same = all(a is b for a, b in zip(dependencies, self.dependencies, strict=True))
-        return pair if same and self.state == _state([*pair, *dependencies]) else None
+        tensors = [*pair, *dependencies]
+        return pair if self.state == _state(tensors) and self.fingerprint.fits(tensors) else None
 
     def take_ladj(self) -> Tensor | None:
         """The log-determinant, once."""
@@ -244,12 +253,9 @@ _LAST = _LastPasses()
 
 
 def _state(tensors: list[Tensor]) -> tuple[object, ...]:
-    """What changes when a tensor is written to, is given other memory or wants gradients.
-
-    And the gradient mode, and the precision of operations.
-    """
+    """What decides how the tensors are computed with: beside what wants gradients, the modes."""
     modes = (torch.is_grad_enabled(), precision(tensors[0]))
-    return (*modes, *((t._version, address(t), t.requires_grad) for t in tensors))
+    return (*modes, *(tensor.requires_grad for tensor in tensors))
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pyro_resflow import conditional_residual, residual_flow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import GatedAttentionConditioner, check_contraction
+from pyro_resflow.nn import GatedAttentionConditioner, LipschitzLayer, check_contraction
 from pyro_resflow.transforms import ActNorm, Checkerboard, Compose, CouplingStep, TriangularAffine
 
 
@@ -96,3 +96,54 @@ def test_a_context_inside_a_composition_that_is_written_to_is_noticed() -> None:
         flow(x)
         context.mul_(5)
         torch.testing.assert_close(flow(x), flow(x.clone()))
+
+
+def through_data(flow: Compose, x: torch.Tensor) -> None:
+    for parameter in flow.parameters():
+        parameter.data.mul_(0.5)
+
+
+def first_layer(flow: Compose) -> LipschitzLayer:
+    return next(part for part in flow.modules() if isinstance(part, LipschitzLayer))
+
+
+def one_bias_through_data(flow: Compose, x: torch.Tensor) -> None:
+    first_layer(flow).bias.data[3] += 0.1
+
+
+def the_input_through_data(flow: Compose, x: torch.Tensor) -> None:
+    x.data.add_(0.3)
+
+
+def a_bias_replaced_twice(flow: Compose, x: torch.Tensor) -> None:
+    for _ in range(2):
+        first_layer(flow).bias = torch.nn.Parameter(torch.randn(8))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("fast", ["sampling", "density"])
+@pytest.mark.parametrize(
+    "change", [through_data, one_bias_through_data, the_input_through_data, a_bias_replaced_twice]
+)
+def test_silent_changes_are_noticed(change, fast: str, gradients: bool) -> None:
+    flow = vectors(fast=fast)
+    model = density(flow)
+    x = torch.randn(5, 3)
+    with torch.set_grad_enabled(gradients):
+        for _ in range(5):
+            model.log_prob(x)
+            change(flow, x)
+            found = model.log_prob(x)
+            expected = model.log_prob(x.clone())
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_holds_is_used_again_and_nan_too() -> None:
+    model = density(vectors())
+    x = torch.randn(5, 3)
+    x[2] = torch.nan
+    flow = model.transforms[0]
+    with torch.no_grad():
+        y = flow(x)
+        assert flow(x) is y
+        assert flow.inv(y) is x
