@@ -11,8 +11,9 @@ import itertools
 import math
 import threading
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from .stages import Affine, Stage
 
 _UPDATE_LOCK = threading.RLock()
 _KEYS = itertools.count()
+_UPDATED: ContextVar[frozenset[int]] = ContextVar("updated", default=frozenset())
+"""The keys of layers that a pass around has updated."""
 _LAYERS: weakref.WeakValueDictionary[int, LipschitzLayer] = weakref.WeakValueDictionary()
 
 
@@ -114,7 +117,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
         Raises:
             NonFiniteWeightError: if the weight holds nan or infinite values.
         """
-        if not self.is_current:
+        if self._key not in _UPDATED.get() and not self.is_current:
             update_norms(self)
 
     def trust_vectors(self) -> None:
@@ -286,15 +289,36 @@ def update_norms(module: nn.Module) -> None:
     """
     with _UPDATE_LOCK:
         groups: dict[tuple[Any, ...], list[LipschitzLayer]] = {}
-        for layer in modules_inside(module):
-            if (
-                isinstance(layer, LipschitzLayer)
-                and isinstance(layer.weight, nn.Parameter)
-                and not layer.is_current
-            ):
+        for layer in _layers_inside(module):
+            if not layer.is_current:
                 groups.setdefault(layer.kind(), []).append(layer)
         for layers in groups.values():
             _update(layers)
+
+
+@contextmanager
+def norms_updated(module: nn.Module) -> Iterator[None]:
+    """A context, of one pass, whose layers do not look again whether their weights have changed.
+
+    Args:
+        module: any module; the norms inside it are measured first, where they have to be.
+    """
+    update_norms(module)
+    inside = (layer._key for layer in _layers_inside(module))
+    token = _UPDATED.set(_UPDATED.get().union(inside))
+    try:
+        yield
+    finally:
+        _UPDATED.reset(token)
+
+
+def _layers_inside(module: nn.Module) -> list[LipschitzLayer]:
+    """Those with a weight of their own: none that is put in its place for a call."""
+    return [
+        layer
+        for layer in modules_inside(module)
+        if isinstance(layer, LipschitzLayer) and isinstance(layer.weight, nn.Parameter)
+    ]
 
 
 def trust_norms(module: nn.Module) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
-from ..nn import NonFiniteWeightError, update_norms
+from ..nn import NonFiniteWeightError
+from ..nn.lipschitz import norms_updated
 from .base import OnePassTransform
 from .evaluation import Nested, Steps
 from .inverse import Inverse
@@ -28,10 +29,10 @@ def measured_once(module: nn.Module) -> Iterator[None]:
     if _MEASURED.get():
         yield
         return
-    update_norms(module)
     token = _MEASURED.set(True)
     try:
-        yield
+        with norms_updated(module):
+            yield
     finally:
         _MEASURED.reset(token)
 

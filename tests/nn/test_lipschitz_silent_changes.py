@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from unittest import mock
 
+import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
 from torch import nn
 
+from pyro_resflow import fingerprints, residual_flow
+from pyro_resflow.fingerprints import Fingerprint
 from pyro_resflow.nn import InducedNorm, LipschitzLayer, LipschitzLinear, LipschitzMLP
 from tests.networks import converged_norm
 from tests.nn.layers import CountingNorm, operator_norm, redraw
+
+_FITS, _VALUES = Fingerprint.fits, fingerprints._values
 
 
 def network() -> LipschitzMLP:
@@ -100,3 +106,30 @@ def test_a_single_entry_of_a_wide_weight() -> None:
         layer.weight.data[17, 4] += 0.01
         layer(torch.randn(3, 300))
     assert norm.updates == 2
+
+
+def test_a_pass_looks_once_whether_a_weight_has_changed() -> None:
+    flow = residual_flow(3, 2, [8])
+    with torch.no_grad():
+        flow(torch.randn(5, 3))
+        with mock.patch.object(Fingerprint, "fits", autospec=True, side_effect=_FITS) as fits:
+            flow._call(torch.randn(5, 3))
+        assert fits.call_count == len(layers_of(flow))
+        flow.parts[0].net[0].weight.data.mul_(30)
+        flow._call(torch.randn(5, 3))
+        assert operator_norm(flow.parts[0].net[0]) < 0.99
+
+
+def test_training_step_takes_one_fingerprint_of_each_weight_and_compares_none() -> None:
+    flow = residual_flow(3, 2, [8])
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    model = dist.TransformedDistribution(base, [flow])
+    adam = torch.optim.Adam(flow.parameters())
+    for _ in range(2):
+        with mock.patch.object(fingerprints, "_values", side_effect=_VALUES) as values:
+            model.log_prob(torch.randn(5, 3)).sum().backward()
+        adam.step()
+        of_weights = [call for call in values.call_args_list if len(call.args[0]) == 1]
+        assert len(of_weights) == len(layers_of(flow))
+        # and one of all that the pass depends on, to be compared when it is used again
+        assert len(values.call_args_list) - len(of_weights) == 2
