@@ -18,12 +18,12 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
 from pyro.optim import LambdaLR
 from torch import Tensor
 
+from examples.parsing import command_line
 from examples.training import no_guide, train
 from pyro_resflow import conditional_residual_flow
 from pyro_resflow.logdet import Exact
@@ -222,4 +222,4 @@ def draw(models: dict[str, Conditional], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

@@ -18,11 +18,11 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
 from torch import Tensor, nn
 
+from examples.parsing import command_line
 from examples.training import no_guide, slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
@@ -192,4 +192,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

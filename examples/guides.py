@@ -28,7 +28,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 import zuko
-from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import (
@@ -42,6 +41,7 @@ from pyro.infer.importance import vectorized_importance_weights
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from examples.parsing import command_line
 from examples.posteriors import PROBLEMS, Moments, Problem
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.interop.zuko import from_zuko
@@ -350,4 +350,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

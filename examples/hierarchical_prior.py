@@ -20,7 +20,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
 from pyro.infer import MCMC, NUTS
@@ -28,6 +27,7 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 from torch.distributions import constraints
 
+from examples.parsing import command_line
 from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
@@ -270,4 +270,4 @@ def draw_density(axis: Axes, density: dist.TorchDistribution, limit: float) -> N
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

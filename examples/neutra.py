@@ -23,12 +23,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import torch
-from jsonargparse import auto_cli
 from pyro.infer import MCMC, NUTS
 from pyro.infer.reparam import NeuTraReparam
 from torch import Tensor
 
 from examples.guides import fit, residual_flow_guide
+from examples.parsing import command_line
 from examples.posteriors import PROBLEMS, funnel
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.logdet import Exact
@@ -152,4 +152,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

@@ -22,11 +22,11 @@ import numpyro
 import pyro
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from numpyro import infer as numpyro_infer
 from pyro.infer import MCMC, NUTS
 
 from examples.density_2d import DATA, Name, build, fit, held_out
+from examples.parsing import command_line
 from pyro_resflow.interop.numpyro import to_numpyro
 
 
@@ -183,4 +183,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

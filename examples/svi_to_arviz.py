@@ -20,12 +20,12 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoContinuous, AutoNormal, AutoNormalizingFlow
 from pyro.infer.autoguide.initialization import init_to_median
 from torch import Tensor
 
+from examples.parsing import command_line
 from examples.posteriors import EFFECTS, ERRORS
 from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
@@ -158,4 +158,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

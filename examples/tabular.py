@@ -31,7 +31,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from pyro.distributions import TransformModule
 from sklearn import datasets
 from torch import Tensor
@@ -39,6 +38,7 @@ from tqdm import tqdm
 
 from examples.conditions import commit
 from examples.files import write_whole
+from examples.parsing import command_line
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.zuko import from_zuko
 from pyro_resflow.logdet import Exact
@@ -280,4 +280,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

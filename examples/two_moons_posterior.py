@@ -21,7 +21,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
@@ -30,6 +29,7 @@ from torch.utils.data import TensorDataset
 
 from examples.conditional_density import fit
 from examples.density_2d import sharp_swish
+from examples.parsing import command_line
 from pyro_resflow import conditional_residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import SpectralNorm
@@ -250,4 +250,4 @@ def draw(conditional: dist.ConditionalTransformedDistribution, path: Path) -> No
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

@@ -20,7 +20,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from jsonargparse import auto_cli
 from matplotlib.axes import Axes
 from pyro import poutine
 from pyro.nn import DenseNN
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from examples.images import sources
+from examples.parsing import command_line
 from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 
@@ -225,4 +225,4 @@ def draw(vaes: dict[str, VAE], test: Tensor, origin: sources.Source, path: Path)
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    command_line(main)

@@ -1,11 +1,13 @@
 """The command line: a LightningCLI whose data decide the shape of the flow."""
 
+import re
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from examples.conditions import resuming
+from examples.images import quiet
 from examples.images.checks import (
     check_barebones,
     check_callbacks,
@@ -37,6 +40,9 @@ from examples.images.safekeeping import Safekeeping
 from examples.images.stability import SkipNonFinite
 from examples.images.storage import AtomicCheckpoints, check_writable, read_checkpoint
 from examples.images.task import DensityEstimation
+from examples.parsing import ShortErrors, nearest
+
+CONFIGS = Path("examples/images/configs")
 
 
 class ImageTrainer(Trainer):
@@ -73,6 +79,20 @@ class ImageTrainer(Trainer):
             saved = [c for c in self.checkpoint_callbacks if isinstance(c, Safekeeping)]
             last = (saved[0].last_model_path if saved else "") or ckpt_path
             raise Interrupted("stopped during the test", last, signal.SIGINT) from end
+
+
+class ImageParser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser, with short errors."""
+
+    def hints(self, message: str) -> Iterator[str]:
+        """Say, too, where configurations are."""
+        yield from super().hints(message)
+        if "required: " in message and ".model" in message:
+            yield f"name a configuration: --config {CONFIGS / 'residual_flow_digits.yaml'}"
+        if match := re.search(r"File does not exist: '.*?([^/]*)'", message):
+            names = [path.name for path in CONFIGS.glob("*.yaml")]
+            yield from nearest(match[1], names, lambda name: str(CONFIGS / name))
+            yield f"configurations are in {CONFIGS}"
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -121,8 +141,18 @@ class ImageCLI(LightningCLI):
                 self.given[setting] = value
         folder = Path(settings.trainer.default_root_dir)
         check_writable("trainer.default_root_dir", folder)
+        check_accelerator(settings.trainer.accelerator)
         if settings.ckpt_path is None and self.subcommand in ("fit", "fit_and_test"):
             check_unused(folder)
+
+    def instantiate_classes(self) -> None:
+        """Turn what classes say of their arguments into errors of the settings."""
+        try:
+            super().instantiate_classes()
+        except SetupError:
+            raise
+        except (ValueError, MisconfigurationException) as error:
+            raise SetupError(str(error)) from error
 
     def after_instantiate_classes(self) -> None:
         """Check that the data, the model and the callbacks go together."""
@@ -174,6 +204,18 @@ def check_unused(folder: Path) -> None:
         )
 
 
+def check_accelerator(accelerator: Any) -> None:
+    """Raise a `SetupError` if a graphics card is asked for and torch finds none."""
+    there = {"gpu": torch.cuda.is_available() or torch.backends.mps.is_available()}
+    there["cuda"], there["mps"] = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not there.get(accelerator, True):
+        raise SetupError(
+            f"trainer.accelerator {accelerator!r}: torch {torch.__version__} finds no such device "
+            "on this machine; leave the setting out to train on what is there, or give "
+            "--trainer.accelerator cpu"
+        )
+
+
 def existing_checkpoint(path: str) -> dict[str, Any] | None:
     """Return a checkpoint; None for one that Lightning finds, by a name or on another computer.
 
@@ -199,6 +241,7 @@ def main(
     Returns:
         The command line, with the trainer and the model that it has run.
     """
+    quiet.silence()
     try:
         return ImageCLI(
             task,
@@ -213,6 +256,8 @@ def main(
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
+            parser_kwargs={"prog": f"python -m {task.program}"},
+            parser_class=ImageParser,
             auto_configure_optimizers=False,
             # It would tie the model to this object, and every copy of the model would copy both.
             load_from_checkpoint_support=False,

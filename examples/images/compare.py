@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
 
 from examples.conditions import Conditions
 from examples.images import weights
@@ -32,6 +31,7 @@ from examples.images.comparison.training import Protocol, WholeTrainingSet, trai
 from examples.images.errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
 from examples.images.storage import check_writable
+from examples.parsing import command_line
 
 
 def models(
@@ -169,7 +169,7 @@ def _run(
 def main() -> None:
     """Run the command line."""
     try:
-        auto_cli([models, anchor])
+        command_line([models, anchor])
     except SetupError as error:
         sys.exit(f"error: {error}")
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, default_collate
 from examples.images.errors import SetupError
 from examples.images.order import TrainingOrder
 from examples.images.sources import Portion, Source, hold_out
+from examples.images.sources.checks import check_source, loaded
 
 Batch = Tensor | tuple[Tensor, Tensor]
 """Images of shape `(N, C, H, W)`; where labels are asked for, with labels of shape `(N,)`."""
@@ -46,6 +47,7 @@ class ImageData(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
+        check_source(source)
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
         for name, size in sizes.items():
             if size < 1:
@@ -92,7 +94,7 @@ class ImageData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images and cut out those for validation."""
-        portion, self.test_images = self.source.load()
+        portion, self.test_images = loaded(self.source)
         self.training_images, self.validation_images = hold_out(
             portion, self.validation_fraction, self.split_seed
         )

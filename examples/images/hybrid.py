@@ -15,6 +15,7 @@ from torchmetrics import CatMetric
 from examples.images.cli import main
 from examples.images.diagnosis import explained
 from examples.images.optimization import constant_rate
+from examples.images.progress import initialising
 from examples.images.task import DensityEstimation, HeldOut, uniform_noise
 from pyro_resflow.flows import ImageFlow
 from pyro_resflow.hybrid import Hybrid
@@ -120,7 +121,7 @@ class HybridEstimation(DensityEstimation):
     def on_fit_start(self) -> None:
         """Score a first batch, for the normalisations that take their scale from the data."""
         if self.trainer.ckpt_path is None:
-            with torch.no_grad():
+            with torch.no_grad(), initialising(self):
                 self.bits_and_logits(self.trainer.datamodule.initial_batch().to(self.device))
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:

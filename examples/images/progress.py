@@ -1,10 +1,61 @@
-"""One progress bar for a whole training run."""
+"""What is shown while a run goes on: a bar for its beginning, one for all of its training."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+from torch.distributions import Transform
 from tqdm import tqdm
+
+# A model that is initialised sooner needs no bar.
+PATIENCE = 2.0
+PASSES = ("call_and_ladj", "inverse_and_ladj")
+
+
+@contextmanager
+def initialising(module: nn.Module, patience: float = PATIENCE) -> Iterator["tqdm[Any]"]:
+    """Show how many layers of a flow the first batch has passed, with the seconds that each takes.
+
+    Args:
+        module: What contains the flow.
+        patience: Seconds after which the bar appears.
+    """
+    layers = [part for part in module.modules() if _is_layer(part)]
+    bar = tqdm(
+        desc="initialising",
+        total=len(layers),
+        unit="layer",
+        delay=patience,
+        disable=rank_zero_only.rank != 0,
+    )
+    patched = [(part, name) for part in layers for name in PASSES if hasattr(part, name)]
+    try:
+        for part, name in patched:
+            vars(part)[name] = _counted(getattr(part, name), bar)
+        yield bar
+    finally:
+        for part, name in patched:
+            vars(part).pop(name, None)
+        bar.close()
+
+
+def _is_layer(part: nn.Module) -> bool:
+    """Whether this is a transform that no other transform is inside of."""
+    _, *inside = part.modules()
+    return isinstance(part, Transform) and not any(isinstance(p, Transform) for p in inside)
+
+
+def _counted(method: Callable[..., Any], bar: "tqdm[Any]") -> Callable[..., Any]:
+    def counted(*arguments: Any) -> Any:
+        result = method(*arguments)
+        bar.update()
+        return result
+
+    return counted
 
 
 class RunProgress(ProgressBar):
@@ -60,7 +111,12 @@ class RunProgress(ProgressBar):
     def _open(self, title: str, total: float, initial: int = 0) -> None:
         length = total if total != float("inf") else None
         self._bar = tqdm(
-            desc=title, total=length, initial=initial, disable=not self._enabled, mininterval=0.5
+            desc=title,
+            total=length,
+            initial=initial,
+            unit=" steps",
+            disable=not self._enabled,
+            mininterval=0.5,
         )
 
     def _close(self) -> None:

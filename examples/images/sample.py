@@ -1,21 +1,26 @@
 """Draw images from a flow whose weights lie in a file.
 
+The picture is written beside the weights, as `flow_samples.png`, unless `--output` says where.
 What the file says of the flow is printed too.
 
     python -m examples.images.sample runs/demo/flow.safetensors
     python -m examples.images.sample runs/demo/flow.safetensors --temperature 0.8
 """
 
+import sys
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
 from torchvision.utils import save_image
 
+from examples.images.errors import SetupError
 from examples.images.exploration import sample_at
 from examples.images.figures import square
+from examples.images.storage import check_writable
 from examples.images.weights import load_part
+from examples.parsing import command_line
 from pyro_resflow import checkpoints
+from pyro_resflow.flows import ImageFlow
 
 
 def main(
@@ -23,7 +28,7 @@ def main(
     number: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
-    output: Path = Path("samples.png"),
+    output: Path | None = None,
 ) -> None:
     """Draw images and write them as one picture.
 
@@ -32,16 +37,42 @@ def main(
         number: Number of images.
         temperature: Standard deviation of the noise that is turned into images.
         seed: Of the noise.
-        output: Where the picture is written.
+        output: Where the picture is written; by default beside the weights.
     """
-    print(checkpoints.info(weights))
-    flow = load_part(weights)
+    if number < 1:
+        raise SetupError(f"number: expected at least 1, got {number}")
+    if temperature < 0:
+        raise SetupError(f"temperature: expected 0 or more, got {temperature}")
+    picture = output if output is not None else weights.with_name(f"{weights.stem}_samples.png")
+    flow = load_flow(weights)
+    check_writable("output", picture.parent)
     torch.manual_seed(seed)
     images = sample_at(flow, [temperature], number)[0].clamp(0, 1)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_image(square(images), output)
-    print(f"wrote {output}")
+    save_image(square(images), picture)
+    print(f"wrote {picture}")
+
+
+def load_flow(weights: Path) -> ImageFlow:
+    """Print what a file says of its flow of images, and return it.
+
+    Raises:
+        SetupError: If there is no such file, or something else is in it.
+    """
+    try:
+        print(checkpoints.info(weights))
+        flow = load_part(weights)
+    except (checkpoints.CheckpointError, OSError) as error:
+        raise SetupError(f"weights {str(weights)!r}: {error}") from error
+    if not isinstance(flow, ImageFlow):
+        raise SetupError(
+            f"weights {str(weights)!r}: the file holds a {type(flow).__name__}, no flow of "
+            "images; a run writes its flow to flow.safetensors"
+        )
+    return flow
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    try:
+        command_line(main)
+    except SetupError as error:
+        sys.exit(f"error: {error}")

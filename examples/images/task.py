@@ -15,6 +15,7 @@ from torchmetrics import CatMetric
 from examples.images.diagnosis import explained
 from examples.images.errors import SetupError
 from examples.images.optimization import constant_rate, optimization
+from examples.images.progress import initialising
 from pyro_resflow.distributions import BitsPerDim, Dequantized
 from pyro_resflow.transforms import Dequantization, UniformDequantization
 from pyro_resflow.transforms.determinism import refuse_noise_in_average
@@ -132,7 +133,7 @@ class DensityEstimation(LightningModule):
         Done before the first step so that the optimizer and the averaged weights start from it.
         """
         if self.trainer.ckpt_path is None:
-            with torch.no_grad():
+            with torch.no_grad(), initialising(self):
                 self.bits_per_dim(self.trainer.datamodule.initial_batch().to(self.device))
 
     def training_step(self, images: Tensor, index: int) -> Tensor:

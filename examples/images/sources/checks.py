@@ -1,0 +1,80 @@
+"""Whether a source gives what is asked of it, looked at before training begins."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from examples.images.errors import SetupError
+from examples.images.sources.base import Portion, Source
+
+# Images looked at in each portion: enough to find a wrong kind, few enough to be read from files.
+LOOKED_AT = 64
+REMEDY = (
+    "a Source returns two portions, training and test, of (image,) or (image, label): images of "
+    "integers, such as torch.uint8, of shape (C, H, W) with values from 0 to bins - 1"
+)
+
+
+def check_source(source: Source) -> None:
+    """Raise a `SetupError` unless a source says what its images are."""
+    name = type(source).__name__
+    shape = getattr(source, "event_shape", None)
+    if not (isinstance(shape, Sequence) and len(shape) == 3 and all(_counts(n) for n in shape)):
+        raise SetupError(
+            f"data.source {name}: event_shape should be the channels, height and width of an "
+            f"image, such as (1, 28, 28), but is {shape}"
+        )
+    if not (_counts(source.bins) and source.bins > 1):
+        raise SetupError(
+            f"data.source {name}: bins should be the number of grey levels, such as 256, but is "
+            f"{source.bins}"
+        )
+
+
+def loaded(source: Source) -> tuple[Portion, Portion]:
+    """Return the portions of a source.
+
+    Raises:
+        SetupError: Unless each has images of the kind that the source promises.
+    """
+    portions = source.load()
+    if not (isinstance(portions, Sequence) and len(portions) == 2):
+        raise SetupError(f"data.source {type(source).__name__}: load() returned no pair; {REMEDY}")
+    for kind, portion in zip(("training", "test"), portions, strict=True):
+        check_portion(source, kind, portion)
+    training, test = portions
+    return training, test
+
+
+def check_portion(source: Source, kind: str, portion: Portion) -> None:
+    """Raise a `SetupError` unless the images of a portion are what the source promises."""
+    where = f"data.source {type(source).__name__}: the {kind} portion"
+    if not len(portion):
+        raise SetupError(f"{where} is empty; {REMEDY}")
+    step = -(-len(portion) // LOOKED_AT)
+    with isolate_rng():  # a portion may crop at random, and the run's numbers stay as they are
+        for index in range(0, len(portion), step):
+            fault = _fault(source, portion[index])
+            if fault:
+                raise SetupError(f"{where} has {fault} (item {index}); {REMEDY}")
+
+
+def _fault(source: Source, item: Any) -> str:
+    """Say what is wrong with an item of a portion, nothing if nothing is."""
+    if not (isinstance(item, tuple | list) and item and isinstance(item[0], Tensor)):
+        return f"items of type {type(item).__name__}, not (image,) or (image, label)"
+    image = item[0]
+    if image.is_floating_point() or image.is_complex():
+        return f"images of {str(image.dtype).removeprefix('torch.')}"
+    if tuple(image.shape) != tuple(source.event_shape):
+        return f"an image of shape {tuple(image.shape)}, not event_shape {source.event_shape}"
+    low, high = int(image.min()), int(image.max())
+    if low < 0 or high >= source.bins:
+        return f"pixels from {low} to {high}, but bins is {source.bins}"
+    return ""
+
+
+def _counts(number: Any) -> bool:
+    return isinstance(number, int) and number > 0

@@ -1,0 +1,167 @@
+"""Command lines whose errors fit on a screen and say what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, auto_cli
+
+# Lines that say nothing about what was given: every class may also be given by a file.
+NOISE = re.compile(r"\s*(- Expected a path but .* invalid|Subtypes: .*|Given value type: .*|)")
+CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+MODULES = re.compile(r"\b(?:collections\.abc|typing|torch\.nn\.modules\.module)\.(?=[A-Z])")
+PROJECT = ("pyro_resflow", "examples")
+KEY = re.compile(r'Parser key "([\w.]+)"')
+# With as many names as there are of sources, a list of them all is still read.
+LISTED = 20
+SIMILAR = 0.6
+
+
+class ShortErrors:
+    """Lets a parser of jsonargparse say what is wrong, what was probably meant and who helps."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print an error and exit, without the usage, which fills two screens."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        program = parser.prog.replace(" [options]", "")
+        print("error:", shortened(message), file=sys.stderr)
+        for hint in (*parser.hints(message), f"all options: {program} --help"):
+            print(f"  {hint}", file=sys.stderr)
+        sys.exit(2)
+
+    def hints(self, message: str) -> Iterator[str]:
+        """Say what was probably meant by what an error message complains about."""
+        yield from unknown_options(message, (action.dest for action in self._actions))
+        yield from unknown_classes(message, self._expected_class(message))
+        yield from missing_arguments(message)
+
+    def _expected_class(self, message: str) -> type | None:
+        """Return the class that the setting takes that a message is about, if it takes one."""
+        keys = KEY.findall(message)
+        types = [a._typehint for a in self._actions if keys == [a.dest] and _has_type(a)]
+        return types[0] if types and inspect.isclass(types[0]) else None
+
+
+class Parser(ShortErrors, ArgumentParser):
+    """jsonargparse's parser, with short errors."""
+
+
+def command_line(components: Callable[..., Any] | list[Callable[..., Any]]) -> Any:
+    """Make a command line of functions, as `jsonargparse.auto_cli` does, and run it.
+
+    Args:
+        components: One function, or one for each subcommand.
+    """
+    return auto_cli(components, parser_class=Parser, prog=f"python -m {running_module()}")
+
+
+def running_module() -> str:
+    """Return the name of the module that Python was told to run."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec is not None else sys.argv[0]
+
+
+def shortened(message: str) -> str:
+    """Leave out of a message of jsonargparse what says nothing about what was given."""
+    lines = [line for line in message.splitlines() if not NOISE.fullmatch(line)]
+    plain = CLASS.sub(r"\1", KEY.sub(r"\1", "\n".join(lines)))
+    return MODULES.sub("", plain).replace("Expected a ", "expected ")
+
+
+def unknown_options(message: str, options: Iterable[str]) -> Iterator[str]:
+    """For an option that does not exist, name the nearest that does."""
+    if match := re.search(r"unrecognized arguments: (.*)", message):
+        given = [word.lstrip("-").split("=")[0] for word in match[1].split() if word[:1] == "-"]
+        written = "--{}".format
+    elif match := re.search(r"does not accept option '([\w.]+)'", message):
+        given, written = [match[1]], "{}".format
+    elif match := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
+        given, written, options = [match[2]], "{}".format, parameters(match[1])
+    else:
+        return
+    names = list(options)
+    for name in given:
+        yield from nearest(name, names, written)
+    if match.re.groups == 2:
+        yield f"{match[1].rsplit('.')[-1]} takes {', '.join(names)}"
+
+
+def unknown_classes(message: str, expected: type | None) -> Iterator[str]:
+    """For a class that does not exist, name the nearest that does, and all if they are few."""
+    match = re.search(
+        r"dot import path string: ([\w.]+)"
+        r"|has no attribute '(\w+)'"
+        r"|Import path ([\w.]+) does not correspond",
+        message,
+    )
+    if match is None:
+        return
+    name = next(filter(None, match.groups())).rsplit(".")[-1]
+    known = known_classes(expected)
+    paths = {path.rsplit(".")[-1]: path for path in known}
+    yield from nearest(name, paths, lambda found: paths[found])
+    if expected is not None and len(known) <= LISTED:
+        yield f"known: {', '.join(sorted(paths))}"
+        yield f"or the path of a class of your own that extends {expected.__name__}"
+
+
+def missing_arguments(message: str) -> Iterator[str]:
+    """For a class that takes an argument that was not given, say by which option to give it."""
+    match = re.search(
+        r"class_path '[\w.]+':\s+the following arguments are required: (.+)", message
+    )
+    keys = KEY.findall(message)
+    if match and keys:
+        yield "give " + ", ".join(f"--{keys[0]}.{name}" for name in match[1].split(", "))
+
+
+def nearest(name: str, names: Iterable[str], written: Callable[[str], str]) -> Iterator[str]:
+    """Say what a name was probably meant to be."""
+    found = difflib.get_close_matches(name, list(names), 1, SIMILAR)
+    if found:
+        yield f"did you mean {written(found[0])}?"
+
+
+def parameters(path: str) -> list[str]:
+    """Return the names of the arguments that a class takes."""
+    module, _, name = path.rpartition(".")
+    signature = inspect.signature(getattr(import_module(module), name))
+    return [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+
+def known_classes(expected: type | None) -> list[str]:
+    """Return the paths of the public classes of this project, those of one kind if it is given."""
+    found: dict[type, str] = {}
+    ours = [name for name in sys.modules if name.split(".")[0] in PROJECT]
+    for module in sorted(ours, key=lambda name: (name.count("."), name)):
+        for name in _public(module):
+            value = getattr(sys.modules[module], name)
+            if inspect.isclass(value) and _fits(value, expected):
+                found.setdefault(value, f"{module}.{name}")
+    return list(found.values())
+
+
+def _public(module: str) -> Iterable[str]:
+    """Return the names that a module exports: none if a package exports for it."""
+    packages = [sys.modules.get(module[: dot.start()]) for dot in re.finditer(r"\.", module)]
+    hidden = any(hasattr(package, "__all__") for package in packages)
+    names = () if hidden else [n for n in vars(sys.modules[module]) if not n.startswith("_")]
+    return getattr(sys.modules[module], "__all__", names)
+
+
+def _fits(value: type, expected: type | None) -> bool:
+    if value.__module__.split(".")[0] not in PROJECT or inspect.isabstract(value):
+        return False
+    return expected is None or (issubclass(value, expected) and value is not expected)
+
+
+def _has_type(action: Any) -> bool:
+    return getattr(action, "_typehint", None) is not None
