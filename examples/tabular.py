@@ -134,18 +134,20 @@ class Training:
         batch_size: rows in a batch, drawn with replacement.
         learning_rate: of Adam at the start; it falls to nothing along a cosine.
         check_every: steps from one look at the validation rows to the next.
+        noise: standard deviation of the normal noise that is added to every batch.
     """
 
     steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 3e-3
     check_every: int = 50
+    noise: float = 0.0
 
 
 def fit(
     flow: TransformModule, split: Split, training: Training, seed: int, description: str
 ) -> dict[str, Tensor]:
-    """Train, and return the state that scored best on the validation rows."""
+    """Train to the last step, and return the state that scored best on the validation rows."""
     generator = torch.Generator().manual_seed(seed)
     flow_density = density(flow, split.train.shape[1])
     with torch.no_grad():
@@ -155,8 +157,11 @@ def fit(
     best, state = score(flow, split.validation), copy.deepcopy(flow.state_dict())
     for step in tqdm(range(1, training.steps + 1), desc=description, leave=False):
         chosen = torch.randint(len(split.train), (training.batch_size,), generator=generator)
+        rows = split.train[chosen]
+        if training.noise:
+            rows = rows + training.noise * torch.randn(rows.shape, generator=generator)
         optimizer.zero_grad()
-        loss = -flow_density.log_prob(split.train[chosen]).mean()
+        loss = -flow_density.log_prob(rows).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)
         optimizer.step()
