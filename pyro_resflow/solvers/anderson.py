@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .base import Solver
 from .iteration import FixedPointIteration
+from .tolerance import Unsolved
 
 
 class Anderson(Solver):
@@ -22,6 +23,7 @@ class Anderson(Solver):
         patience: steps without progress before a sample goes back.
         tolerance: see :class:`Solver`.
         max_iterations: see :class:`Solver`.
+        unsolved: see :class:`Solver`.
 
     Reference:
         Walker and Ni, Anderson Acceleration for Fixed-Point Iterations, 2011.
@@ -34,8 +36,9 @@ class Anderson(Solver):
         patience: int = 5,
         tolerance: float | None = None,
         max_iterations: int = 1000,
+        unsolved: Unsolved = "raise",
     ) -> None:
-        super().__init__(tolerance=tolerance, max_iterations=max_iterations)
+        super().__init__(tolerance=tolerance, max_iterations=max_iterations, unsolved=unsolved)
         if depth < 1 or patience < 1:
             raise ValueError(
                 f"depth, patience: expected integers of at least 1, got {depth} and {patience}."

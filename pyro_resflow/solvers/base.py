@@ -17,9 +17,10 @@ from ..linearization import (
     resolve_event_dim,
 )
 from ..precision import full_precision
+from .errors import FixedPointError
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
-from .tolerance import Iterative
+from .tolerance import Iterative, Unsolved
 
 
 class Solver(Iterative):
@@ -34,25 +35,66 @@ class Solver(Iterative):
             2e-7 in float32 (and below) and 2e-11 in float64. The error of x is up to 1/(1 - L)
             times as large.
         max_iterations: largest number of network evaluations.
+        unsolved: what becomes of samples for which the tolerance is not reached: ``"raise"`` an
+            error for the batch, or ``"nan"`` in their place, and in that of samples of y that are
+            not finite. No gradient comes from those.
 
     Raises:
-        ValueError: for a tolerance or a number of iterations that is not positive.
-        ConvergenceError: when called, if the tolerance is not reached.
+        ValueError: for a tolerance or a number of iterations that is not positive, or another
+            ``unsolved``.
+        ConvergenceError: when called, if the tolerance is not reached; it says for which samples.
     """
 
-    def __init__(self, *, tolerance: float | None = None, max_iterations: int = 1000) -> None:
-        super().__init__(tolerance=tolerance, max_iterations=max_iterations)
+    def __init__(
+        self,
+        *,
+        tolerance: float | None = None,
+        max_iterations: int = 1000,
+        unsolved: Unsolved = "raise",
+    ) -> None:
+        super().__init__(tolerance=tolerance, max_iterations=max_iterations, unsolved=unsolved)
 
     def __call__(
         self, net: nn.Module | Linearizable, y: Tensor, event_dim: int | None = None
     ) -> Tensor:
         flat, _ = flatten_batch(y, resolve_event_dim(net, event_dim))
         network = as_linearizable(net)
-        return _ImplicitSolve.apply(self, network, flat, *network.coefficients()).reshape(y.shape)
+        if self.unsolved == "raise" or y.is_meta:
+            x = _ImplicitSolve.apply(self, network, flat, *network.coefficients())
+            return x.reshape(y.shape)
+        finite = flat.flatten(1).isfinite().all(1)
+        attempt = _Attempt(self)
+        given = torch.where(_beside(finite, flat), flat, 0)
+        x = _ImplicitSolve.apply(attempt, network, given, *network.coefficients())
+        solved = finite if attempt.failed is None else finite & ~attempt.failed
+        return torch.where(_beside(solved, flat), x, torch.nan).reshape(y.shape)
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:
         """Run the iteration to its end; x of shape ``(N, D)``."""
         raise NotImplementedError
+
+
+class _Attempt:
+    """A solver for one call, which goes on without the samples that it cannot solve."""
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+        self.tolerance_for = solver.tolerance_for
+        self.max_iterations = solver.max_iterations
+        self.failed: Tensor | None = None
+
+    def solve(self, iteration: FixedPointIteration) -> Tensor:
+        """What the solver finds; where it fails, the point of the smallest residual."""
+        try:
+            return self.solver.solve(iteration)
+        except FixedPointError as error:
+            self.failed = error.failed
+            return torch.where(iteration.settled[:, None], iteration.x, iteration.best_x)
+
+
+def _beside(samples: Tensor, x: Tensor) -> Tensor:
+    """A mask of samples, ``(N,)``, as one that broadcasts with ``(N, *event)``."""
+    return samples.reshape(-1, *[1] * (x.dim() - 1))
 
 
 class _ImplicitSolve(torch.autograd.Function):
@@ -60,7 +102,7 @@ class _ImplicitSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, solver: Solver, net: Linearizable, y: Tensor, *coefficients: Tensor
+        ctx: Any, solver: Solver | _Attempt, net: Linearizable, y: Tensor, *coefficients: Tensor
     ) -> Tensor:
         tolerance = solver.tolerance_for(y.dtype)
         if not y.is_meta and not bool(y.isfinite().all()):

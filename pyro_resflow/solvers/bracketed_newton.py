@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..linearization import gradients_where_needed
-from .errors import ConvergenceError
-from .tolerance import Iterative
+from .errors import ConvergenceError, which
+from .tolerance import Iterative, Unsolved
 
 Increasing = Callable[..., tuple[Tensor, Tensor]]
 
@@ -32,11 +32,15 @@ class BracketedNewton(Iterative):
             of 1 and \|x\|; default 2e-7 in float32 (and below) and 2e-11 in float64, but never
             less than the type can tell apart.
         max_iterations: largest number of evaluations of f.
+        unsolved: what becomes of entries that are not done by then: ``"raise"`` an error for all,
+            or ``"nan"`` in their place, and where y or the bracket is not finite. No gradient
+            comes from those.
 
     Raises:
-        ValueError: for a tolerance or a number of iterations that is not positive, and when
-            called, for y that is not finite.
-        ConvergenceError: when called, if a bracket is not found or does not become narrow.
+        ValueError: for a tolerance or a number of iterations that is not positive or another
+            ``unsolved``, and when called, for y that is not finite.
+        ConvergenceError: when called, if a bracket is not found or does not become narrow; it
+            says for which entries.
 
     Reference:
         Press et al., Numerical Recipes, 3rd ed., 2007, section 9.4.
@@ -50,8 +54,14 @@ class BracketedNewton(Iterative):
         True
     """
 
-    def __init__(self, *, tolerance: float | None = None, max_iterations: int = 200) -> None:
-        super().__init__(tolerance=tolerance, max_iterations=max_iterations)
+    def __init__(
+        self,
+        *,
+        tolerance: float | None = None,
+        max_iterations: int = 200,
+        unsolved: Unsolved = "raise",
+    ) -> None:
+        super().__init__(tolerance=tolerance, max_iterations=max_iterations, unsolved=unsolved)
 
     def __call__(
         self,
@@ -70,7 +80,35 @@ class BracketedNewton(Iterative):
             upper: where f is about y or more, at least ``lower``.
             coefficients: every tensor but x that f depends on and that may want a gradient.
         """
-        return _ImplicitRoot.apply(self, function, y, lower, upper, *coefficients)
+        lower, upper = lower.expand_as(y), upper.expand_as(y)
+        attempt = _Attempt(self)
+        if self.unsolved == "raise" or y.is_meta:
+            return _ImplicitRoot.apply(attempt, function, y, lower, upper, *coefficients)
+        hopeless = ~(y.isfinite() & (lower <= upper))
+        y, lower, upper = (each.masked_fill(hopeless, 0) for each in (y, lower, upper))
+        attempt.failed = hopeless
+        root = _ImplicitRoot.apply(attempt, function, y, lower, upper, *coefficients)
+        return root.masked_fill(attempt.failed, torch.nan)
+
+
+class _Attempt:
+    """A solver for one call: the entries that are not to be solved, or that it cannot solve."""
+
+    def __init__(self, solver: BracketedNewton) -> None:
+        self.solver = solver
+        self.failed: Tensor | None = None
+
+    def run(self, search: _Search, lower: Tensor, upper: Tensor) -> Tensor:
+        """The roots; if entries may fail, zero in place of those that do."""
+        if self.failed is not None:
+            search.lost = self.failed
+        root = search.run(lower, upper)
+        if self.failed is None:
+            if bool(search.lost.any()):
+                raise search.failure()
+            return root
+        self.failed = search.lost
+        return root.masked_fill(self.failed, 0)
 
 
 class _Search:
@@ -84,24 +122,31 @@ class _Search:
         self.tolerance = max(tolerance, torch.finfo(y.dtype).eps)
         self.max_iterations = max_iterations
         self.evaluations = 0
+        self.lost = torch.zeros_like(y, dtype=torch.bool)
+        """Entries that are given up, or not to be solved."""
+        self.residual = torch.zeros_like(y)
 
     def run(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The roots, of the shape of y."""
+        """The roots, of the shape of y; where entries are lost, any point."""
         if self.y.is_meta:
             return (lower + upper) / 2
+        # a quarter of the largest number: widths, and steps of their size, do not overflow
+        largest = torch.finfo(self.y.dtype).max / 4
+        lower, upper = lower.clamp(-largest, largest), upper.clamp(-largest, largest)
         width = torch.maximum(upper - lower, self._margin(lower))
-        lower, upper = self._pushed_out(lower, -width), self._pushed_out(upper, width)
-        x = (lower + upper) / 2
+        lower = self._pushed_out(lower, -width, largest)
+        upper = self._pushed_out(upper, width, largest)
+        x = _middle(lower, upper)
         last_step, reach = upper - lower, self._margin(x)
         while True:
             value, slope = self._evaluate(x)
             below = value < self.y
             lower = torch.where(below, x, lower)
             upper = torch.where(value >= self.y, x, upper)
-            middle, margin = (lower + upper) / 2, self._margin(x)
+            middle, margin = _middle(lower, upper), self._margin(x)
             newton = x + (self.y - value) / slope
-            settled = upper - lower <= 3 * margin
-            if bool(settled.all()):
+            settled = self.lost | (upper - lower <= 3 * margin)
+            if self._is_over(settled):
                 return torch.where(newton.isnan(), middle, newton.clamp(lower, upper))
             step = (newton - x).abs()
             # a step this short goes on beyond the root, to close the bracket; further each time,
@@ -113,33 +158,71 @@ class _Search:
             reach = torch.where(good & final, 4 * reach, reach)
             x = torch.where(settled, x, torch.where(good, target, middle))
 
-    def _pushed_out(self, end: Tensor, step: Tensor) -> Tensor:
-        """An end of the bracket, moved by more and more until f there is on its side of y."""
+    def _pushed_out(self, end: Tensor, step: Tensor, largest: float) -> Tensor:
+        """An end of the bracket, moved until f there is on its side of y.
+
+        By twice, four, sixteen, 256 times as much each time: all numbers are soon behind it.
+        """
+        growth = 2.0
         while True:
             excess = self._evaluate(end)[0] - self.y
-            good = torch.where(step > 0, excess >= 0, excess <= 0)
-            if bool(good.all()):
+            good = self.lost | torch.where(step > 0, excess >= 0, excess <= 0)
+            if self._is_over(good):
                 return end
-            end = torch.where(good, end, end + step)
-            step = torch.where(good, step, 2 * step)
+            self.lost = self.lost | ~(good | (end.abs() < largest))
+            end = torch.where(good, end, (end + step).clamp(-largest, largest))
+            step = torch.where(good, step, (growth * step).clamp(-largest, largest))
+            growth = min(growth * growth, largest)
+
+    def _is_over(self, done: Tensor) -> bool:
+        """Whether all entries are done, or the evaluations spent and the others lost."""
+        if bool(done.all()):
+            return True
+        if self.evaluations < self.max_iterations:
+            return False
+        self.lost = self.lost | ~done
+        return True
 
     def _margin(self, x: Tensor) -> Tensor:
         return self.tolerance * x.abs().clamp_min(1)
 
     def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = self.function(x)
-        if self.evaluations == self.max_iterations:
-            residual = (value - self.y).abs()
-            raise ConvergenceError(
-                f"function: no root within the tolerance after {self.evaluations} evaluations; "
-                f"the largest residual is {float(residual.max()):.2e}. Either the function does "
-                "not increase, or it is not finite (after training, look for nan in the "
-                "parameters), or y lies outside its range; else raise max_iterations.",
-                iterations=self.evaluations,
-                residual=float(residual.max()),
-            )
+        self.residual = torch.where(self.lost, self.residual, (value - self.y).abs())
         self.evaluations += 1
         return value, slope
+
+    def failure(self) -> ConvergenceError:
+        """The error to raise for the entries that are lost."""
+        residual = float(self.residual[self.lost].max())
+        return ConvergenceError(
+            f"function: no root within the tolerance after {self.evaluations} evaluations for "
+            f"{which(self.lost, 'entries')}; the largest residual is {residual:.2e}. Either the "
+            "function does not increase, or it is not finite (after training, look for nan in the "
+            "parameters), or y lies outside its range; else raise max_iterations. A solver with "
+            "unsolved='nan' returns the rest.",
+            iterations=self.evaluations,
+            residual=residual,
+            failed=self.lost,
+        )
+
+
+WIDE = 16
+"""A bracket this many times as wide as its nearer end (or 1) is halved on a logarithmic scale."""
+
+
+def _middle(lower: Tensor, upper: Tensor) -> Tensor:
+    """The middle of brackets; of wide ones that of asinh, so that few halvings cross all numbers.
+
+    asinh is linear about 0 and logarithmic far out, as the tolerance is.
+    """
+    plain = (lower + upper) / 2
+    near = torch.minimum(lower.abs(), upper.abs()).clamp_min(1)
+    wide = upper - lower > WIDE * near
+    if not bool(wide.any()):
+        return plain
+    curved = ((lower.asinh() + upper.asinh()) / 2).sinh()
+    return torch.where(wide, curved, plain)
 
 
 class _ImplicitRoot(torch.autograd.Function):
@@ -148,7 +231,7 @@ class _ImplicitRoot(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        solver: BracketedNewton,
+        attempt: _Attempt,
         function: Increasing,
         y: Tensor,
         lower: Tensor,
@@ -157,9 +240,9 @@ class _ImplicitRoot(torch.autograd.Function):
     ) -> Tensor:
         if not y.is_meta and not bool(y.isfinite().all()):
             raise ValueError("y: expected finite values, got nan or infinity.")
-        tolerance = solver.tolerance_for(y.dtype)
-        search = _Search(lambda x: function(x, *coefficients), y, tolerance, solver.max_iterations)
-        root = search.run(lower.expand_as(y), upper.expand_as(y))
+        tolerance, most = attempt.solver.tolerance_for(y.dtype), attempt.solver.max_iterations
+        search = _Search(lambda x: function(x, *coefficients), y, tolerance, most)
+        root = attempt.run(search, lower, upper)
         ctx.function = function
         ctx.save_for_backward(root, *coefficients)
         return root

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+NAMED = 5
+"""How many of the failed are named in a message, before it says that there are more."""
+
 
 class ConvergenceError(ValueError):
     """A solver did not reach its tolerance.
@@ -9,12 +14,27 @@ class ConvergenceError(ValueError):
     Attributes:
         iterations: evaluations spent.
         residual: largest residual left, relative for the solvers of fixed points.
+        failed: what was not solved: a mask of samples, shape ``(N,)``, for the solvers of fixed
+            points; of entries, of the shape of y, for :class:`BracketedNewton`.
     """
 
-    def __init__(self, message: str, *, iterations: int, residual: float) -> None:
+    def __init__(
+        self, message: str, *, iterations: int, residual: float, failed: Tensor | None = None
+    ) -> None:
         super().__init__(message)
         self.iterations = iterations
         self.residual = residual
+        self.failed = failed
+
+
+def which(failed: Tensor, what: str) -> str:
+    """How many are marked, and the indices of the first: "2 of 50 samples (3, 17)"."""
+    indices = failed.nonzero()
+    named = [", ".join(map(str, index)) for index in indices[:NAMED].tolist()]
+    if failed.dim() != 1:
+        named = [f"({index})" for index in named]
+    more = ", ..." if len(indices) > NAMED else ""
+    return f"{len(indices)} of {failed.numel()} {what} ({', '.join(named)}{more})"
 
 
 class FixedPointError(ConvergenceError):
@@ -25,16 +45,21 @@ class FixedPointError(ConvergenceError):
         residual: largest relative residual left.
         contraction: measured contraction factor of g at the last point, the largest over the
             samples; 1 or more means that g is no contraction.
+        failed: which samples were not solved, shape ``(N,)``.
     """
 
-    def __init__(self, iterations: int, residual: float, contraction: float) -> None:
+    def __init__(
+        self, iterations: int, residual: float, contraction: float, failed: Tensor
+    ) -> None:
         super().__init__(
-            f"net: no solution of x + g(x) = y after {iterations} evaluations; the largest "
+            f"net: no solution of x + g(x) = y after {iterations} evaluations for "
+            f"{which(failed, 'samples')}; the largest "
             f"relative residual is {residual:.2e} and the measured contraction factor of g is "
             f"{contraction:.3f}. A factor of 1 or more means that g is not a contraction: build "
             "it from pyro_resflow.nn layers, or lower its coefficient. Below 1, raise "
-            "max_iterations or the tolerance.",
+            "max_iterations or the tolerance. A solver with unsolved='nan' returns the rest.",
             iterations=iterations,
             residual=residual,
+            failed=failed,
         )
         self.contraction = contraction

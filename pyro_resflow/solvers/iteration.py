@@ -109,4 +109,4 @@ class FixedPointIteration:
             v = jvp(v.unflatten(1, self.event_shape)[None])[0].flatten(1)
             factor = torch.linalg.vector_norm(v, dim=1)
         left = float(self.error(self.best_residual).max())
-        return FixedPointError(self.evaluations, left, float(factor.max()))
+        return FixedPointError(self.evaluations, left, float(factor.max()), ~self.settled)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .base import Solver
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
+from .tolerance import Unsolved
 
 
 class NewtonKrylov(Solver):
@@ -23,6 +24,7 @@ class NewtonKrylov(Solver):
         krylov_steps: the largest Krylov space of one linear system.
         tolerance: see :class:`Solver`.
         max_iterations: see :class:`Solver`; linearizations and evaluations are counted.
+        unsolved: see :class:`Solver`.
 
     Reference:
         Knoll and Keyes, Jacobian-free Newton-Krylov methods, 2004.
@@ -34,8 +36,9 @@ class NewtonKrylov(Solver):
         *,
         tolerance: float | None = None,
         max_iterations: int = 1000,
+        unsolved: Unsolved = "raise",
     ) -> None:
-        super().__init__(tolerance=tolerance, max_iterations=max_iterations)
+        super().__init__(tolerance=tolerance, max_iterations=max_iterations, unsolved=unsolved)
         if krylov_steps < 1:
             raise ValueError(
                 f"krylov_steps: expected an integer of at least 1, got {krylov_steps}."

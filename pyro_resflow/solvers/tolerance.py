@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 
 from ..rebuilding import Rebuildable
+
+Unsolved = Literal["raise", "nan"]
 
 
 class Iterative(Rebuildable):
@@ -13,20 +17,28 @@ class Iterative(Rebuildable):
     Args:
         tolerance: when to stop; default 2e-7 in float32 (and below) and 2e-11 in float64.
         max_iterations: when to give up.
+        unsolved: what becomes of what is not solved by then: ``"raise"``, or ``"nan"`` in its
+            place, also where there is nothing finite to solve.
 
     Raises:
-        ValueError: for a tolerance or a number of iterations that is not positive.
+        ValueError: for a tolerance or a number of iterations that is not positive, and for
+            another ``unsolved``.
     """
 
-    def __init__(self, *, tolerance: float | None, max_iterations: int) -> None:
+    def __init__(
+        self, *, tolerance: float | None, max_iterations: int, unsolved: Unsolved = "raise"
+    ) -> None:
         if tolerance is not None and not tolerance > 0:
             raise ValueError(f"tolerance: expected a positive number, got {tolerance}.")
         if max_iterations < 1:
             raise ValueError(
                 f"max_iterations: expected an integer of at least 1, got {max_iterations}."
             )
+        if unsolved not in get_args(Unsolved):
+            raise ValueError(f"unsolved: expected 'raise' or 'nan', got {unsolved!r}.")
         self.tolerance = tolerance
         self.max_iterations = max_iterations
+        self.unsolved = unsolved
 
     def tolerance_for(self, dtype: torch.dtype) -> float:
         """The tolerance in force for a floating-point type."""

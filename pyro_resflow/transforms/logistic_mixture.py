@@ -27,7 +27,8 @@ class LogisticMixtureMap(ElementwiseMap):
     Args:
         components: K.
         minimum_log_scale: the floor of the components' log-scales.
-        solver: of the inverse; default ``BracketedNewton()``.
+        solver: of the inverse; default ``BracketedNewton()``. ``BracketedNewton(unsolved="nan")``
+            returns nan for entries that cannot be inverted, and the rest.
 
     Raises:
         ValueError: for fewer than one component.
@@ -76,8 +77,9 @@ class LogisticMixtureMap(ElementwiseMap):
         logit, log_scale = self.affine.inverse(y, affine)
 
         _, means, log_scales = mixture
-        quantiles = means + log_scales.exp() * logit.unsqueeze(1)
-        lower, upper = quantiles.detach().aminmax(dim=1)
+        # finite scales: an infinite one would make nan of a logit of 0
+        scales = log_scales.detach().exp().clamp_max(torch.finfo(y.dtype).max)
+        lower, upper = (means.detach() + scales * logit.detach().unsqueeze(1)).aminmax(dim=1)
         x = self.solver(_logit_and_slope, logit, lower, upper, mixture)
         return x, _logit_and_log_slope(x, *mixture)[1] + log_scale
 

@@ -88,6 +88,39 @@ def test_rounding_does_not_keep_it_from_closing_the_bracket() -> None:
     assert count < 40
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("root", [0.5, -3e20, 0.0])
+def test_a_bracket_of_all_numbers_is_closed_in_a_few_dozen_evaluations(
+    root: float, dtype: torch.dtype
+) -> None:
+    y = torch.full((3,), root, dtype=dtype)
+    end = torch.full_like(y, torch.inf)
+    function = lambda x: (x, torch.zeros_like(x))  # noqa: E731  no slope: bisection alone
+    assert evaluations(function, y, -end, end) < 60
+    torch.testing.assert_close(BracketedNewton()(function, y, -end, end), y)
+
+
+def test_entries_without_a_root_are_named_and_can_be_left_out() -> None:
+    y = torch.tensor([[0.5, 2.0], [torch.nan, -0.5]], dtype=torch.float64)
+    lower, upper = torch.full_like(y, -4), torch.full_like(y, 4)
+
+    def function(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        return scale * x.tanh(), scale * (1 - x.tanh() ** 2)
+
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    with pytest.raises(
+        ConvergenceError, match=r"1 of 2 entries \(1\); the largest resid"
+    ) as caught:
+        BracketedNewton()(function, y[0], lower[0], upper[0], [scale])
+    assert caught.value.failed.tolist() == [False, True]
+    x = BracketedNewton(unsolved="nan")(function, y, lower, upper, [scale])
+    expected = torch.tensor([[0.5, torch.nan], [torch.nan, -0.5]], dtype=torch.float64).atanh()
+    torch.testing.assert_close(x, expected, equal_nan=True)
+    x[0, 0].backward()
+    # x = atanh(y / scale): the derivative is -y / (1 - y^2)
+    torch.testing.assert_close(scale.grad, torch.tensor(-0.5 / 0.75, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3)])
 def test_scalars_and_empty_tensors(shape: tuple[int, ...]) -> None:
     y = torch.ones(shape)
@@ -113,7 +146,7 @@ def test_function_without_a_root_raises() -> None:
     y = torch.full((3,), 2.0)
     with pytest.raises(ConvergenceError, match="does not increase") as caught:
         BracketedNewton()(lambda x: (x.tanh(), 1 - x.tanh() ** 2), y, y - 4, y)
-    assert caught.value.iterations == 200
+    assert caught.value.iterations < 20  # all numbers have been left behind by then
     assert caught.value.residual == pytest.approx(1.0)
 
 
@@ -135,7 +168,11 @@ def test_targets_that_are_not_finite_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"tolerance": 0.0}, "tolerance: expected"), ({"max_iterations": 0}, "max_iterations: exp")],
+    [
+        ({"tolerance": 0.0}, "tolerance: expected"),
+        ({"max_iterations": 0}, "max_iterations: exp"),
+        ({"unsolved": "skip"}, "unsolved: expected 'raise' or 'nan', got 'skip'"),
+    ],
 )
 def test_bad_options_are_named(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

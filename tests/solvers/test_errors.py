@@ -45,6 +45,27 @@ def test_error_where_there_is_no_solution_has_its_figures(solver: type[Solver], 
     ]
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_samples_without_a_solution_are_named_and_can_be_left_out(solver: type[Solver]) -> None:
+    y = torch.tensor([[0.1], [1.5], [torch.nan], [-0.4]], dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ConvergenceError, match=r"1 of 2 samples \(1\)") as caught:
+        solver(max_iterations=100)(NoSolution(), y[:2])
+    assert caught.value.failed.tolist() == [False, True]
+    x = solver(max_iterations=100, unsolved="nan")(NoSolution(), y)
+    expected = torch.tensor([[0.1], [torch.nan], [torch.nan], [-0.4]], dtype=torch.float64).atanh()
+    torch.testing.assert_close(x, expected, equal_nan=True)
+    x[[0, 3]].sum().backward()
+    slopes = torch.tensor([[1 / 0.99], [0], [0], [1 / 0.84]], dtype=torch.float64)
+    torch.testing.assert_close(y.grad, slopes)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_leaving_out_changes_nothing_where_all_is_solved(solver: type[Solver]) -> None:
+    net, _ = network("mlp")
+    y = torch.randn(8, 4, dtype=torch.float64)
+    assert torch.equal(solver(unsolved="nan")(net, y), solver()(net, y))
+
+
 @pytest.mark.parametrize("max_iterations", [20, 1000])
 def test_error_where_the_iteration_diverges_measures_the_expansion(max_iterations: int) -> None:
     with pytest.raises(ConvergenceError) as caught:
@@ -78,6 +99,7 @@ def test_y_that_is_not_finite_is_refused(value: float) -> None:
         ("tolerance", {"tolerance": -1e-3}),
         ("tolerance", {"tolerance": torch.nan}),
         ("max_iterations", {"max_iterations": 0}),
+        ("unsolved", {"unsolved": "skip"}),
     ],
 )
 def test_bad_argument_is_named(solver: type[Solver], match: str, arguments) -> None:

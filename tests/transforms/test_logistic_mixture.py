@@ -89,6 +89,38 @@ def test_inverse_is_as_exact_as_the_type_allows(
     torch.testing.assert_close(found_log_slope, log_slope, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "log_scale", "tolerance"),
+    [(torch.float32, 89.0, 1e-6), (torch.float32, 1e4, 1e-6), (torch.float64, 720.0, 1e-10)],
+)
+@pytest.mark.parametrize("x", [0.5, 0.0, -0.5])
+def test_a_component_wider_than_all_numbers_does_not_hide_the_root(
+    x: float, dtype: torch.dtype, log_scale: float, tolerance: float
+) -> None:
+    mixture = LogisticMixtureMap(2)
+    parameters = torch.zeros(1, mixture.num_parameters, 1, dtype=dtype)
+    parameters[:, -2] = log_scale  # e^89 is more than float32 holds, e^720 more than float64
+    y, log_slope = mixture(torch.full((1, 1), x, dtype=dtype), parameters)
+    found, found_log_slope = mixture.inverse(y, parameters)
+    assert found.item() == pytest.approx(x, abs=tolerance)
+    torch.testing.assert_close(found_log_slope, log_slope)
+
+
+def test_a_root_that_no_number_is_can_be_left_out() -> None:
+    """Half of the mixture is so wide that it reaches no quantile above .75 below infinity."""
+    mixture = LogisticMixtureMap(2, solver=BracketedNewton(unsolved="nan"))
+    parameters = torch.zeros(4, mixture.num_parameters, 1)
+    parameters[2, -2] = 200.0
+    y = torch.tensor([0.3, -0.2, 5.0, 1.0])[:, None]
+    with pytest.raises(ConvergenceError, match=r"for 1 of 4 entries \(\(2, 0\)\)"):
+        LogisticMixtureMap(2).inverse(y, parameters)
+    found, log_slope = mixture.inverse(y, parameters)
+    lost = torch.tensor([False, False, True, False])[:, None]
+    assert torch.equal(found.isnan(), lost)
+    assert torch.equal(log_slope.isnan(), lost)
+    torch.testing.assert_close(found[~lost], y[~lost])  # the identity where all are zero
+
+
 @pytest.mark.parametrize("distance", [100.0, 1000.0])
 def test_inverse_far_out_in_float32(distance: float) -> None:
     mixture = LogisticMixtureMap(4)
