@@ -4,10 +4,13 @@ ArviZ reads Pyro's MCMC; this module reads what SVI has fitted. Draws of the gui
 against the model, :math:`\log w = \log p(z, x) - \log q(z)`. Flows in the model or the guide
 evaluate their exact log-determinant for that: an estimate would enter an exponential.
 
-Written for ArviZ 0.x. ArviZ 1 keeps a ``DataTree`` in place of ``InferenceData`` and is refused.
+ArviZ 0.x and ArviZ 1 both work, and give the same numbers: the smoothing of the weights is our
+own. What comes back is the container of the version that is installed.
 """
 
 from .conversion import from_neutra, from_svi
-from .weights import Loo, loo, pareto_k
+from .cross_validation import loo
+from .smoothing import psis
+from .weights import pareto_k
 
-__all__ = ["Loo", "from_neutra", "from_svi", "loo", "pareto_k"]
+__all__ = ["from_neutra", "from_svi", "loo", "pareto_k", "psis"]

@@ -1,19 +1,26 @@
-"""From a fitted guide, or a NeuTra run, to InferenceData."""
+"""From a fitted guide, or a NeuTra run, to ArviZ."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+import pyro
+import pyro.distributions as dist
 from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.reparam import NeuTraReparam
+from pyro.poutine import Trace
+from torch import Tensor
 
-from .datasets import Coords, Dims, inference_data
-from .draws import Draw, Model, check_number, delta_trace, exact_densities, prototypes, replayed
-from .version import arviz as az
-from .weights import tail_shape
+from .datasets import Coords, Dims, as_array, container_of
+from .draws import Model, check_number
+from .evaluation import Evaluation, GuideLatents
+from .library import Container
+from .sites import checked_names
+from .weights import judged
 
 
 def from_svi(
@@ -23,28 +30,39 @@ def from_svi(
     num_samples: int = 1000,
     dims: Dims | None = None,
     coords: Coords | None = None,
+    max_plate_nesting: int | None = None,
+    chunk_size: int | None = None,
     **kwargs: Any,
-) -> az.InferenceData:
-    r"""Draws of a fitted guide as InferenceData, one chain.
+) -> Container:
+    r"""Draws of a fitted guide in ArviZ's container, one chain.
 
-    Its groups: ``posterior`` (latent and deterministic sites), ``posterior_predictive``,
+    The container is the installed version's own: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in
+    ArviZ 1. Its groups: ``posterior`` (latent and deterministic sites), ``posterior_predictive``,
     ``log_likelihood`` (one entry per independent observation, without ``poutine.scale``),
     ``observed_data``, and ``sample_stats`` with ``lp`` :math:`= \log p(z, x)` and ``log_weight``
-    :math:`= \log p(z, x) - \log q(z)`; the attribute ``pareto_k`` of the latter group says how far
-    the weights can be trusted. Dimensions that belong to plates have the plates' names.
+    :math:`= \log p(z, x) - \log q(z)`. The attributes ``pareto_k`` and ``effective_draws`` of the
+    latter group say how far the weights can be trusted; where k is not defined it is nan, and
+    ``pareto_k_note`` says why. Dimensions that belong to plates have the plates' names.
+
+    Many draws run at once, inside a plate on the left of the model's own. A model or a guide that
+    does not run so, or gives other values so, runs draw by draw, with a warning.
 
     Args:
         model: the model, with its data in ``args`` and ``kwargs``.
         guide: the guide; any, of any kind of Pyro's.
         args: arguments of the model and the guide.
-        num_samples: number of draws. Each runs the guide once and the model twice.
+        num_samples: number of draws.
         dims: names of event dimensions, site by site.
         coords: labels along dimensions, plates too.
+        max_plate_nesting: how many plates are nested, if more than one run shows.
+        chunk_size: draws in one run; default: as many as take a few dozen megabytes. 1 runs the
+            guide once and the model twice for each draw.
         kwargs: keyword arguments of the model and the guide.
 
     Raises:
-        ValueError: if the guide does not sample a latent site of the model, a plate is subsampled,
-            or ``num_samples`` is not positive.
+        ValueError: if the guide does not sample a latent site of the model; if a plate is
+            subsampled; if a plate, site or dimension is named ``chain`` or ``draw``; if ``dims``
+            or ``coords`` do not fit the model; or if a number is too small.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -55,19 +73,25 @@ def from_svi(
         ...     with pyro.plate("person", len(y)):
         ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
         >>> data = from_svi(model, AutoNormal(model), torch.randn(5), num_samples=20)
-        >>> dict(data.log_likelihood.sizes)
+        >>> dict(data["log_likelihood"].sizes)
         {'chain': 1, 'draw': 20, 'person': 5}
     """
     check_number(num_samples)
-    with torch.no_grad(), exact_densities(prototypes(model, guide, args, kwargs)):
-        draws = []
-        for _ in range(num_samples):
-            latents = poutine.trace(guide).get_trace(*args, **kwargs)
-            draws.append(Draw.of(model, latents, args, kwargs, log_q=latents.log_prob_sum()))
-    data = inference_data([draws], dims or {}, coords or {})
-    log_weight = data["sample_stats"]["log_weight"].values[0]
-    data["sample_stats"].attrs["pareto_k"] = tail_shape(log_weight)
-    return data
+    evaluation = Evaluation(model, GuideLatents(guide, args, kwargs), args, kwargs)
+    single = evaluation.one(0)
+    names = checked_names(single.model, dims or {}, coords or {})
+    draws = evaluation.draws(num_samples, single, max_plate_nesting, chunk_size)
+    if not draws.log_likelihood:
+        warnings.warn(
+            "model: it has no observed site; was the data left out of the arguments? "
+            "from_svi(model, guide, *args, **kwargs) hands them to the model and the guide.",
+            stacklevel=2,
+        )
+    stats = {"lp": as_array(draws.lp)[None], "log_weight": as_array(draws.log_weight)[None]}
+    smoothed = judged(draws, single.model)
+    attributes = {"pareto_k": smoothed.k, "effective_draws": smoothed.effective_draws}
+    note = {"pareto_k_note": smoothed.note} if smoothed.note else {}
+    return container_of(draws, 1, single.model, names, coords or {}, stats, {**attributes, **note})
 
 
 def from_neutra(
@@ -76,8 +100,10 @@ def from_neutra(
     *args: Any,
     dims: Dims | None = None,
     coords: Coords | None = None,
+    max_plate_nesting: int | None = None,
+    chunk_size: int | None = None,
     **kwargs: Any,
-) -> az.InferenceData:
+) -> Container:
     """Samples of a NeuTra-reparameterised MCMC run, brought back to the model's own sites.
 
     The run itself knows one shared latent vector only. The groups are those of :func:`from_svi`,
@@ -89,10 +115,13 @@ def from_neutra(
         args: arguments of the model.
         dims: see :func:`from_svi`.
         coords: see :func:`from_svi`.
+        max_plate_nesting: see :func:`from_svi`.
+        chunk_size: see :func:`from_svi`.
         kwargs: keyword arguments of the model.
 
     Raises:
-        ValueError: if the run has no shared latent, or a plate is subsampled.
+        ValueError: if the run has no shared latent, if ``neutra`` had no part in it, and as
+            :func:`from_svi`.
     """
     samples = mcmc.get_samples(group_by_chain=True)
     shared = [name for name in samples if name.endswith("_shared_latent")]
@@ -101,20 +130,53 @@ def from_neutra(
             f"mcmc: expected one shared latent of NeuTraReparam among the sites, got "
             f"{sorted(samples)}. Give the run that sampled neutra.reparam(model)."
         )
-    model = neutra.guide.model
-    with torch.no_grad():
-        prototype = delta_trace(neutra.transform_sample(samples[shared[0]][0, 0]))
-        with exact_densities([replayed(model, prototype, args, kwargs)]):
-            draws = [
-                [
-                    Draw.of(model, delta_trace(neutra.transform_sample(z)), args, kwargs)
-                    for z in chain
-                ]
-                for chain in samples[shared[0]]
-            ]
-    data = inference_data(draws, dims or {}, coords or {})
-    diverging = np.zeros((len(draws), len(draws[0])), dtype=bool)
-    for i, steps in enumerate(mcmc.diagnostics()["divergences"].values()):
-        diverging[i, steps] = True
-    data["sample_stats"]["diverging"] = (("chain", "draw"), diverging)
-    return data
+    if neutra.transform is None:
+        raise ValueError(
+            "neutra: it has reparameterised no model yet; give the one of the run, or run "
+            "neutra.reparam(model) once."
+        )
+    noise = samples[shared[0]]
+    latents = NeuTraLatents(neutra, noise.flatten(0, 1))
+    evaluation = Evaluation(neutra.guide.model, latents, args, kwargs)
+    single = evaluation.one(0)
+    names = checked_names(single.model, dims or {}, coords or {})
+    draws = evaluation.draws(len(latents.noise), single, max_plate_nesting, chunk_size)
+    diverging = np.zeros(noise.shape[:2], dtype=bool)
+    for chain, steps in enumerate(mcmc.diagnostics()["divergences"].values()):
+        diverging[chain, steps] = True
+    stats = {"lp": as_array(draws.lp).reshape(noise.shape[:2]), "diverging": diverging}
+    return container_of(draws, len(noise), single.model, names, coords or {}, stats, {})
+
+
+@dataclass(frozen=True)
+class NeuTraLatents:
+    """The draws of a NeuTra run.
+
+    Attributes:
+        neutra: the reparameteriser.
+        noise: the shared latent, shape ``(draws, latent_dim)``.
+    """
+
+    neutra: NeuTraReparam
+    noise: Tensor
+
+    def one(self, index: int) -> Trace:
+        return delta_trace(self.neutra.transform_sample(self.noise[index]))
+
+    def many(self, draws: range, single: Trace, nesting: int) -> Trace:
+        noise = self.noise[draws.start : draws.stop]
+        padded = noise.unflatten(0, (len(draws), *(1,) * nesting))  # it keeps clear of the plates
+        return delta_trace(self.neutra.transform_sample(padded))
+
+    def check(self, latents: Trace, single: Trace, number: int, place: int) -> None:
+        """Nothing can go wrong: the guide's transform takes batches."""
+
+
+def delta_trace(values: dict[str, Tensor]) -> Trace:
+    """A trace that holds some values."""
+
+    def guide() -> None:
+        for name, value in values.items():
+            pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
+
+    return poutine.trace(guide).get_trace()

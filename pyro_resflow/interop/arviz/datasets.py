@@ -1,71 +1,79 @@
-"""Draws as ArviZ's InferenceData."""
+"""Draws as the container of the ArviZ that is installed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyro
+from pyro.poutine import Trace
 from torch import Tensor
 
-from .draws import Draw
-from .sites import dim_names, full_value, observed_sites, sample_sites
-from .version import arviz as az
+from .draws import Draws
+from .library import LIBRARY, SAMPLE_DIMS, Container
+from .sites import full_value, observed_sites
 
 Dims = Mapping[str, Sequence[str]]
 Coords = Mapping[str, Sequence[Any]]
 
 
-def inference_data(
-    draws: Sequence[Sequence[Draw]], dims: Dims, coords: Coords
-) -> az.InferenceData:
-    """Draws, chain by chain, as InferenceData."""
-    first = draws[0][0].trace
-    names = {s["name"]: dim_names(s, dims.get(s["name"], ())) for s in sample_sites(first)}
+def container_of(
+    draws: Draws,
+    chains: int,
+    model: Trace,
+    names: Mapping[str, Sequence[str | None]],
+    coords: Coords,
+    stats: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+) -> Container:
+    """The groups of some draws, chain after chain, as one container.
 
-    def dataset(select: Callable[[Draw], Mapping[str, Tensor]]) -> Any:
-        values = {
-            name: np.stack([[as_array(select(draw)[name]) for draw in chain] for chain in draws])
-            for name in select(draws[0][0])
-        }
-        return dataset_of(values, names, coords, leading=2)
+    Args:
+        draws: of all chains, one after the other.
+        chains: how many there are.
+        model: the model's trace of one draw.
+        names: the dimensions of every site, see :func:`sites.checked_names`.
+        coords: labels along dimensions.
+        stats: what ``sample_stats`` gets, shape ``(chains, draws)``.
+        attributes: of the group ``sample_stats``.
+    """
 
-    def stats(draw: Draw) -> dict[str, Tensor]:
-        weight = {"log_weight": draw.log_weight} if draw.log_weight is not None else {}
-        return {"lp": draw.lp, **weight}
+    def dataset(values: Mapping[str, Tensor]) -> Any:
+        arrays = {name: as_array(value) for name, value in values.items()}
+        by_chain = {n: a.reshape(chains, -1, *a.shape[1:]) for n, a in arrays.items()}
+        return dataset_of(by_chain, names, coords, SAMPLE_DIMS)
 
+    observed = {site["name"]: as_array(full_value(site)) for site in observed_sites(model)}
     groups = {
-        "posterior": dataset(lambda draw: draw.posterior),
-        "posterior_predictive": dataset(lambda draw: draw.predictive),
-        "log_likelihood": dataset(lambda draw: draw.log_likelihood),
-        "sample_stats": dataset(stats),
+        "posterior": dataset(draws.posterior),
+        "posterior_predictive": dataset(draws.predictive),
+        "log_likelihood": dataset(draws.log_likelihood),
+        "sample_stats": dataset_of(stats, {}, {}, SAMPLE_DIMS),
+        "observed_data": dataset_of(observed, names, coords, ()),
     }
-    observed = {site["name"]: as_array(full_value(site)) for site in observed_sites(first)}
-    groups["observed_data"] = dataset_of(observed, names, coords, leading=0)
-    return az.InferenceData(**{name: group for name, group in groups.items() if group.data_vars})
+    groups["sample_stats"].attrs.update(attributes)
+    return LIBRARY.container({name: group for name, group in groups.items() if group.data_vars})
 
 
 def dataset_of(
     values: Mapping[str, np.ndarray],
     names: Mapping[str, Sequence[str | None]],
     coords: Coords,
-    leading: int,
+    sample_dims: Sequence[str],
 ) -> Any:
-    """Arrays as a data set: ``leading`` dimensions (chain and draw), then those that have names.
+    """Arrays as a data set: the dimensions of the draws first, then those that have names.
 
     An array may lack the event dimensions, as densities do.
     """
     squeezed, dims = {}, {}
     for name, value in values.items():
-        of_site = list(names.get(name, ()))[: value.ndim - leading]
-        padding = tuple(leading + i for i, dim in enumerate(of_site) if dim is None)
+        of_site = list(names.get(name, ()))[: value.ndim - len(sample_dims)]
+        padding = tuple(len(sample_dims) + i for i, dim in enumerate(of_site) if dim is None)
         squeezed[name] = value.squeeze(padding)
         dims[name] = [dim for dim in of_site if dim is not None]
-    default = ["chain", "draw"] if leading else []
-    return az.dict_to_dataset(
-        squeezed, library=pyro, dims=dims, coords=dict(coords), default_dims=default
-    )
+    used = {dim for each in dims.values() for dim in each}
+    labels = {dim: each for dim, each in coords.items() if dim in used}
+    return LIBRARY.dataset(squeezed, dims, labels, sample_dims)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -1,24 +1,28 @@
-"""What the model makes of a draw of the guide."""
+"""Draws from the posterior, and what the model makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 
 from ...logdet import Exact
 from ...transforms import temporary_logdet
+from ...transforms.determinism import inside
 from .sites import (
+    all_sites,
+    batch_shape_of,
     full_value,
     inferred_sites,
+    is_deterministic,
     log_density,
     observed_sites,
     sample_sites,
@@ -29,69 +33,164 @@ Model = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One draw from the posterior, and what the model makes of it."""
+class Traces:
+    """One run of everything: for one draw, or for many along a dimension of their own.
 
-    trace: Trace
+    Attributes:
+        latents: where the latent values come from.
+        model: the model at these values.
+        free: the same with its observed sites drawn anew; None if nobody asks for them.
+    """
+
+    latents: Trace
+    model: Trace
+    free: Trace | None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Some draws from the posterior; every tensor has them along its first dimension.
+
+    Attributes:
+        posterior: the latent and the deterministic values, by site.
+        predictive: observed sites, drawn anew.
+        log_likelihood: of each observation.
+        lp: log p(z, x).
+        log_q: log q(z).
+    """
+
     posterior: dict[str, Tensor]
     predictive: dict[str, Tensor]
     log_likelihood: dict[str, Tensor]
     lp: Tensor
-    log_weight: Tensor | None
+    log_q: Tensor
 
     @classmethod
-    def of(
-        cls,
-        model: Model,
-        latents: Trace,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        log_q: Tensor | float | None = None,
-    ) -> Draw:
-        """The model at the latent values of a trace."""
-        trace = replayed(model, latents, args, kwargs)
-        trace.compute_log_prob()
-        free = replayed(poutine.uncondition(model), latents, args, kwargs)
-        observed = list(observed_sites(trace))
-        lp = torch.as_tensor(trace.log_prob_sum()).double()
+    def of(cls, traces: Traces, single: Traces, number: int) -> Draws:
+        """What traces of many draws hold, each at the shape that it has in a run of one."""
+        sites = {site["name"]: site for site in sample_sites(single.model)}
+
+        def values(found: Iterable[Any]) -> dict[str, Tensor]:
+            return {
+                s["name"]: rows(full_value(s), number, full_value(sites[s["name"]]).shape)
+                for s in found
+            }
+
+        lp = summed(traces.model, single.model, number)
+        observed = list(observed_sites(traces.model))
+        free = traces.free.nodes if traces.free is not None else {}
         return cls(
-            trace,
-            {site["name"]: full_value(site) for site in inferred_sites(trace)},
-            {site["name"]: full_value(free.nodes[site["name"]]) for site in observed},
-            {site["name"]: log_density(site) for site in observed},
-            lp,
-            lp - log_q if log_q is not None else None,
+            posterior=values(inferred_sites(traces.model)),
+            predictive=values(free[site["name"]] for site in observed if free),
+            log_likelihood={
+                s["name"]: rows(log_density(s), number, batch_shape_of(sites[s["name"]]))
+                for s in observed
+            },
+            lp=lp,
+            log_q=summed(traces.latents, single.latents, number),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Draws]) -> Draws:
+        """Draws one after the other.
 
-def replayed(model: Model, latents: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
+        Raises:
+            ValueError: unless all have the same sites, of the same shapes.
+        """
+
+        def shapes(each: Draws) -> dict[str, torch.Size]:
+            values = {**each.posterior, **each.log_likelihood}
+            return {name: value.shape[1:] for name, value in values.items()}
+
+        def join(select: Callable[[Draws], dict[str, Tensor]]) -> dict[str, Tensor]:
+            return {n: torch.cat([select(part)[n] for part in parts]) for n in select(parts[0])}
+
+        for part in parts:
+            if shapes(part) != shapes(parts[0]):
+                raise ValueError(
+                    "model: its sites, or their shapes, are not the same in every draw: "
+                    f"{_readable(shapes(parts[0]))}, then {_readable(shapes(part))}."
+                )
+
+        return cls(
+            posterior=join(lambda draws: draws.posterior),
+            predictive=join(lambda draws: draws.predictive),
+            log_likelihood=join(lambda draws: draws.log_likelihood),
+            lp=torch.cat([part.lp for part in parts]),
+            log_q=torch.cat([part.log_q for part in parts]),
+        )
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(z, x) - log q(z)."""
+        return self.lp - self.log_q.to(self.lp.device)
+
+
+def rows(tensor: Tensor, number: int, shape: Sequence[int]) -> Tensor:
+    """A tensor as one of shape ``(number, *shape)``; what has no draws is the same for each.
+
+    Raises:
+        ValueError: if it has another number of entries.
+    """
+    size = torch.Size(shape)
+    if tensor.numel() == number * size.numel():
+        return tensor.reshape(number, *size)
+    if tensor.numel() == size.numel():
+        return tensor.reshape(size).expand(number, *size)
+    raise ValueError(f"shape {tuple(tensor.shape)} does not hold {number} of {tuple(size)}")
+
+
+def summed(trace: Trace, single: Trace, number: int) -> Tensor:
+    """The log density of all sites together, draw by draw, in double precision."""
+    trace.compute_log_prob()
+    total = torch.zeros(number, dtype=torch.float64)
+    for site in all_sites(trace):
+        if not is_deterministic(site):
+            density = site["log_prob"].double()
+            densities = rows(density, number, batch_shape_of(single.nodes[site["name"]]))
+            total = total.to(density.device) + densities.reshape(number, -1).sum(1)
+    return total
+
+
+def replayed(
+    model: Model, latents: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Trace:
     """The trace of the model at the latent values of another trace."""
     trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(*args, **kwargs)
     for site in sample_sites(trace):
         if not site["is_observed"] and site["name"] not in latents and not was_observed(site):
             raise ValueError(
-                f"guide: it does not sample the latent site {site['name']!r} of the model. A site "
-                "that is summed out has to be inferred first, by pyro.infer.infer_discrete."
+                f"guide: it does not sample the latent site {site['name']!r} of the model. If "
+                "this site is data, were the observations left out of the arguments? A site that "
+                "is summed out has to be inferred first, by pyro.infer.infer_discrete."
             )
     return trace
 
 
-def delta_trace(values: Mapping[str, Tensor]) -> Trace:
-    """A trace that holds some values."""
+class DrawingAnew(UnconditionMessenger):
+    """Observed sites are drawn from their distributions, at the shape of the data.
 
-    def guide() -> None:
-        for name, value in values.items():
-            pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
+    Pyro's own ``poutine.uncondition`` also draws what ``pyro.deterministic`` has computed, at
+    another shape if it is inside a plate; and draws once for data without a plate.
+    """
 
-    return poutine.trace(guide).get_trace()
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_deterministic(msg) or not msg["is_observed"]:
+            return
+        shape = batch_shape_of(msg)
+        if shape != msg["fn"].batch_shape:
+            msg["fn"] = msg["fn"].expand(shape)
+        super()._pyro_sample(msg)
 
 
-def prototypes(
-    model: Model, guide: Model, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Trace]:
-    """A trace of the guide and one of the model, which show what distributions there are."""
-    latents = poutine.trace(guide).get_trace(*args, **kwargs)
-    return [latents, replayed(model, latents, args, kwargs)]
+def drawing_anew(model: Model) -> Model:
+    """The model with its observed sites drawn from their distributions."""
+
+    def predictive(*args: Any, **kwargs: Any) -> Any:
+        with DrawingAnew():
+            return model(*args, **kwargs)
+
+    return predictive
 
 
 @contextmanager
@@ -112,3 +211,28 @@ def check_number(num_samples: int) -> None:
     """
     if num_samples < 1:
         raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
+
+
+def is_point(distribution: Any) -> bool:
+    """Whether a distribution is a point mass, masked, expanded or not."""
+    return any(isinstance(part, dist.Delta) for part in inside(distribution))
+
+
+def point_masses(trace: Trace, draws: Draws) -> list[str]:
+    """The latent sites, of those that the model gives a density, of which all draws are one."""
+    return [
+        site["name"]
+        for site in inferred_sites(trace)
+        if not is_deterministic(site)
+        and not is_point(site["fn"])
+        and _all_the_same(draws.posterior[site["name"]])
+    ]
+
+
+def _all_the_same(values: Tensor) -> bool:
+    several = len(values) > 1 and values.is_floating_point()
+    return several and torch.equal(values[1:], values[:-1])
+
+
+def _readable(shapes: Mapping[str, torch.Size]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in shapes.items()}

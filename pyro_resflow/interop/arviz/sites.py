@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from .library import SAMPLE_DIMS
+
 
 def sample_sites(trace: Trace) -> Iterator[Any]:
-    """The sample sites of a model, but for its plates and factors.
+    """The sample sites of a model, without its plates and factors.
 
     Raises:
         ValueError: for a plate that is subsampled.
@@ -28,6 +30,14 @@ def sample_sites(trace: Trace) -> Iterator[Any]:
                 f"model: the plate {site['name']!r} is subsampled, so that every draw sees other "
                 "observations; pass arguments for which it takes them all."
             )
+
+
+def all_sites(trace: Trace) -> Iterator[Any]:
+    """Every sample site of a model or a guide, factors and auxiliary ones too; no plates."""
+    site: Any
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            yield site
 
 
 def is_deterministic(site: Any) -> bool:
@@ -56,12 +66,19 @@ def event_dim_of(site: Any) -> int:
     return 0 if is_deterministic(site) and event_dim == dims else event_dim
 
 
+def batch_shape_of(site: Any) -> torch.Size:
+    """The shape of a site's log density: that of its distribution and its value together."""
+    value = site["value"]
+    batch = value.shape[: value.dim() - event_dim_of(site)]
+    if is_deterministic(site):
+        return batch
+    return torch.broadcast_shapes(site["fn"].batch_shape, batch)
+
+
 def full_value(site: Any) -> Tensor:
     """The value, at the batch shape of its distribution."""
-    value, event_dim = site["value"], event_dim_of(site)
-    if is_deterministic(site):
-        return value
-    return value.expand((*site["fn"].batch_shape, *value.shape[value.dim() - event_dim :]))
+    value = site["value"]
+    return value.expand((*batch_shape_of(site), *value.shape[value.dim() - event_dim_of(site) :]))
 
 
 def log_density(site: Any) -> Tensor:
@@ -70,6 +87,14 @@ def log_density(site: Any) -> Tensor:
     if mask is None:
         return density
     return torch.where(torch.as_tensor(mask, device=density.device), density, 0.0)
+
+
+def plate_nesting(traces: Sequence[Trace]) -> int:
+    """How many batch dimensions, counted from the right, the plates and sites of traces take."""
+    sites = [site for trace in traces for site in all_sites(trace)]
+    plates = [-f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
+    batches = [len(batch_shape_of(s)) for s in sites if not is_deterministic(s)]
+    return max([0, *plates, *batches])
 
 
 def dim_names(site: Any, given: Sequence[str]) -> list[str | None]:
@@ -96,3 +121,52 @@ def dim_names(site: Any, given: Sequence[str]) -> list[str | None]:
             f"{names}; plates are named already."
         )
     return names
+
+
+def checked_names(
+    trace: Trace, dims: Mapping[str, Sequence[str]], coords: Mapping[str, Sequence[Any]]
+) -> dict[str, list[str | None]]:
+    """The dimensions' names of every site of a model; see :func:`dim_names`.
+
+    Raises:
+        ValueError: for a site, a plate or a dimension with a name that ArviZ keeps for itself, for
+            ``dims`` of no site, and for ``coords`` of no dimension or of another length.
+    """
+    sites = {site["name"]: site for site in sample_sites(trace)}
+    names = {name: dim_names(site, dims.get(name, ())) for name, site in sites.items()}
+    for name in dims:
+        if name not in sites:
+            raise ValueError(f"dims: the model has no site {name!r}; it has {sorted(sites)}.")
+    sizes = {
+        dim: size
+        for name, site in sites.items()
+        for dim, size in zip(names[name], full_value(site).shape, strict=True)
+        if dim is not None
+    }
+    for reserved in SAMPLE_DIMS:
+        _refuse_name(reserved, sites, sizes, dims)
+    for dim, labels in coords.items():
+        if dim not in sizes:
+            raise ValueError(f"coords: no dimension has the name {dim!r}; they are {[*sizes]}.")
+        if len(labels) != sizes[dim]:
+            raise ValueError(
+                f"coords: expected {sizes[dim]} labels along {dim!r}, got {len(labels)}."
+            )
+    return names
+
+
+def _refuse_name(
+    reserved: str,
+    sites: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    dims: Mapping[str, Sequence[str]],
+) -> None:
+    """Raise where a name that ArviZ gives to the draws' dimensions is that of something else."""
+    reason = "ArviZ keeps 'chain' and 'draw' for the dimensions of the draws; rename it."
+    for site, given in dims.items():
+        if reserved in given:
+            raise ValueError(f"dims: {reserved!r} cannot be a dimension of {site!r}: {reason}")
+    if reserved in sizes:
+        raise ValueError(f"model: a plate cannot have the name {reserved!r}: {reason}")
+    if reserved in sites:
+        raise ValueError(f"model: a site cannot have the name {reserved!r}: {reason}")

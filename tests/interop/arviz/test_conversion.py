@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import importlib
 import math
-from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -16,7 +16,6 @@ from pyro.infer.autoguide import (
     AutoGuideList,
     AutoMultivariateNormal,
     AutoNormal,
-    AutoNormalizingFlow,
 )
 from pyro.infer.reparam import NeuTraReparam
 from torch import Tensor
@@ -26,10 +25,17 @@ pytest.importorskip("arviz")
 import arviz as az
 
 from pyro_resflow import residual_flow
-from pyro_resflow.interop.arviz import from_neutra, from_svi, loo, pareto_k, version
-from pyro_resflow.logdet import Exact, Krylov
+from pyro_resflow.interop.arviz import from_neutra, from_svi
 
-Y = torch.tensor([0.3, -1.2, 2.0, 0.7, 1.1])
+from .posteriors import (
+    RefusingKrylov,
+    Y,
+    conjugate,
+    flow_guide,
+    groups,
+    log_evidence,
+    posterior_guide,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,48 +43,10 @@ def _fresh() -> None:
     pyro.clear_param_store()
 
 
-def conjugate(y: Tensor) -> None:
-    """A normal mean with a standard normal prior."""
-    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-    with pyro.plate("person", len(y)):
-        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
-
-
-def posterior_guide(y: Tensor, widening: float = 1.0) -> None:
-    """Its exact posterior, or a wider one."""
-    n = len(y) + 1
-    pyro.sample("mu", dist.Normal(y.sum() / n, widening / math.sqrt(n)))
-
-
-def log_evidence(y: Tensor) -> float:
-    covariance = torch.eye(len(y)) + 1
-    return dist.MultivariateNormal(torch.zeros(len(y)), covariance).log_prob(y).item()
-
-
-def exact_loo(y: Tensor) -> np.ndarray:
-    """log p(y_i | the others), one by one."""
-    n = len(y)
-    mean = (y.sum() - y) / n
-    return dist.Normal(mean, math.sqrt(1 + 1 / n)).log_prob(y).numpy()
-
-
-class RefusingKrylov(Krylov):
-    """An estimator that is not to be asked."""
-
-    def __call__(self, *args: object) -> tuple[Tensor, Tensor]:
-        raise AssertionError("an estimate was about to enter a weight")
-
-
-def flow_guide(model: object, estimator: Krylov | Exact) -> AutoNormalizingFlow:
-    return AutoNormalizingFlow(
-        model, partial(residual_flow, blocks=2, hidden_dims=[8], logdet=estimator)
-    )
-
-
 class TestFromSvi:
     def test_groups_and_values(self) -> None:
         data = from_svi(conjugate, posterior_guide, Y, num_samples=400)
-        assert set(data.groups()) == {
+        assert groups(data) == {
             "posterior",
             "posterior_predictive",
             "log_likelihood",
@@ -173,8 +141,20 @@ class TestFromSvi:
         def model() -> None:
             pyro.sample("mu", dist.Normal(0.0, 1.0))
 
-        data = from_svi(model, AutoNormal(model), num_samples=3)
-        assert set(data.groups()) == {"posterior", "sample_stats"}
+        with pytest.warns(UserWarning, match="no observed site; was the data left out") as found:
+            data = from_svi(model, AutoNormal(model), num_samples=3)
+        assert found[0].filename == __file__
+        assert groups(data) == {"posterior", "sample_stats"}
+
+    def test_data_left_out_are_asked_for(self) -> None:
+        def model(y: Tensor | None = None) -> None:
+            mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+        guide = AutoNormal(model)
+        guide(Y[0])
+        with pytest.raises(ValueError, match=r"'y' of the model\. .*observations left out"):
+            from_svi(model, guide, num_samples=3)
 
     def test_any_guide(self) -> None:
         guide = AutoGuideList(conjugate)
@@ -215,82 +195,36 @@ class TestFromSvi:
         with pytest.raises(ValueError, match="plate 'person' is subsampled"):
             from_svi(model, posterior_guide, Y, num_samples=1)
 
+    @pytest.mark.parametrize("name", ["chain", "draw"])
+    def test_names_that_arviz_keeps_are_named(self, name: str) -> None:
+        def of_plate() -> None:
+            with pyro.plate(name, 2):
+                pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+        def of_site() -> None:
+            pyro.sample(name, dist.Normal(0.0, 1.0))
+
+        def of_event() -> None:
+            pyro.sample("mu", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+        with pytest.raises(ValueError, match=f"model: a plate cannot have the name '{name}'"):
+            from_svi(of_plate, AutoNormal(of_plate), num_samples=3)
+        with pytest.raises(ValueError, match=f"model: a site cannot have the name '{name}'"):
+            from_svi(of_site, AutoNormal(of_site), num_samples=3)
+        with pytest.raises(ValueError, match=f"dims: '{name}' cannot be a dimension of 'mu'"):
+            from_svi(of_event, AutoNormal(of_event), num_samples=3, dims={"mu": [name]})
+
+    def test_dims_and_coords_of_nothing_are_named(self) -> None:
+        with pytest.raises(ValueError, match=r"dims: the model has no site 'nu'.*\['mu', 'y'\]"):
+            from_svi(conjugate, posterior_guide, Y, num_samples=3, dims={"nu": ["a"]})
+        with pytest.raises(ValueError, match="coords: no dimension has the name 'persons'"):
+            from_svi(conjugate, posterior_guide, Y, num_samples=3, coords={"persons": [*"ABCDE"]})
+        with pytest.raises(ValueError, match="coords: expected 5 labels along 'person', got 2"):
+            from_svi(conjugate, posterior_guide, Y, num_samples=3, coords={"person": [*"AB"]})
+
     def test_no_samples_are_refused(self) -> None:
         with pytest.raises(ValueError, match="num_samples: expected at least 1, got 0"):
             from_svi(conjugate, posterior_guide, Y, num_samples=0)
-
-
-class TestParetoK:
-    @pytest.mark.parametrize("width", [0.5, 0.8])
-    def test_a_narrow_guide_has_the_tail_that_theory_says(self, width: float) -> None:
-        """The ratio of N(0, 1) to N(0, s^2), s < 1, has a Pareto tail of shape 1 - s^2."""
-
-        def model() -> None:
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
-        def guide() -> None:
-            pyro.sample("z", dist.Normal(0.0, width))
-
-        # the shape is fitted to the 3 sqrt(S) largest of S ratios
-        expected, draws = 1 - width**2, 3000
-        error = (1 + expected) / math.sqrt(3 * math.sqrt(draws))
-        assert abs(pareto_k(guide, model=model, num_samples=draws) - expected) < 3 * error
-
-    def test_autoguides_know_their_model(self) -> None:
-        guide = flow_guide(conjugate, RefusingKrylov())
-        assert -1 < pareto_k(guide, Y, num_samples=60) < 3
-
-    def test_it_is_what_from_svi_notes(self) -> None:
-        guide = partial(posterior_guide, widening=0.7)
-        torch.manual_seed(1)
-        data = from_svi(conjugate, guide, Y, num_samples=200)
-        log_weight = data.sample_stats["log_weight"].values[0]
-        assert data.sample_stats.attrs["pareto_k"] == float(az.psislw(log_weight)[1])
-
-    def test_other_guides_need_the_model(self) -> None:
-        with pytest.raises(ValueError, match="model: this guide does not know its model"):
-            pareto_k(posterior_guide, Y)
-
-
-class TestLoo:
-    def test_a_guide_that_is_off_is_corrected(self) -> None:
-        """Weights of a guide of twice the width bring what is exact; ArviZ's own does not."""
-        guide = partial(posterior_guide, widening=2.0)
-        data = from_svi(conjugate, guide, Y, num_samples=1500)
-        result, exact = loo(data), exact_loo(Y)
-        np.testing.assert_allclose(result.pointwise, exact, atol=0.1)
-        assert abs(result.elpd - exact.sum()) < 0.1
-        assert abs(az.loo(data).elpd_loo - exact.sum()) > 0.5
-        assert result.pareto_k.shape == (5,)
-        assert result.pareto_k.max() < 0.7
-
-    def test_effective_number_of_parameters(self) -> None:
-        data = from_svi(conjugate, posterior_guide, Y, num_samples=1500)
-        n = len(Y)
-        in_sample = dist.Normal(Y.sum() / (n + 1), math.sqrt(1 + 1 / (n + 1))).log_prob(Y).sum()
-        assert abs(loo(data).p_loo - (in_sample.item() - exact_loo(Y).sum())) < 0.1
-
-    def test_without_weights_it_is_arvizs(self) -> None:
-        data = from_svi(conjugate, posterior_guide, Y, num_samples=500)
-        del data.sample_stats["log_weight"]
-        theirs = az.loo(data, pointwise=True, reff=1.0)
-        ours = loo(data)
-        assert abs(ours.elpd - theirs.elpd_loo) < 1e-6
-        assert abs(ours.se - theirs.se) < 1e-6
-        np.testing.assert_allclose(ours.pareto_k, theirs.pareto_k, rtol=1e-6)
-
-    def test_observations_of_any_shape_and_name(self) -> None:
-        def model(y: Tensor) -> None:
-            mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-            with pyro.plate("row", 2, dim=-2), pyro.plate("column", 3, dim=-1):
-                pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
-                pyro.sample("other", dist.Normal(mu, 1.0), obs=y)
-
-        guide = partial(posterior_guide)
-        data = from_svi(model, lambda y: guide(Y), torch.randn(2, 3), num_samples=100)
-        assert loo(data, "y").pointwise.shape == (2, 3)
-        with pytest.raises(ValueError, match=r"var_name: expected one of .*'other'"):
-            loo(data)
 
 
 def test_neutra_samples_come_back_to_the_models_sites() -> None:
@@ -312,18 +246,107 @@ def test_neutra_samples_come_back_to_the_models_sites() -> None:
     np.testing.assert_allclose(data.posterior["mu"][0], expected.numpy(), rtol=1e-6)
 
 
+def test_neutra_chains_keep_their_order() -> None:
+    """Divergences and samples of two chains; one of the draws at a time gives the same."""
+    guide = AutoMultivariateNormal(grouped, init_scale=0.4)
+    guide(Y)
+    neutra = NeuTraReparam(guide.requires_grad_(False))
+    neutra.reparam(grouped)(Y)
+    noise = torch.arange(2 * 6 * 3.0).reshape(2, 6, 3) / 10
+
+    class Run:
+        def get_samples(self, group_by_chain: bool) -> dict[str, Tensor]:
+            return {"_shared_latent": noise}
+
+        def diagnostics(self) -> dict[str, dict[str, list[int]]]:
+            return {"divergences": {"chain 0": [], "chain 1": [4]}}
+
+    data = from_neutra(Run(), neutra, Y, coords={"side": ["left", "right"]})
+    expected = neutra.transform_sample(noise.unsqueeze(-2))
+    expected["mu"] = expected["mu"].squeeze(-1)
+    assert data.posterior["effect"].dims == ("chain", "draw", "side")
+    for name in ("effect", "mu"):
+        np.testing.assert_allclose(data.posterior[name], expected[name].numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(np.argwhere(data.sample_stats["diverging"].values), [[1, 4]])
+    one_by_one = from_neutra(Run(), neutra, Y, chunk_size=1)
+    for group, name in (("log_likelihood", "y"), ("sample_stats", "lp")):
+        np.testing.assert_allclose(data[group][name], one_by_one[group][name], rtol=1e-5)
+
+
+def grouped(y: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("side", 2):
+        effect = pyro.sample("effect", dist.LogNormal(mu, 1.0))
+    with pyro.plate("person", len(y)):
+        pyro.sample("y", dist.Normal(effect.sum(-1, keepdim=True), 1.0), obs=y)
+
+
+class TestSchema:
+    """What the installed ArviZ asks of its container."""
+
+    @pytest.fixture
+    def data(self) -> object:
+        guide = AutoNormal(conjugate)
+        return from_svi(conjugate, guide, Y, num_samples=30, coords={"person": [*"ABCDE"]})
+
+    def test_it_is_arvizs_own(self, data: Any) -> None:
+        if hasattr(az, "from_pyro"):
+            assert isinstance(data, az.InferenceData)
+            assert set(data.groups()) <= set(az.data.inference_data.SUPPORTED_GROUPS)
+        else:
+            assert type(data).__name__ == "DataTree"
+            assert data["posterior"].attrs["sample_dims"] == ["chain", "draw"]
+            assert data["observed_data"].attrs["sample_dims"] == []
+
+    def test_attributes(self, data: Any) -> None:
+        for group in groups(data):
+            attributes = data[group].attrs
+            assert attributes["inference_library"] == "pyro"
+            assert attributes["inference_library_version"] == pyro.__version__
+            assert "created_at" in attributes
+
+    def test_dimensions_and_coordinates(self, data: Any) -> None:
+        for group in groups(data) - {"observed_data"}:
+            for variable in data[group].data_vars.values():
+                assert variable.dims[:2] == ("chain", "draw")
+            np.testing.assert_array_equal(data[group]["draw"], np.arange(30))
+            np.testing.assert_array_equal(data[group]["chain"], [0])
+        assert data["observed_data"]["person"].values.tolist() == [*"ABCDE"]
+        assert set(data["sample_stats"].data_vars) == {"lp", "log_weight"}
+
+    def test_the_library_reads_it(self, data: Any) -> None:
+        summary = az.summary(data, var_names=["mu"])
+        assert summary.index.tolist() == ["mu"]
+        assert float(summary["mean"].iloc[0]) == pytest.approx(
+            float(data.posterior["mu"].mean()), abs=0.06
+        )
+
+    def test_files_keep_it(self, data: Any, tmp_path: Path) -> None:
+        path = tmp_path / "data.nc"
+        data.to_netcdf(str(path))
+        read = az.from_netcdf(str(path))
+        assert groups(read) == groups(data)
+        for name in ("pareto_k", "effective_draws"):
+            found, expected = (d["sample_stats"].attrs[name] for d in (read, data))
+            assert found == pytest.approx(expected)
+        np.testing.assert_array_equal(read["posterior"]["mu"], data["posterior"]["mu"])
+
+
+class Unrun:
+    """Samples of a run that another reparameteriser made."""
+
+    def get_samples(self, group_by_chain: bool) -> dict[str, Tensor]:
+        return {"mu_shared_latent": torch.zeros(1, 2, 1)}
+
+
 def test_a_run_without_neutra_is_refused() -> None:
     mcmc = MCMC(NUTS(conjugate), num_samples=2, warmup_steps=1, disable_progbar=True)
     mcmc.run(Y)
     guide = AutoMultivariateNormal(conjugate)
+    with pytest.raises(ValueError, match="neutra: it has reparameterised no model yet"):
+        from_neutra(Unrun(), NeuTraReparam(guide), Y)
     with pytest.raises(ValueError, match="mcmc: expected one shared latent"):
         from_neutra(mcmc, NeuTraReparam(guide), Y)
-
-
-def test_arviz_1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(az, "__version__", "1.0.0")
-    with pytest.raises(ImportError, match=r"written for ArviZ 0.x, found 1.0.0"):
-        importlib.reload(version)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
