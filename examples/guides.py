@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import arviz
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -44,6 +43,7 @@ from tqdm import tqdm
 from examples.parsing import command_line
 from examples.posteriors import PROBLEMS, Moments, Problem
 from pyro_resflow.guides import AutoResidualFlow
+from pyro_resflow.interop.arviz import psis
 from pyro_resflow.interop.zuko import from_zuko
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipSwish, SpectralNorm
@@ -190,7 +190,7 @@ def score(guide: AutoGuide, problem: Problem, truth: Moments, draws: int) -> Sco
     return Score(
         elbo=log_weight.mean().item(),
         error=log_weight.std().item() / len(log_weight) ** 0.5,
-        pareto_k=float(arviz.psislw(log_weight.numpy())[1]),
+        pareto_k=psis(log_weight.numpy()).k,
         mean_error=torch.cat(errors).square().mean().sqrt().item(),
         draws=samples,
     )

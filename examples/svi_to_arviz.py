@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import arviz as az
 import matplotlib.pyplot as plt
@@ -30,6 +31,9 @@ from examples.posteriors import EFFECTS, ERRORS
 from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.arviz import from_svi, loo
+
+INTERVAL = (3, 50, 97)
+"""Percentiles that are drawn: the ends of the 94% interval, and the median."""
 
 SCHOOLS = list("ABCDEFGH")
 
@@ -62,23 +66,37 @@ def fit(guide: AutoContinuous, name: str, steps: int, learning_rate: float) -> N
     )
 
 
-def report(data: az.InferenceData) -> str:
+def estimate(result: Any) -> float:
+    """The expected log density: ``elpd_loo`` in ArviZ 0.x, ``elpd`` in ArviZ 1."""
+    return float(result.elpd if hasattr(result, "elpd_i") else result.elpd_loo)
+
+
+def report(data: Any) -> str:
     """What the weights say about the guide, and what leave-one-out says about the model."""
-    weights = data["sample_stats"]["log_weight"]
+    stats = data["sample_stats"]
+    weights = stats["log_weight"]
     error = float(weights.std()) / np.sqrt(weights.size)
     result = loo(data)
     return (
         f"ELBO {float(weights.mean()):.2f} +- {error:.2f}, Pareto k "
-        f"{data['sample_stats'].attrs['pareto_k']:.2f}, elpd by leave-one-out "
-        f"{result.elpd:.2f} +- {result.se:.2f}, largest Pareto k there "
-        f"{result.pareto_k.max():.2f}"
+        f"{stats.attrs['pareto_k']:.2f}, effective draws {stats.attrs['effective_draws']:.0f}, "
+        f"elpd by leave-one-out {estimate(result):.2f} +- {result.se:.2f}, largest Pareto k "
+        f"there {float(result.pareto_k.max()):.2f}"
     )
 
 
-def draw(fitted: dict[str, az.InferenceData], path: Path) -> None:
+def intervals(posterior: Any) -> tuple[list[str], np.ndarray]:
+    """The variables, and their :data:`INTERVAL`, shape ``(variables, 3)``."""
+    columns = {name: posterior[name].values.ravel() for name in ("mean", "spread")}
+    for school in SCHOOLS:
+        columns[f"theta[{school}]"] = posterior["theta"].sel(school=school).values.ravel()
+    return list(columns), np.percentile(np.stack([*columns.values()]), INTERVAL, axis=1).T
+
+
+def draw(fitted: dict[str, Any], path: Path) -> None:
     """The guides' joint of mean effect and log spread of a school; intervals; predictions."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for name, data in fitted.items():
+    for shift, (name, data) in zip((-0.12, 0.12), fitted.items(), strict=True):
         posterior = data["posterior"]
         axes[0].plot(
             posterior["theta"].sel(school="A").values.ravel(),
@@ -87,18 +105,14 @@ def draw(fitted: dict[str, az.InferenceData], path: Path) -> None:
             markersize=2,
             label=name,
         )
+        names, percentiles = intervals(posterior)
+        low, middle, high = percentiles.T
+        places = -np.arange(len(names)) - shift
+        axes[1].errorbar(middle, places, xerr=(middle - low, high - middle), fmt="o", markersize=4)
+        axes[1].set_yticks(-np.arange(len(names)), names)
     axes[0].set(xlabel="theta, school A", ylabel="log spread", title="draws of the guides")
     axes[0].legend(markerscale=5)
-    az.plot_forest(
-        list(fitted.values()),
-        model_names=list(fitted),
-        var_names=["mean", "spread", "theta"],
-        combined=True,
-        ax=axes[1],
-        textsize=9,
-    )
-    axes[1].get_legend().remove()  # the colours are those on the left
-    axes[1].set_title("94% intervals", fontsize=12)
+    axes[1].set_title("94% intervals")  # the colours are those on the left
     predicted = next(reversed(fitted.values()))["posterior_predictive"]["effect"].values[0]
     axes[2].boxplot(predicted, tick_labels=SCHOOLS, showfliers=False)
     axes[2].plot(range(1, 9), EFFECTS, "o", label="observed")
