@@ -24,8 +24,10 @@ OPTIONAL = (
     "sklearn",
     "tensorboard",
     "torchvision",
+    "xarray",  # comes with arviz
     "zuko",
 )
+COMES_WITH_PYRO = ("tqdm",)
 
 # What each part of the package may import of the others, itself apart.
 FOUNDATION = {
@@ -110,7 +112,7 @@ def test_mathematics_knows_no_pyro(path: Path) -> None:
     names = {name.split(".")[0] for name in imports(path)}
     assert not (part_of(path) in WITHOUT_PYRO and "pyro" in names)
     assert names <= {*sys.stdlib_module_names, "torch", "pyro", "pyro_resflow"} | (
-        {*OPTIONAL, "numpy"} if part_of(path) == "interop" else set()
+        {*OPTIONAL, "numpy", *COMES_WITH_PYRO} if part_of(path) == "interop" else set()
     )
 
 
