@@ -137,3 +137,24 @@ def check_monitors(trainer: Trainer, task: LightningModule) -> None:
             raise SetupError(
                 f"trainer.limit_val_batches 0: nothing is validated, and {who} monitors {metric}"
             )
+
+
+def check_weights(task: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse the weights of another model.
+
+    Args:
+        task: Where the weights are to go.
+        checkpoint: Where they are.
+    """
+    own, saved = (
+        {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        for weights in (task.state_dict(), checkpoint["state_dict"])
+    )
+    different = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
+    if different:
+        name = different[0]
+        raise SetupError(
+            f"ckpt_path: it holds the weights of another model than these settings describe: "
+            f"{name} has shape {saved.get(name, 'none')} there and {own.get(name, 'none')} here "
+            f"({len(different)} differ). Take the settings of config.yaml in the folder of its run"
+        )

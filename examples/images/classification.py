@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import CatMetric
 
+from examples.images.checks import check_weights
 from examples.images.cli import main
 from examples.images.diagnosis import explained
 from examples.images.optimization import constant_rate, optimization
@@ -113,6 +114,10 @@ class Classification(LightningModule):
         rank_zero_only(print)(
             f"accuracy: {100 * hits.mean():.2f} ± {100 * error:.2f} % (test images: {len(hits)})"
         )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model."""
+        check_weights(self, checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""

@@ -11,12 +11,7 @@ import torch
 import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -35,6 +30,7 @@ from examples.images.data import ImageData
 from examples.images.errors import EarlyEnd, Interrupted, SetupError
 from examples.images.monitoring import Monitoring
 from examples.images.randomness import RandomStreams
+from examples.images.record import RunRecord
 from examples.images.report import Report
 from examples.images.safekeeping import Safekeeping
 from examples.images.stability import SkipNonFinite
@@ -95,15 +91,6 @@ class ImageParser(ShortErrors, LightningArgumentParser):
             yield f"configurations are in {CONFIGS}"
 
 
-class SaveFitConfig(SaveConfigCallback):
-    """Saves the settings of a fit; a later test in the same folder leaves them alone."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save `config.yaml` when a fit begins."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
-
-
 class ImageCLI(LightningCLI):
     """The command line of the image examples; `trainer.default_root_dir` holds all output."""
 
@@ -129,7 +116,8 @@ class ImageCLI(LightningCLI):
         )
         super().parse_arguments(parser, args)
         path = self.config[self.config.subcommand].ckpt_path
-        self.checkpoint = None if path is None else existing_checkpoint(path)
+        if path is not None:
+            check_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
         """Check the folder of the run and its trainer before anything is loaded."""
@@ -216,17 +204,16 @@ def check_accelerator(accelerator: Any) -> None:
         )
 
 
-def existing_checkpoint(path: str) -> dict[str, Any] | None:
-    """Return a checkpoint; None for one that Lightning finds, by a name or on another computer.
+def check_checkpoint(path: str) -> None:
+    """Raise a `SetupError` if there is no such checkpoint, or it is damaged.
 
-    Raises:
-        SetupError: If there is no such file, or it is damaged.
+    One that Lightning finds, by a name or on another computer, is left to it.
     """
     if path in ("best", "last", "hpc") or "://" in path:
-        return None
+        return
     if not Path(path).is_file():
         raise SetupError(f"ckpt_path {path!r}: there is no such file")
-    return read_checkpoint(Path(path))
+    read_checkpoint(Path(path))
 
 
 def main(
@@ -253,7 +240,7 @@ def main(
                 "inference_mode": False,
                 "callbacks": [FolderClaim(), Monitoring()],
             },
-            save_config_callback=SaveFitConfig,
+            save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             parser_kwargs={"prog": f"python -m {task.program}"},

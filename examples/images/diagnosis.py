@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from examples.images.errors import DivergedError
+from examples.images.schedules import OneCycle
 from pyro_resflow.nn import NonFiniteWeightError
 
 
@@ -30,10 +31,20 @@ def diverged(trainer: Trainer, task: LightningModule, batch: Any, what: str) -> 
     good = next(iter(paths), trainer.ckpt_path)
     return DivergedError(
         f"step {trainer.global_step + 1}: {what}; it begins in {origin(task, batch)}. Last good "
-        f"checkpoint: {good or 'none'}. Resume from it, or from one before, with a lower learning "
-        "rate or trainer.gradient_clip_val",
+        f"checkpoint: {good or 'none'}. Resume from it, or from one before, with a lower "
+        f"{rate_setting(trainer)} or --trainer.gradient_clip_val",
         good,
     )
+
+
+def rate_setting(trainer: Trainer) -> str:
+    """Name the option that sets the learning rate, with what it is."""
+    group = trainer.optimizers[0].param_groups[0]
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    if "max_lr" in group and not isinstance(scheduler, OneCycle):  # PyTorch's own cycles
+        return f"--model.lr_scheduler.init_args.max_lr (it is {group['max_lr']:g})"
+    rate = group.get("max_lr", group.get("initial_lr", group["lr"]))
+    return f"--model.optimizer.init_args.lr (it is {rate:g})"
 
 
 @contextmanager

@@ -1,16 +1,38 @@
 """Learning rates that PyTorch has no schedule for."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
+from examples.images.errors import SetupError
+
 
 class OneCycle(OneCycleLR):
-    """PyTorch's one cycle, whose last rate stays for steps that come after its end.
+    """PyTorch's one cycle, which rises to the optimizer's rate and keeps its last one.
 
-    PyTorch's raises there: a run that goes on, or takes smaller batches, would stop half way.
+    PyTorch's has a peak of its own, beside which the optimizer's rate has no effect; and it raises
+    at steps that come after its end: a run that goes on, or takes smaller batches, would stop half
+    way.
+
+    Args:
+        optimizer: Whose learning rate is the peak.
+        max_lr: The peak once more; another one is refused.
+        **settings: See PyTorch's.
+
+    Raises:
+        SetupError: For a peak that is not the optimizer's rate.
     """
+
+    def __init__(self, optimizer: Optimizer, max_lr: float | None = None, **settings: Any) -> None:
+        rates = [group["lr"] for group in optimizer.param_groups]
+        if max_lr is not None and any(rate != max_lr for rate in rates):
+            raise SetupError(
+                f"model.lr_scheduler.init_args.max_lr {max_lr}: the peak is the optimizer's "
+                f"learning rate, {rates[0]}; set model.optimizer.init_args.lr, and max_lr to null"
+            )
+        super().__init__(optimizer, rates, **settings)
 
     def get_lr(self) -> list[float]:
         """Return the rate of each group of parameters."""

@@ -1,7 +1,7 @@
 """What is learned: the density of integer images, as a Lightning module."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -12,6 +12,7 @@ from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
+from examples.images.checks import check_weights
 from examples.images.diagnosis import explained
 from examples.images.errors import SetupError
 from examples.images.optimization import constant_rate, optimization
@@ -162,6 +163,10 @@ class DensityEstimation(LightningModule):
         self.test_bits.reset()
         self.log("bits/test", self.held_out.mean, sync_dist=True)
         self.log("bits/test_standard_error", self.held_out.standard_error, sync_dist=True)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model."""
+        check_weights(self, checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""

@@ -240,7 +240,7 @@ def test_after_a_few_in_a_row_training_stops_and_says_where_and_what_to_go_back_
 
 def test_a_weight_that_is_not_finite_stops_training(tmp_path):
     with pytest.raises(SystemExit, match="a weight is not finite; it begins in the weight 'flow"):
-        fit(tmp_path, **{"model.lr_scheduler.init_args.max_lr": "1e30"})
+        fit(tmp_path, **{"model.optimizer.init_args.lr": "1e30"})
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

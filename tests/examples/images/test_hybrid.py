@@ -92,7 +92,7 @@ def test_a_weight_that_is_not_finite_stops_training(tmp_path):
     config = small(CONFIGS["residual_flow_mnist5k_hybrid"], tmp_path)
     with pytest.raises(SystemExit, match="a weight is not finite; it begins in the weight "):
         main(
-            ["fit", f"--config={config}", "--model.lr_scheduler.init_args.max_lr=1e30"],
+            ["fit", f"--config={config}", "--model.optimizer.init_args.lr=1e30"],
             HybridEstimation,
         )
 
