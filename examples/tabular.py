@@ -221,7 +221,10 @@ def run_once(data: str, model: str, seeds: int, training: Training, folder: Path
     path = folder / f"{data}, {model}, {digest}.json"
     if path.exists():
         print(f"{path} is kept")
-        return Result(**json.loads(path.read_text())["result"])
+        try:
+            return Result(**json.loads(path.read_text())["result"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise SystemExit(f"error: {path} holds no result ({error}): delete it") from error
     result = run(data, model, seeds, training)
     write_whole(path, json.dumps({"settings": settings, "result": asdict(result)}) + "\n")
     return result

@@ -7,8 +7,10 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from examples.images import models
+from examples.images.errors import SetupError
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
+from pyro_resflow.flows import ImageFlow
 
 FLOW, DEQUANTIZER = "flow.safetensors", "dequantizer.safetensors"
 
@@ -42,9 +44,30 @@ def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> Non
 
 
 def load(folder: Path) -> DensityEstimation:
-    """Return what was saved in a folder, in evaluation mode, ready to score images and to draw."""
+    """Return what was saved in a folder, in evaluation mode, ready to score images and to draw.
+
+    Args:
+        folder: Where `save` has written.
+
+    Raises:
+        SetupError: For parts that were not saved together, or a part in the other's place.
+        CheckpointError: For a file that is damaged or no part of a task.
+        OSError: If one of them is not there.
+    """
+    notes = [dict(checkpoints.info(folder / name).notes) for name in (FLOW, DEQUANTIZER)]
+    if notes[0] != notes[1]:
+        raise SetupError(
+            f"{folder}: {FLOW} and {DEQUANTIZER} are not of one run, as their notes say; copy "
+            "both from where they come from"
+        )
     dequantizer = load_part(folder / DEQUANTIZER)
     flow = load_part(folder / FLOW)
+    if not isinstance(flow, ImageFlow) or not hasattr(dequantizer, "bins"):
+        raise SetupError(
+            f"{folder}: {FLOW} is of {type(flow).__name__} and {DEQUANTIZER} of "
+            f"{type(dequantizer).__name__}, where a flow of images and a dequantization are "
+            "expected"
+        )
     return DensityEstimation(flow, dequantizer.bins, dequantizer=lambda *_: dequantizer).eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", NoChecksumWarning)
         try:
             options.run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:  # of `head`, which has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (CheckpointError, OSError) as error:
             print(f"error: {printable(str(error), MESSAGE)}", file=sys.stderr)
             return 1

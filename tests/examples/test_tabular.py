@@ -100,3 +100,13 @@ def test_a_run_goes_on_with_results_of_the_same_settings(
     monkeypatch.setattr("examples.tabular.commit", lambda: "second")
     main(models=("MAF",), **few)
     assert ran[3:] == [("MAF", 3)]
+
+
+def test_a_damaged_result_is_named(few: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("examples.tabular.run", lambda *_: Result([1.0, 2.0], [0.5, 0.25], 7))
+    main(models=("MAF",), **few)
+    (kept,) = few["folder"].glob("*.json")
+    for content in ("", "[]", "{}", '{"result": {"nats": []}}', '{"result": 3}'):
+        kept.write_text(content)
+        with pytest.raises(SystemExit, match=r"error: .*json holds no result .*: delete it"):
+            main(models=("MAF",), **few)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from examples.conditions import Conditions
-from examples.files import write_whole
+from examples.files import replacing, write_whole
 from examples.images import figures
 from examples.images.comparison.clock import Point
+from examples.images.reading import reading
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,26 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> "Result":
-        """Read a result."""
-        fields = json.loads(path.read_text())
-        curve = [Point(**point) for point in fields.pop("curve")]
-        return cls(curve=curve, conditions=Conditions(**fields.pop("conditions")), **fields)
+        """Read a result.
+
+        Raises:
+            SetupError: For a file that holds none, naming it.
+        """
+        with reading("folder", path):
+            fields = json.loads(path.read_text())
+            curve = [Point(**point) for point in fields.pop("curve")]
+            conditions = Conditions(**fields.pop("conditions"))
+            result = cls(curve=curve, conditions=conditions, **fields)
+            for numbers in (result, *curve):
+                if not math.isfinite(numbers.seconds) or not math.isfinite(numbers.bits_per_dim):
+                    raise ValueError("seconds or bits/dim that are no numbers")
+            return result
 
 
 def save_samples(folder: Path, contender: str, samples: Tensor) -> None:
     """Keep integer samples of a contender for the picture of all."""
-    np.save(folder / f"{contender}.samples.npy", samples.to(torch.uint8).numpy(force=True))
+    with replacing(folder / f"{contender}.samples.npy") as file:
+        np.save(file, samples.to(torch.uint8).numpy(force=True))
 
 
 def load_all(folder: Path) -> list[Result]:
@@ -113,7 +126,9 @@ def samples_of_all(folder: Path, results: list[Result], bins: int) -> Figure:
     """Show the samples of each contender in a row."""
     rows = {}
     for result in results:
-        samples = np.load(folder / f"{result.contender}.samples.npy", allow_pickle=False)
+        path = folder / f"{result.contender}.samples.npy"
+        with reading("folder", path):
+            samples = np.load(path, allow_pickle=False)
         title = f"{result.title}: {result.bits_per_dim:.3f} bits/dim"
         rows[title] = torch.from_numpy(samples) / (bins - 1)
     return figures.rows_of(rows, columns=max(len(samples) for samples in rows.values()))
@@ -123,7 +138,7 @@ def write_summary(folder: Path, bins: int) -> str:
     """Write the table and the pictures of all results in a folder; return the table."""
     results = load_all(folder)
     text = table(results)
-    (folder / "table.md").write_text(text)
+    write_whole(folder / "table.md", text)
     learning_curves(results).savefig(folder / "learning_curves.png", dpi=120)
     samples_of_all(folder, results, bins).savefig(folder / "samples.png", dpi=120)
     return text

@@ -11,7 +11,11 @@ from torch.utils.data import TensorDataset
 from torchvision import datasets
 
 from examples.images.errors import SetupError
+from examples.images.reading import reading
 from examples.images.sources.base import Portion, Source
+
+IDX_BYTES = 8
+"""What the third byte of an idx file is if its values are bytes."""
 
 
 class Downloaded(Source):
@@ -110,14 +114,14 @@ class Svhn(Downloaded):
 
 def read_idx(path: Path) -> Tensor:
     """Read a gzipped idx file of bytes, the format of MNIST."""
-    try:
+    with reading("data.source", path):
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise SetupError(f"data.source: {path} cannot be read: {error}") from error
-    dimensions = content[3]
-    start = 4 * (1 + dimensions)
-    shape = struct.unpack(f">{dimensions}i", content[4:start])
-    return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).reshape(shape)
+        zero, kind, dimensions = struct.unpack(">HBB", content[:4])
+        if (zero, kind) != (0, IDX_BYTES):
+            raise ValueError("it is no idx file of bytes")
+        start = 4 * (1 + dimensions)
+        shape = struct.unpack(f">{dimensions}i", content[4:start])
+        return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).reshape(shape)
 
 
 def download(dataset: type[datasets.VisionDataset], root: str, **portion: Any) -> Any:

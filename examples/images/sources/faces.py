@@ -6,6 +6,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from examples.images.errors import SetupError
+from examples.images.reading import reading
 from examples.images.sources.base import Portion, Source
 from examples.images.sources.files import SUFFIXES, ImageFiles, image_paths
 from examples.images.sources.reduction import averaged
@@ -37,7 +38,10 @@ class CelebA(Source):
                     "package gdown: torchvision.datasets.CelebA(root, download=True). Name the "
                     "folder that holds celeba/ with --data.source.root"
                 )
-        lines = [line.split() for line in partition.read_text().splitlines() if line.strip()]
+        with reading("data.source CelebA", partition):
+            lines = [line.split() for line in partition.read_text().splitlines() if line.strip()]
+            if not all(len(line) == 2 for line in lines):
+                raise ValueError("each line should be the name of a picture and a number")
         training, test = (
             ImageFiles(
                 [pictures / name for name, portion in lines if portion == wanted],

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from examples.images.errors import SetupError
+from examples.images.reading import reading
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -46,21 +47,17 @@ class ImageFiles(Dataset[tuple[Tensor, ...]]):
 
 def read_image(path: Path) -> Tensor:
     """Read a picture, or an array of shape `(C, H, W)` or `(1, C, H, W)` from a .npy file."""
-    try:
+    with reading("data.source", path):
         if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-            return torch.from_numpy(array.reshape(array.shape[-3:]))
+            # mapped, for the file may say that it has more than is there
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return torch.from_numpy(np.array(array).reshape(array.shape[-3:]))
         return decode_image(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise SetupError(f"data.source: {path} cannot be read as an image: {error}") from error
 
 
 def decode_image(content: bytes) -> Tensor:
     """Decode a picture of any format that Pillow knows, as colours, shape `(3, H, W)`."""
-    try:
-        picture = Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(str(error)) from error
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from examples.images.errors import SetupError
+from examples.images.reading import reading
 from examples.images.sources.base import Portion, Source
 from examples.images.sources.files import check_shape, decode_image, image_paths, read_image
 
@@ -120,33 +121,34 @@ class RawImages(Dataset[tuple[Tensor, ...]]):
 
 
 def unpack(images: Iterable[Tensor], path: Path, event_shape: tuple[int, int, int]) -> None:
-    """Write images one after the other into a file, which appears when it is complete."""
+    """Write images one after the other into a file, which appears when it is complete.
+
+    What is written of it goes again if it cannot be completed: it may have filled the disk.
+    """
     unfinished = path.with_suffix(".unfinished")
     try:
         with unfinished.open("wb") as file:
             for image in tqdm(images, desc=f"unpacking {path.name}", mininterval=1.0):
                 check_shape(f"an image for {path}", image, event_shape)
                 file.write(image.numpy().tobytes())
+        os.replace(unfinished, path)
     except OSError as error:
         raise SetupError(f"data.source: {path} cannot be written: {error}") from error
-    os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _images_in_tar(archive: Path) -> Iterator[Tensor]:
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                content = tar.extractfile(member) if member.name.endswith(".png") else None
-                if content is not None:
-                    yield decode_image(content.read())
-    except (tarfile.TarError, ValueError, EOFError) as error:
-        raise SetupError(f"data.source: {archive} cannot be read: {error}") from error
+    with reading("data.source", archive), tarfile.open(archive) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.name.endswith(".png") else None
+            if content is not None:
+                yield decode_image(content.read())
 
 
 def _images_in_arrays(arrays: list[Path], event_shape: tuple[int, int, int]) -> Iterator[Tensor]:
     for path in arrays:
-        try:
-            data = np.load(path, allow_pickle=False)["data"]
-        except (OSError, ValueError, KeyError) as error:
-            raise SetupError(f"data.source: {path} cannot be read: {error}") from error
-        yield from torch.from_numpy(data).unflatten(1, event_shape)
+        with reading("data.source", path):
+            images = torch.from_numpy(np.load(path, allow_pickle=False)["data"])
+            images = images.unflatten(1, event_shape)
+        yield from images

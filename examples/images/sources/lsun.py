@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import CenterCrop, RandomCrop
 from torchvision.transforms.v2.functional import resize
 
 from examples.images.errors import SetupError
+from examples.images.reading import reading
 from examples.images.sources.base import Portion, Source
 from examples.images.sources.files import ImageFiles, check_shape, decode_image, image_paths
 
@@ -98,7 +99,11 @@ class LmdbImages(Dataset[tuple[Tensor, ...]]):
         self.path = path
         self.event_shape = event_shape
         self.prepare = prepare
-        with _opened(path) as database, database.begin() as transaction:
+        with (
+            reading("data.source", path),
+            _opened(path) as database,
+            database.begin() as transaction,
+        ):
             self.keys = list(transaction.cursor().iternext(keys=True, values=False))
 
     def __len__(self) -> int:
@@ -107,12 +112,10 @@ class LmdbImages(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         key = self.keys[index]
         # An open database could be neither copied nor inherited by the processes that load.
-        with _opened(self.path) as database, database.begin() as transaction:
-            content = transaction.get(key)
-        try:
+        with reading("data.source", f"{key!r} in {self.path}"):
+            with _opened(self.path) as database, database.begin() as transaction:
+                content = transaction.get(key)
             image = self.prepare(decode_image(content))
-        except ValueError as error:
-            raise SetupError(f"data.source: {key!r} in {self.path}: {error}") from error
         check_shape(f"{key!r} in {self.path}", image, self.event_shape)
         return (image,)
 
@@ -124,7 +127,4 @@ def _opened(path: Path) -> Any:
         raise SetupError(
             f"data.source Lsun needs the package lmdb to read {path}: pip install lmdb"
         ) from error
-    try:
-        return lmdb.open(str(path), readonly=True, lock=False)
-    except lmdb.Error as error:
-        raise SetupError(f"data.source: {path} cannot be read: {error}") from error
+    return lmdb.open(str(path), readonly=True, lock=False)

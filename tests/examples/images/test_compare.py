@@ -308,6 +308,35 @@ def test_a_result_is_kept(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["curve"][1]["bits_per_dim"] == 3.5
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        json.dumps({**dataclasses.asdict(RESULT), "more": 1}).encode(),
+        json.dumps({**dataclasses.asdict(RESULT), "curve": [1]}).encode(),
+        json.dumps({**dataclasses.asdict(RESULT), "bits_per_dim": "3"}).encode(),
+        json.dumps({**dataclasses.asdict(RESULT), "seconds": float("nan")}).encode(),
+    ],
+)
+def test_a_file_that_is_no_result_is_named(content, tmp_path):
+    RESULT.save(tmp_path)
+    (tmp_path / "b.json").write_bytes(content)
+    with pytest.raises(SetupError, match=r"folder: .*b\.json cannot be read"):
+        results.load_all(tmp_path)
+
+
+def test_missing_and_damaged_samples_are_named(tmp_path):
+    with pytest.raises(SetupError, match=r"a\.samples\.npy cannot be read: .*No such file"):
+        results.samples_of_all(tmp_path, [RESULT], 17)
+    (tmp_path / "a.samples.npy").write_bytes(b"no array")
+    with pytest.raises(SetupError, match=r"a\.samples\.npy cannot be read"):
+        results.samples_of_all(tmp_path, [RESULT], 17)
+
+
 def test_the_best_comes_first(tmp_path):
     better = dataclasses.replace(RESULT, contender="b", title="Model B", bits_per_dim=3.0)
     for result in (RESULT, better):

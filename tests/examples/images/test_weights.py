@@ -11,6 +11,7 @@ pytest.importorskip("torchvision")
 from examples.images import weights
 from examples.images.comparison.clock import score
 from examples.images.comparison.contenders import CONTENDERS
+from examples.images.errors import SetupError
 from examples.images.task import DensityEstimation
 from pyro_resflow.checkpoints import NotRebuildableError
 
@@ -54,3 +55,22 @@ def test_both_parts_are_written_or_neither(tmp_path):
     with pytest.raises(NotRebuildableError):
         weights.save(tmp_path, task, {})
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_parts_of_two_runs_are_not_put_together(tmp_path):
+    task = DensityEstimation(CONTENDERS["glow"].flow(SHAPE), 256)
+    for name in ("one", "other"):
+        weights.save(tmp_path / name, task, {"data": name})
+    (tmp_path / "one" / weights.FLOW).replace(tmp_path / "other" / weights.FLOW)
+    with pytest.raises(SetupError, match=r"other: flow\S+ and dequantizer\S+ are not of one run"):
+        weights.load(tmp_path / "other")
+    with pytest.raises(FileNotFoundError):
+        weights.load(tmp_path / "one")
+
+
+def test_a_part_in_the_others_place_is_named(tmp_path):
+    weights.save(tmp_path, DensityEstimation(CONTENDERS["glow"].flow(SHAPE), 256), {})
+    flow = (tmp_path / weights.FLOW).read_bytes()
+    (tmp_path / weights.DEQUANTIZER).write_bytes(flow)
+    with pytest.raises(SetupError, match=r"dequantizer\S+ of Glow, where a flow of images and"):
+        weights.load(tmp_path)
