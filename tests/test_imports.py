@@ -37,6 +37,7 @@ FOUNDATION = {
     "precision",
     "quadrature",
     "rebuilding",
+    "walk",
 }
 MATHEMATICS = FOUNDATION | {"nn", "logdet", "solvers"}
 FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
@@ -47,8 +48,9 @@ ALLOWED: dict[str, set[str]] = {
     "precision": set(),
     "quadrature": set(),
     "rebuilding": set(),
+    "walk": set(),
     "extras": set(),
-    "nn": {"fingerprints", "linearization", "precision", "rebuilding"},
+    "nn": {"fingerprints", "linearization", "precision", "rebuilding", "walk"},
     "logdet": FOUNDATION,
     "solvers": FOUNDATION,
     "transforms": MATHEMATICS,
