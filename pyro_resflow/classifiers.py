@@ -12,7 +12,7 @@ from torch.distributions import Transform
 from .flows import ConvBlock
 from .flows.image_flow import checked_scales
 from .flows.scales import steps_by_scale
-from .nn import ELU, InjectivePadding
+from .nn import ELU, InjectivePadding, scores_data
 from .rebuilding import Rebuildable
 from .transforms import ActNorm, Compose, Residual
 from .transforms.base import check_event_shape
@@ -47,9 +47,9 @@ class IResNetClassifier(Rebuildable, nn.Module):
         >>> import torch
         >>> from pyro_resflow.classifiers import IResNetClassifier
         >>> net = IResNetClassifier((3, 8, 8), 10, blocks=(1, 1), hidden_channels=(8, 8))
-        >>> x = torch.rand(5, 3, 8, 8)
+        >>> x = torch.rand(16, 3, 8, 8)
         >>> net(x).shape
-        torch.Size([5, 10])
+        torch.Size([16, 10])
         >>> torch.allclose(net.reconstruct(net.features(x)), x, atol=1e-4)
         True
     """
@@ -97,6 +97,7 @@ class IResNetClassifier(Rebuildable, nn.Module):
         """The logits, shape ``(N, K)``, of images of shape ``(N, C, H, W)``."""
         return self.head(self.features(x))
 
+    @scores_data
     def features(self, x: Tensor) -> Tensor:
         """The last features, as many numbers as the padded image has, shape ``(N, C', H', W')``.
 

@@ -108,8 +108,8 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
         >>> import torch
         >>> flow = ResidualFlow((1, 4, 4), blocks=(2,), network=ConvBlock(8))
         >>> d = Dequantized(flow.distribution(), UniformDequantization(16), 16)
-        >>> d.log_prob(torch.randint(0, 16, (7, 1, 4, 4))).shape
-        torch.Size([7])
+        >>> d.log_prob(torch.randint(0, 16, (20, 1, 4, 4))).shape
+        torch.Size([20])
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

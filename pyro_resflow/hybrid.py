@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .flows import ImageFlow
+from .nn import scores_data
 from .rebuilding import Rebuildable
 from .transforms import ActNorm, image_features
 from .transforms.evaluation import value
@@ -43,9 +44,9 @@ class Hybrid(Rebuildable, nn.Module):
         >>> from pyro_resflow.hybrid import Hybrid
         >>> flow = ResidualFlow((1, 8, 8), blocks=(2, 2), network=ConvBlock(16), alpha=None)
         >>> hybrid = Hybrid(flow, num_classes=10)
-        >>> log_prob, logits = hybrid(torch.rand(5, 1, 8, 8))
+        >>> log_prob, logits = hybrid(torch.rand(16, 1, 8, 8))
         >>> log_prob.shape, logits.shape
-        (torch.Size([5]), torch.Size([5, 10]))
+        (torch.Size([16]), torch.Size([16, 10]))
     """
 
     def __init__(self, flow: ImageFlow, num_classes: int, *, hidden_channels: int = 256) -> None:
@@ -55,6 +56,7 @@ class Hybrid(Rebuildable, nn.Module):
         self.heads = nn.ModuleList(_head(c, hidden_channels) for c in channels)
         self.classifier = nn.Linear(hidden_channels * len(channels), num_classes)
 
+    @scores_data
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The log-density and the logits, from one pass of the encoder.
 
@@ -69,6 +71,7 @@ class Hybrid(Rebuildable, nn.Module):
         log_prob = self.flow.distribution().base_dist.log_prob(z) + ladj
         return log_prob, self._classify(features)
 
+    @scores_data
     def logits(self, images: Tensor) -> Tensor:
         """The logits alone, shape ``(*batch, K)``; no log-determinant is computed.
 
@@ -79,6 +82,7 @@ class Hybrid(Rebuildable, nn.Module):
             value(self.flow.encoder, images)
         return self._classify(features)
 
+    @scores_data
     def class_distribution(self, images: Tensor) -> dist.Categorical:
         """p(y|x), of batch shape ``(*batch,)``, for a model in which the images have a density.
 

@@ -30,10 +30,10 @@ def test_published_configuration_is_the_default() -> None:
 
 def test_features_give_the_image_back() -> None:
     net = small()
-    x = torch.rand(6, 3, 8, 8)
+    x = torch.rand(16, 3, 8, 8)
     with torch.no_grad():
         features = net.features(x)
-        assert features.shape == (6, 32, 4, 4)
+        assert features.shape == (16, 32, 4, 4)
         assert features[0].numel() == 8 * 8 * 8
         assert (net.reconstruct(features) - x).abs().max() < 1e-5
     check_contraction(net)
@@ -41,7 +41,7 @@ def test_features_give_the_image_back() -> None:
 
 def test_reconstruction_is_differentiable() -> None:
     net = small()
-    features = net.features(torch.rand(6, 3, 8, 8)).detach().requires_grad_()
+    features = net.features(torch.rand(16, 3, 8, 8)).detach().requires_grad_()
     net.reconstruct(features).square().sum().backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()
@@ -66,9 +66,11 @@ def test_learns_to_tell_bright_from_dark() -> None:
 
 
 def test_copies_and_states_compute_the_same() -> None:
-    net = small().eval()
-    x = torch.rand(6, 3, 8, 8)
+    net = small()
+    x = torch.rand(16, 3, 8, 8)
     with torch.no_grad():
+        net(x)
+        net.eval()
         expected = net(x)
         other = small().eval()
         other.load_state_dict(net.state_dict())

@@ -62,11 +62,11 @@ FLOWS = {
 @pytest.mark.parametrize("name", sorted(FLOWS))
 def test_any_image_flow_is_scored_classified_and_trained(name: str) -> None:
     hybrid = Hybrid(FLOWS[name](), 3, hidden_channels=8)
-    x = torch.rand(5, 1, 8, 8)
+    x = torch.rand(16, 1, 8, 8)
     log_prob, logits = hybrid(x)
-    assert log_prob.shape == (5,)
-    assert logits.shape == (5, 3)
-    labels = torch.tensor([0, 1, 2, 0, 1])
+    assert log_prob.shape == (16,)
+    assert logits.shape == (16, 3)
+    labels = torch.arange(16) % 3
     (-log_prob.mean() + nn.functional.cross_entropy(logits, labels)).backward()
     missing = [name for name, parameter in hybrid.named_parameters() if parameter.grad is None]
     assert not missing
@@ -74,7 +74,7 @@ def test_any_image_flow_is_scored_classified_and_trained(name: str) -> None:
 
 def test_density_and_logits_are_those_of_two_passes() -> None:
     hybrid = Hybrid(residual_flow(logdet=Exact()), 3, hidden_channels=8)
-    x = torch.rand(5, 1, 8, 8)
+    x = torch.rand(16, 1, 8, 8)
     hybrid(x)
     log_prob, logits = hybrid(x)
     torch.testing.assert_close(log_prob, hybrid.flow.distribution().log_prob(x))
@@ -87,7 +87,7 @@ def test_density_and_logits_are_those_of_two_passes() -> None:
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
 def test_any_batch_dimensions(batch: tuple[int, ...]) -> None:
     hybrid = Hybrid(residual_flow(), 3, hidden_channels=8)
-    hybrid(torch.rand(5, 1, 8, 8))
+    hybrid(torch.rand(16, 1, 8, 8))
     x = torch.rand(*batch, 1, 8, 8)
     log_prob, logits = hybrid(x)
     assert log_prob.shape == batch
@@ -98,7 +98,7 @@ def test_any_batch_dimensions(batch: tuple[int, ...]) -> None:
 def test_one_pass_serves_both_and_classification_alone_needs_no_log_det() -> None:
     logdet = CountingLogDet()
     hybrid = Hybrid(residual_flow(logdet=logdet), 3, hidden_channels=8)
-    x = torch.rand(5, 1, 8, 8)
+    x = torch.rand(16, 1, 8, 8)
     hybrid(x)
     assert logdet.calls == 3
     hybrid.logits(x).sum().backward()
@@ -108,7 +108,7 @@ def test_one_pass_serves_both_and_classification_alone_needs_no_log_det() -> Non
 def test_pyro_model_takes_one_pass_and_weighs_the_density() -> None:
     logdet = CountingLogDet()
     hybrid = Hybrid(residual_flow(logdet=logdet), 3, hidden_channels=8)
-    x, labels = torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+    x, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 3
     hybrid(x)
 
     def model(x: Tensor, labels: Tensor) -> None:
@@ -132,7 +132,7 @@ def test_pyro_model_takes_one_pass_and_weighs_the_density() -> None:
 
 def test_model_draws_images_and_their_classes() -> None:
     hybrid = Hybrid(residual_flow(), 3, hidden_channels=8)
-    hybrid(torch.rand(5, 1, 8, 8))
+    hybrid(torch.rand(16, 1, 8, 8))
     with torch.no_grad(), pyro.plate("images", 4):
         x = pyro.sample("x", hybrid.flow.distribution())
         y = pyro.sample("y", hybrid.class_distribution(x))
@@ -170,9 +170,9 @@ def test_making_it_leaves_the_flow_as_it_is() -> None:
 def test_on_the_meta_device_and_in_double_precision() -> None:
     with torch.device("meta"):
         hybrid = Hybrid(residual_flow(), 3, hidden_channels=8)
-        assert hybrid.logits(torch.rand(5, 1, 8, 8)).is_meta
+        assert hybrid.logits(torch.rand(16, 1, 8, 8)).is_meta
     hybrid = Hybrid(residual_flow().double(), 3, hidden_channels=8).double()
-    log_prob, logits = hybrid(torch.rand(5, 1, 8, 8, dtype=torch.float64))
+    log_prob, logits = hybrid(torch.rand(16, 1, 8, 8, dtype=torch.float64))
     assert log_prob.dtype == logits.dtype == torch.float64
 
 
@@ -186,7 +186,7 @@ def test_flow_that_learns_nothing_on_images_is_named(end: list[ActNorm]) -> None
 def test_a_hybrid_is_saved_whole(tmp_path: Path) -> None:
     flow = ResidualFlow((1, 4, 4), (1, 1), network=ConvBlock(4), alpha=None)
     hybrid = Hybrid(flow, 3, hidden_channels=4)
-    images = torch.rand(5, 1, 4, 4)
+    images = torch.rand(16, 1, 4, 4)
     hybrid(images)
     checkpoints.save(hybrid, tmp_path / "hybrid.safetensors")
     loaded = checkpoints.load(tmp_path / "hybrid.safetensors")

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_resflow import conditional_residual, conditional_residual_flow, residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzLayer
-from pyro_resflow.transforms import Compose
+from pyro_resflow.transforms import Compose, initialize
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +73,7 @@ def true_log_evidence() -> float:
 def test_pyros_optimizers_leave_every_layer_a_contraction(name: str) -> None:
     flow = residual_flow(2, 1, [16], fast="density")
     data = banana(64)
-    with torch.no_grad():
-        flow.inv(data)
+    initialize(flow, data)
 
     def model(batch: Tensor) -> None:
         pyro.module("flow", flow)
@@ -241,8 +240,7 @@ def test_conditional_density_by_svi_in_a_subsampled_plate_beats_one_without_cont
 def test_scale_and_mask_weigh_each_sample_alone() -> None:
     flow = residual_flow(2, 2, [8], fast="density", logdet=Exact())
     data = banana(6)
-    with torch.no_grad():
-        flow.inv(data)
+    initialize(flow, data)
     mask = torch.tensor([True, False, True, True, False, True])
 
     def masked() -> None:

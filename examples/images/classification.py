@@ -17,6 +17,7 @@ from examples.images.checks import check_weights
 from examples.images.cli import main
 from examples.images.diagnosis import explained
 from examples.images.optimization import constant_rate, optimization
+from pyro_resflow.nn import initialize_by
 
 Labelled = tuple[Tensor, Tensor]
 
@@ -77,10 +78,10 @@ class Classification(LightningModule):
         self.logits(batch[0])
 
     def on_fit_start(self) -> None:
-        """Show the network a first batch, for the normalisations that start from the data."""
+        """Let training images initialise the normalisations that take their scale from data."""
         if self.trainer.ckpt_path is None:
-            with torch.no_grad():
-                self.logits(self.trainer.datamodule.initial_batch().to(self.device))
+            batches = self.trainer.datamodule.initial_batches()
+            initialize_by(self.logits, [batch.to(self.device) for batch in batches])
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         """Return the cross-entropy of a batch, in nats."""

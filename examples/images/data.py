@@ -17,6 +17,10 @@ Batch = Tensor | tuple[Tensor, Tensor]
 """Images of shape `(N, C, H, W)`; where labels are asked for, with labels of shape `(N,)`."""
 
 
+INITIAL_IMAGES = 256
+"""Images that normalisations start from: each pixel of its own scale sees as many values."""
+
+
 class ImageData(LightningDataModule):
     """Training, validation and test images of one source.
 
@@ -26,7 +30,8 @@ class ImageData(LightningDataModule):
     Args:
         source: Where the images come from.
         batch_size: Images in a training batch.
-        evaluation_batch_size: Images in a validation or test batch.
+        evaluation_batch_size: Images in a validation or test batch, and of the initialising
+            images in one pass.
         validation_fraction: Part of the training portion that is kept for validation.
         split_seed: Seed of the cut between training and validation.
         augmentation: Changes batches of training images, on the device that trains, as
@@ -153,11 +158,15 @@ class ImageData(LightningDataModule):
     def _training_batch_size(self) -> int:
         return min(self.batch_size, len(self.training_images))
 
-    def initial_batch(self) -> Tensor:
-        """Images to start normalisations from: the same in every process, however many."""
-        size = min(max(self.evaluation_batch_size, 2), len(self.training_images))
+    def initial_batches(self) -> list[Tensor]:
+        """Return the images that normalisations start from, in batches of bounded size.
+
+        They are the same in every process, however many there are.
+        """
+        size = min(INITIAL_IMAGES, len(self.training_images))
         order = TrainingOrder(self.training_images, self.order_seed)
-        return images_of(next(iter(self._loader(self.training_images, size, order))))
+        images = images_of(next(iter(self._loader(self.training_images, size, order))))
+        return list(images.split(self.evaluation_batch_size))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch, once it is on its device."""

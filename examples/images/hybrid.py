@@ -118,11 +118,10 @@ class HybridEstimation(DensityEstimation):
         """Evaluate the model at a batch, to see where its numbers stop being finite."""
         self.bits_and_logits(batch[0])
 
-    def on_fit_start(self) -> None:
-        """Score a first batch, for the normalisations that take their scale from the data."""
-        if self.trainer.ckpt_path is None:
-            with torch.no_grad(), initialising(self):
-                self.bits_and_logits(self.trainer.datamodule.initial_batch().to(self.device))
+    def encode(self, images: Tensor) -> None:
+        """Pass images through all that is initialised by data, the classifier's heads among it."""
+        v = self.dequantizer.condition(images)(self.dequantizer.noise(images).sample())
+        self.hybrid.logits(v)
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         """Return the objective of a batch."""

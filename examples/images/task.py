@@ -18,6 +18,7 @@ from examples.images.errors import SetupError
 from examples.images.optimization import constant_rate, optimization
 from examples.images.progress import initialising
 from pyro_resflow.distributions import BitsPerDim, Dequantized
+from pyro_resflow.nn import initialize_by
 from pyro_resflow.transforms import Dequantization, UniformDequantization
 from pyro_resflow.transforms.determinism import refuse_noise_in_average
 
@@ -128,14 +129,20 @@ class DensityEstimation(LightningModule):
         """Evaluate the model at a batch, to see where its numbers stop being finite."""
         self.bits_per_dim(batch)
 
+    def encode(self, images: Tensor) -> None:
+        """Pass images through all that is initialised by data; no log-determinant is needed."""
+        v = self.dequantizer.condition(images)(self.dequantizer.noise(images).sample())
+        self.flow.inv(v)
+
     def on_fit_start(self) -> None:
-        """Score a first batch, for the normalisations that take their scale from the data.
+        """Let training images initialise the normalisations that take their scale from data.
 
         Done before the first step so that the optimizer and the averaged weights start from it.
         """
         if self.trainer.ckpt_path is None:
-            with torch.no_grad(), initialising(self):
-                self.bits_per_dim(self.trainer.datamodule.initial_batch().to(self.device))
+            with initialising(self):
+                batches = self.trainer.datamodule.initial_batches()
+                initialize_by(self.encode, [batch.to(self.device) for batch in batches])
 
     def training_step(self, images: Tensor, index: int) -> Tensor:
         """Return the mean bits/dim of a batch."""

@@ -56,8 +56,8 @@ class FlowPlusPlus(ImageFlow):
         >>> step = CouplingStep(GatedAttentionConditioner(channels=8, blocks=1))
         >>> flow = FlowPlusPlus((1, 8, 8), couplings=((0, 2), (2, 2)), step=step)
         >>> d = flow.distribution()
-        >>> d.log_prob(torch.rand(5, 1, 8, 8)).shape
-        torch.Size([5])
+        >>> d.log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
         >>> d.sample((3,)).shape
         torch.Size([3, 1, 8, 8])
     """

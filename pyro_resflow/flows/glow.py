@@ -53,8 +53,8 @@ class Glow(ImageFlow):
         >>> from pyro_resflow.nn import ConvConditioner
         >>> flow = Glow((1, 8, 8), steps=(2, 2), network=ConvConditioner(8))
         >>> d = flow.distribution()
-        >>> d.log_prob(torch.rand(5, 1, 8, 8)).shape
-        torch.Size([5])
+        >>> d.log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
         >>> d.sample((3,)).shape
         torch.Size([3, 1, 8, 8])
     """

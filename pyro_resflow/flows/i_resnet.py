@@ -49,8 +49,8 @@ class IResNet(ImageFlow):
         >>> from pyro_resflow.flows import ConvBlock, IResNet
         >>> flow = IResNet((1, 8, 8), blocks=(2, 2), network=ConvBlock(16, coefficient=0.9))
         >>> d = flow.distribution()
-        >>> d.log_prob(torch.rand(5, 1, 8, 8)).shape
-        torch.Size([5])
+        >>> d.log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
     """
 
     def __init__(

@@ -63,8 +63,8 @@ class RealNVP(ImageFlow):
         >>> from pyro_resflow.nn import ResidualConditioner
         >>> flow = RealNVP((1, 8, 8), scales=2, network=ResidualConditioner(8, blocks=1))
         >>> d = flow.distribution()
-        >>> d.log_prob(torch.rand(5, 1, 8, 8)).shape
-        torch.Size([5])
+        >>> d.log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
         >>> d.sample((3,)).shape
         torch.Size([3, 1, 8, 8])
     """

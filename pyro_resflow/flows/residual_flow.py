@@ -54,8 +54,8 @@ class ResidualFlow(ImageFlow):
         >>> from pyro_resflow.flows import ConvBlock, ResidualFlow
         >>> flow = ResidualFlow((1, 8, 8), blocks=(2, 2), network=ConvBlock(16))
         >>> d = flow.distribution()
-        >>> d.log_prob(torch.rand(5, 1, 8, 8)).shape
-        torch.Size([5])
+        >>> d.log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
         >>> d.sample((3,)).shape
         torch.Size([3, 1, 8, 8])
     """

@@ -40,7 +40,7 @@ def residual_flow(
         hidden_dims: widths of the hidden layers of each; default ``[64, 64]``.
         fast: the direction without iteration. ``"sampling"`` for guides, where the ActNorms start
             as the identity; ``"density"`` for fitting data, where the first batch that is scored
-            sets them.
+            sets them, see :func:`pyro_resflow.transforms.initialize`.
         logdet: see :class:`pyro_resflow.transforms.Residual`.
         solver: see :class:`pyro_resflow.transforms.Residual`.
         network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
@@ -108,8 +108,8 @@ def conditional_residual_flow(
         >>> flow = conditional_residual_flow(2, context_dim=3, fast="density")
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> conditional = dist.ConditionalTransformedDistribution(base, [flow])
-        >>> conditional.condition(torch.randn(7, 3)).log_prob(torch.randn(7, 2)).shape
-        torch.Size([7])
+        >>> conditional.condition(torch.randn(20, 3)).log_prob(torch.randn(20, 2)).shape
+        torch.Size([20])
     """
     starts_from_noise = checked_fast(fast) == "sampling"
     parts: list[Transform | ConditionalTransformModule] = []

@@ -29,7 +29,7 @@ from .conditioners import (
     WeightNormConv2d,
 )
 from .contraction import check_contraction
-from .initialization import DataInitialized
+from .initialization import DataInitialized, initialize_by, scores_data
 from .layers import LipschitzConv2d, LipschitzLinear
 from .lipschitz import LipschitzLayer, NonFiniteWeightError, update_norms
 from .networks import (
@@ -84,5 +84,7 @@ __all__ = [
     "Tanh",
     "WeightNormConv2d",
     "check_contraction",
+    "initialize_by",
+    "scores_data",
     "update_norms",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..nn import DataInitialized
+from ..nn.initialization import DataInitialized, Moments, is_initializing
 from .base import OnePassTransform, check_event_shape
 from .determinism import FollowsBatches
 
@@ -20,9 +20,10 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
     batch's part. The averages move little from one batch to the next, even from small ones, and so
     does the density. A batch that passes again at once is not taken in again.
 
-    In evaluation mode m and v stay as they are, but for the very first batch, which sets them in
-    either mode, as it sets an :class:`ActNorm`. Backwards, :math:`x = m + \sqrt{v + \epsilon}\,y`
-    undoes what the last batch met. Over several processes, a batch is all of theirs.
+    In evaluation mode m and v stay as they are. The very first batch has to be one of data, as for
+    an :class:`ActNorm`: see :func:`initialize`. Until then m is 0 and v is 1. Backwards,
+    :math:`x = m + \sqrt{v + \epsilon}\,y` undoes what the last batch met. Over several processes,
+    a batch is all of theirs.
 
     Args:
         num_features: entries of a vector, or channels of an image.
@@ -33,7 +34,7 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
 
     Raises:
         ValueError: for another ``event_dim`` or momentum; and when called, for a batch to take in
-            that has only one value of each feature.
+            that has only one value of each feature, or a first one that may not initialise.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.7 and
@@ -41,10 +42,11 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
 
     Example:
         >>> import torch
-        >>> from pyro_resflow.transforms import BatchNorm
+        >>> from pyro_resflow.transforms import BatchNorm, initialize
         >>> norm = BatchNorm(3)
-        >>> y, ladj = norm.call_and_ladj(5 + 2 * torch.randn(100, 3))
-        >>> bool(y.mean().abs() < 1e-5)
+        >>> x = 5 + 2 * torch.randn(100, 3)
+        >>> initialize(norm.inv, x)
+        >>> bool(norm(x).mean().abs() < 1e-5)
         True
     """
 
@@ -86,6 +88,8 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
 
     def await_batch(self) -> None:
         super().await_batch()
+        self.mean.zero_()
+        self.variance.fill_(1)
         self.num_batches.zero_()
         self.last_moments.fill_(torch.nan)
 
@@ -107,21 +111,24 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance to normalise a batch by, after it has been taken in."""
-        first = self._awaits_batch(x)
-        if not (first or self.training):
+        samples = x.shape[: x.dim() - self._event_dim].numel()
+        if self._awaits_batch(x, samples):
+            self._initialize(self._features(x).transpose(0, 1), self._begin)
+            if not is_initializing():
+                self.num_batches.zero_()  # a batch that is scored is itself taken in, below
+        if not (self.training and self._seen_initialized) or is_initializing():
             return self.mean, self.variance
         batch = self._batch_moments(x)
-        if first:
-            if not bool(batch.isfinite().all()):
-                raise ValueError(
-                    "x: the batch that is to initialise this BatchNorm holds nan or infinite "
-                    "values; pass finite ones."
-                )
-            self._settle()
         weight = self._take_in(batch.detach())
         # the averages' values, and the gradient of the batch's part in them
         change = weight * (batch - batch.detach())
         return self.mean + change[0], self.variance + change[1]
+
+    def _begin(self, data: Moments) -> None:
+        """Take the moments of a first batch for the averages."""
+        self.mean.copy_(data.mean)
+        self.variance.copy_(data.variance)
+        self.num_batches.fill_(1)
 
     @torch.no_grad()
     def _take_in(self, batch: Tensor) -> Tensor:
@@ -136,15 +143,19 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
 
     def _batch_moments(self, x: Tensor) -> Tensor:
         """Mean and variance of each feature, shape ``(2, num_features)``."""
-        features = x.movedim(x.dim() - self._event_dim, 0).reshape(self.num_features, -1)
-        features = features.to(self.mean.dtype)
+        features = self._features(x)
         if features.shape[1] < 2:
             raise ValueError(
-                f"x: a BatchNorm in training mode, or not initialised yet, needs more than one "
-                f"value of each feature, got shape {tuple(x.shape)}; pass a batch, or call eval()."
+                f"x: a BatchNorm in training mode needs more than one value of each feature, got "
+                f"shape {tuple(x.shape)}; pass a batch, or call eval()."
             )
         mean = _over_processes(features.mean(1))
         return torch.stack([mean, _over_processes((features - mean[:, None]).square().mean(1))])
+
+    def _features(self, x: Tensor) -> Tensor:
+        """The values of each feature, shape ``(num_features, N)``."""
+        features = x.movedim(x.dim() - self._event_dim, 0).reshape(self.num_features, -1)
+        return features.to(self.mean.dtype)
 
     def _ladj(self, x: Tensor, log_scale: Tensor) -> Tensor:
         pixels = x.shape[x.dim() - self._event_dim + 1 :].numel()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from ..nn.initialization import DataInitialized
+from ..nn.initialization import DataInitialized, Moments
 from .base import OnePassTransform, check_event_shape
 from .evaluation import sum_rightmost
 
@@ -65,21 +65,23 @@ class Logit(OnePassTransform):
 
 
 class ActNorm(DataInitialized, OnePassTransform):
-    r"""Learned scale and shift per feature, :math:`y = e^s x + b`, set by the first batch.
+    r"""Learned scale and shift per feature, :math:`y = e^s x + b`, set by the first batch of data.
 
-    The first batch that passes, in either direction, comes out with mean 0 and standard deviation
-    1 in every feature. The flag that this has happened is a buffer, so that it is saved.
+    That batch comes out with mean 0 and standard deviation 1 in every feature, in whichever
+    direction it passes: see :func:`initialize` for what counts as data. Until then the transform
+    is the identity. The flag that this has happened is a buffer, so that it is saved.
 
     Args:
         num_features: entries of a vector, or channels of an image; or the shape ``(C, H, W)``,
             for a scale and a shift of every pixel's own.
         event_dim: 1 for vectors ``(*, D)``, 3 for images ``(*, C, H, W)``.
-        initialized: start as the identity instead of waiting for a batch: for flows whose fast
-            direction starts from standard noise.
+        initialized: keep the identity as a start instead of waiting for data: for flows whose
+            fast direction starts from standard noise.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: if the first batch is a single sample, which has no standard deviation.
+        ValueError: if a batch is scored before there was one to start from and may not be that
+            one itself, see :func:`initialize`.
 
     Reference:
         Kingma and Dhariwal, Glow, 2018, section 3.1; per pixel: Ho et al., Flow++, 2019.
@@ -107,6 +109,12 @@ class ActNorm(DataInitialized, OnePassTransform):
         self.shift = nn.Parameter(torch.zeros(shape))
         self._start(initialized)
 
+    def await_batch(self) -> None:
+        super().await_batch()
+        with torch.no_grad():
+            self.log_scale.zero_()
+            self.shift.zero_()
+
     @property
     def num_features(self) -> int:
         """How many scales and shifts there are."""
@@ -128,16 +136,14 @@ class ActNorm(DataInitialized, OnePassTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         self._check("x", x)
-        if self._awaits_batch(x):
-            mean, std = self._statistics(self._samples(x))
-            self._set(-std.log(), -mean / std)
+        if self._awaits_batch(x, self._batch(x)):
+            self._initialize(self._samples(x), self._standardize_inputs)
         return x * self._spread(self.log_scale.exp()) + self._spread(self.shift)
 
     def _inverse(self, y: Tensor) -> Tensor:
         self._check("y", y)
-        if self._awaits_batch(y):
-            mean, std = self._statistics(self._samples(y))
-            self._set(std.log(), mean)
+        if self._awaits_batch(y, self._batch(y)):
+            self._initialize(self._samples(y), self._standardize_outputs)
         return (y - self._spread(self.shift)) * self._spread((-self.log_scale).exp())
 
     def _ladj(self, x: Tensor) -> Tensor:
@@ -159,11 +165,18 @@ class ActNorm(DataInitialized, OnePassTransform):
         samples = x.reshape(-1, *x.shape[x.dim() - self._event_dim :])
         return samples.flatten(1, len(self.feature_shape)).to(self.shift.dtype)
 
-    @torch.no_grad()
+    def _batch(self, x: Tensor) -> int:
+        return x.shape[: x.dim() - self._event_dim].numel()
+
+    def _standardize_inputs(self, data: Moments) -> None:
+        self._set(-data.std.log(), -data.mean / data.std)
+
+    def _standardize_outputs(self, data: Moments) -> None:
+        self._set(data.std.log(), data.mean)
+
     def _set(self, log_scale: Tensor, shift: Tensor) -> None:
         self.log_scale.copy_(log_scale.reshape(self.feature_shape))
         self.shift.copy_(shift.reshape(self.feature_shape))
-        self._settle()
 
 
 def _independent(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:

@@ -13,8 +13,8 @@ from pyro_resflow.transforms import UniformDequantization
 
 BINS = 256
 IMAGES: dict[str, Tensor] = {
-    "black": torch.zeros(4, 1, 4, 4, dtype=torch.long),
-    "white": torch.full((4, 1, 4, 4), BINS - 1),
+    "black": torch.zeros(16, 1, 4, 4, dtype=torch.long),
+    "white": torch.full((16, 1, 4, 4), BINS - 1),
     "checkered": (torch.arange(16) % 2 * (BINS - 1)).view(1, 1, 4, 4).expand(4, 1, 4, 4),
     "one image": torch.arange(16).view(1, 1, 4, 4),
 }

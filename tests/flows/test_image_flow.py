@@ -92,7 +92,7 @@ def test_every_parameter_learns(make: Callable[[Shape], ImageFlow]) -> None:
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
     for _ in range(3):  # at first some wait for others that start at 0
         optimizer.zero_grad()
-        (-flow.distribution().log_prob(torch.rand(5, 1, 8, 8)).mean()).backward()
+        (-flow.distribution().log_prob(torch.rand(16, 1, 8, 8)).mean()).backward()
         optimizer.step()
     still = [name for name, p in flow.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
@@ -138,10 +138,10 @@ def test_a_few_steps_learn_what_the_images_share(make: Callable[[Shape], ImageFl
 @pytest.mark.parametrize(
     "images",
     [
-        torch.zeros(4, 1, 8, 8),
-        torch.ones(4, 1, 8, 8),
-        torch.full((4, 1, 8, 8), 0.5),
-        (torch.rand(4, 1, 8, 8) > 0.5).float(),
+        torch.zeros(16, 1, 8, 8),
+        torch.ones(16, 1, 8, 8),
+        torch.full((16, 1, 8, 8), 0.5),
+        (torch.rand(16, 1, 8, 8) > 0.5).float(),
     ],
 )
 def test_extreme_and_constant_images_stay_finite(
@@ -182,7 +182,7 @@ def test_copy_after_log_prob_and_training_the_copy_leaves_the_original(
     make: Callable[[Shape], ImageFlow],
 ) -> None:
     flow = make((1, 8, 8))
-    x = torch.rand(4, 1, 8, 8)
+    x = torch.rand(16, 1, 8, 8)
     flow.distribution().log_prob(x)
     before = [parameter.clone() for parameter in flow.parameters()]
     other = copy.deepcopy(flow)

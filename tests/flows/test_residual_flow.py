@@ -75,11 +75,11 @@ def test_blocks_are_what_is_asked_for() -> None:
 )
 def test_scores_and_samples_images(make: Callable[[], ResidualFlow]) -> None:
     flow = make()
-    x = torch.rand(5, *flow.event_shape)
+    x = torch.rand(16, *flow.event_shape)
     d = flow.distribution()
     assert d.batch_shape == ()
     assert d.event_shape == flow.event_shape
-    assert d.log_prob(x).shape == (5,)
+    assert d.log_prob(x).shape == (16,)
     assert d.sample((2, 3)).shape == (2, 3, *flow.event_shape)
     check_contraction(flow)
 
@@ -109,7 +109,7 @@ def test_default_dtype_float64() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         flow = small(logdet=Exact())
-        x = torch.rand(4, 1, 8, 8)
+        x = torch.rand(16, 1, 8, 8)
         assert flow.distribution().log_prob(x).dtype == torch.float64
         with torch.no_grad():
             assert (flow._call(flow.inv(x)) - x).abs().max() < 1e-9

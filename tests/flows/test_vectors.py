@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -47,7 +48,9 @@ def test_conditional_flow_starts_from_noise_without_a_batch() -> None:
 def test_conditional_flow_sets_its_norms_by_the_first_batch_scored() -> None:
     flow = conditional_residual_flow(2, 3, 2, fast="density")
     context, x = torch.randn(50, 3), 3 + 2 * torch.randn(50, 2)
+    base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
     with torch.no_grad():
+        dist.TransformedDistribution(base, [flow.condition(context)]).log_prob(x)
         z = flow.condition(context).inv(x)
     assert z.mean(0).abs().max() < 1e-5
     assert (z.std(0) - 1).abs().max() < 1e-4

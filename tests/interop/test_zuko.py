@@ -24,7 +24,7 @@ import zuko  # isort: skip  # after the adapter, which keeps the validation of a
 
 from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.transforms import Compose, Inverse
+from pyro_resflow.transforms import Compose, Inverse, initialize
 
 ROOT = Path(__file__).parents[2]
 D, C = 3, 2
@@ -63,8 +63,7 @@ def zuko_base(size: int = D) -> zuko.lazy.LazyDistribution:
 
 def exact_flow(fast: str = "density") -> Transform:
     flow = residual_flow(D, 2, [8], fast=fast, logdet=Exact())
-    with torch.no_grad():
-        flow.inv(torch.randn(50, D))
+    initialize(flow, torch.randn(50, D))
     return flow
 
 

@@ -6,7 +6,8 @@ import io
 import pytest
 import torch
 
-from pyro_resflow.nn import InitializedConv2d, WeightNormConv2d
+from pyro_resflow.nn import InitializedConv2d, WeightNormConv2d, initialize_by
+from pyro_resflow.nn.initialization import Moments
 from pyro_resflow.transforms import ActNorm
 
 LAYERS = [InitializedConv2d, WeightNormConv2d]
@@ -21,7 +22,9 @@ def channels(y: torch.Tensor) -> torch.Tensor:
 def test_first_batch_comes_out_with_mean_zero_and_the_standard_deviation(
     layer: type, std: float
 ) -> None:
-    y = channels(layer(3, 5, 3, std=std)(2 + 4 * torch.randn(10, 3, 6, 6)))
+    convolution, x = layer(3, 5, 3, std=std), 2 + 4 * torch.randn(10, 3, 6, 6)
+    initialize_by(convolution, [x])
+    y = channels(convolution(x))
     torch.testing.assert_close(y.mean(1), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std(1), torch.full((5,), std), atol=1e-5, rtol=0)
 
@@ -30,6 +33,7 @@ def test_first_batch_comes_out_with_mean_zero_and_the_standard_deviation(
 def test_zero_layer_learns(layer: type) -> None:
     convolution = layer(3, 5, 3, std=0.0)
     x = torch.randn(10, 3, 6, 6)
+    initialize_by(convolution, [x])
     y = convolution(x)
     assert torch.equal(y, torch.zeros_like(y))
     optimizer = torch.optim.SGD(convolution.parameters(), lr=0.1)
@@ -41,7 +45,7 @@ def test_zero_layer_learns(layer: type) -> None:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_second_batch_leaves_the_layer_alone_until_asked(layer: type) -> None:
     convolution = layer(3, 5, 3)
-    convolution(torch.randn(10, 3, 6, 6))
+    initialize_by(convolution, [torch.randn(10, 3, 6, 6)])
     before = copy.deepcopy(convolution.state_dict())
     x = 7 + 3 * torch.randn(10, 3, 6, 6)
     convolution(x)
@@ -49,6 +53,7 @@ def test_second_batch_leaves_the_layer_alone_until_asked(layer: type) -> None:
         torch.equal(value, before[name]) for name, value in convolution.state_dict().items()
     )
     convolution.await_batch()
+    initialize_by(convolution, [x])
     y = channels(convolution(x))
     torch.testing.assert_close(y.std(1), torch.ones(5), atol=1e-5, rtol=0)
 
@@ -57,6 +62,7 @@ def test_second_batch_leaves_the_layer_alone_until_asked(layer: type) -> None:
 def test_layer_is_copied_pickled_and_saved_with_its_flag(layer: type) -> None:
     convolution = layer(3, 5, 3)
     x = torch.randn(10, 3, 6, 6)
+    initialize_by(convolution, [x])
     y = convolution(x)
     file = io.BytesIO()
     torch.save(convolution, file)
@@ -70,22 +76,45 @@ def test_layer_is_copied_pickled_and_saved_with_its_flag(layer: type) -> None:
 
 def test_weight_norm_gives_each_kernel_its_magnitude() -> None:
     convolution = WeightNormConv2d(3, 5, 3)
-    convolution(torch.randn(10, 3, 6, 6))
+    initialize_by(convolution, [torch.randn(10, 3, 6, 6)])
     norms = convolution.kernel().flatten(1).norm(dim=1)
     torch.testing.assert_close(norms, convolution.magnitude)
 
 
+@pytest.mark.filterwarnings("ignore:.*not initialised yet")
 def test_an_act_norm_can_be_asked_again() -> None:
     norm = ActNorm(3)
-    norm(torch.randn(50, 3))
+    initialize_by(norm, [torch.randn(50, 3)])
     norm.await_batch()
-    y = norm(3 + 4 * torch.randn(50, 3))
+    x = 3 + 4 * torch.randn(50, 3)
+    assert torch.equal(norm(x), x)
+    initialize_by(norm, [x])
+    y = norm(x)
     torch.testing.assert_close(y.std(0), torch.ones(3))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_single_sample_and_nan_are_refused(layer: type) -> None:
     with pytest.raises(ValueError, match="single sample"):
-        layer(3, 5, 3)(torch.randn(1, 3, 6, 6))
+        initialize_by(layer(3, 5, 3), [torch.randn(1, 3, 6, 6)])
     with pytest.raises(ValueError, match="nan or infinite"):
-        layer(3, 5, 3)(torch.full((2, 3, 6, 6), torch.nan))
+        initialize_by(layer(3, 5, 3), [torch.full((2, 3, 6, 6), torch.nan)])
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_that_is_to_start_at_zero_is_zero_while_it_waits(layer: type) -> None:
+    with pytest.warns(UserWarning, match="not initialised yet"):
+        y = layer(3, 5, 3, std=0.0)(torch.randn(20, 3, 6, 6))
+    assert torch.equal(y, torch.zeros(20, 5, 6, 6))
+
+
+def test_moments_of_chunks_are_those_of_all() -> None:
+    x = 100 + torch.randn(23, 4, 3, dtype=torch.float64)
+    moments = Moments()
+    for chunk in x.split(5):
+        moments.add(chunk)
+    features = channels(x)
+    torch.testing.assert_close(moments.mean, features.mean(1))
+    torch.testing.assert_close(moments.std, features.std(1))
+    torch.testing.assert_close(moments.variance, features.var(1, correction=0))
+    assert moments.samples == 23

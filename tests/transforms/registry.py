@@ -45,6 +45,7 @@ from pyro_resflow.nn import (
     LipschitzConvNet,
     LipschitzDenseNet,
     ResidualConditioner,
+    initialize_by,
 )
 from pyro_resflow.rebuilding import Rebuildable
 from pyro_resflow.transforms import (
@@ -119,8 +120,8 @@ class Case:
         """The transform, deterministic and with its data-dependent parts initialised."""
         torch.manual_seed(0)
         transform = self.make(self.event_shape)
+        initialize_by(transform, [self.draw(20, *self.event_shape)])
         with torch.no_grad():
-            transform(self.draw(20, *self.event_shape))
             for parameter in getattr(transform, "parameters", tuple)():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         return transform
@@ -203,8 +204,7 @@ def variational_dequantization(event_shape: tuple[int, ...]) -> Transform:
         features=GatedEncoder(2, 1, mixing=GatedSelfAttention(1)),
     )
     images = torch.randint(2, (20, *event_shape))
-    with torch.no_grad():
-        dequantization.condition(images)(torch.randn(20, *event_shape))
+    initialize_by(dequantization.condition(images), [torch.randn(20, *event_shape)])
     return dequantization.condition(torch.arange(16).reshape(event_shape) % 2)
 
 
@@ -391,8 +391,8 @@ def started(
 ) -> ConditionalTransformModule:
     """The transform with its ActNorms initialised, and away from where its affine maps start."""
     conditioned = transform.condition(torch.randn(20, context_dim))
+    initialize_by(conditioned, [torch.randn(20, input_dim)])
     with torch.no_grad():
-        conditioned(torch.randn(20, input_dim))
         for parameter in transform.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return transform

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_resflow.transforms import BatchNorm, Compose, Squeeze
+from pyro_resflow.transforms import BatchNorm, Compose, Squeeze, initialize
 
 
 def batch(number: int = 50, *size: int) -> Tensor:
@@ -17,11 +17,20 @@ def batch(number: int = 50, *size: int) -> Tensor:
     return 3 + scale * torch.randn(number, 3, *size)
 
 
+def score(norm: BatchNorm, x: Tensor) -> None:
+    """Score vectors under the distribution that normalises to standard normal ones."""
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    dist.TransformedDistribution(base, [norm.inv]).log_prob(x)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("size", [(), (4, 2)])
 def test_first_batch_comes_out_normalised(size: tuple[int, ...], training: bool) -> None:
     norm = BatchNorm(3, event_dim=1 + len(size)).train(training)
-    y = norm(batch(50, *size)).transpose(0, 1).flatten(1)
+    x = batch(50, *size)
+    initialize(norm.inv, x)
+    assert norm.num_batches == 1
+    y = norm(x).transpose(0, 1).flatten(1)
     torch.testing.assert_close(y.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.var(1, correction=0), torch.ones(3), atol=1e-3, rtol=0)
 
@@ -31,7 +40,7 @@ def test_averages_are_of_all_batches_at_first_and_then_decay() -> None:
     batches = [batch() for _ in range(8)]
     means = torch.stack([x.mean(0) for x in batches])
     for number, x in enumerate(batches, 1):
-        norm(x)
+        score(norm, x)
         if number == 4:
             torch.testing.assert_close(norm.mean, means[:4].mean(0))
     weights = 0.25 * 0.75 ** torch.arange(3, -1, -1.0)
@@ -41,7 +50,7 @@ def test_averages_are_of_all_batches_at_first_and_then_decay() -> None:
 
 def test_training_normalises_by_averages_that_the_batch_is_already_in() -> None:
     norm = BatchNorm(3)
-    norm(batch())
+    initialize(norm.inv, batch())
     x = batch()
     y, ladj = norm.call_and_ladj(x)
     scale = (norm.variance + norm.epsilon).rsqrt()
@@ -53,7 +62,7 @@ def test_training_normalises_by_averages_that_the_batch_is_already_in() -> None:
 @pytest.mark.parametrize("size", [(), (2, 2)])
 def test_gradient_goes_through_the_batchs_part_in_the_averages(size: tuple[int, ...]) -> None:
     norm = BatchNorm(3, event_dim=1 + len(size), momentum=0.3).double()
-    norm(batch(5, *size).double())
+    initialize(norm.inv, batch(5, *size).double())
     norm(batch(5, *size).double())
     start = {name: value.clone() for name, value in norm.state_dict().items()}
     cotangent = torch.randn(4, 3, *size, dtype=torch.float64)
@@ -69,7 +78,7 @@ def test_gradient_goes_through_the_batchs_part_in_the_averages(size: tuple[int, 
 
 def test_evaluation_and_the_inverse_leave_the_averages_alone() -> None:
     norm = BatchNorm(3)
-    norm(batch())
+    initialize(norm.inv, batch())
     mean = norm.mean.clone()
     norm.inv(batch())
     norm.eval()
@@ -85,19 +94,19 @@ def test_density_takes_each_batch_in_once(cache_size: int, grad: bool) -> None:
     base = dist.Normal(torch.zeros(12, 1, 1), 1.0).to_event(3)
     flow = dist.TransformedDistribution(base, [encoder.inv])
     with torch.set_grad_enabled(grad):
-        flow.log_prob(batch(9, 2, 2))
+        flow.log_prob(batch(16, 2, 2))
         assert norm.num_batches == 1
-        flow.log_prob(x := batch(9, 2, 2))
+        flow.log_prob(x := batch(16, 2, 2))
         assert norm.num_batches == 2
         flow.log_prob(x)  # the same again at once is no other batch
         assert norm.num_batches == 2
-        flow.log_prob(batch(9, 2, 2))
+        flow.log_prob(batch(16, 2, 2))
     assert norm.num_batches == 3
 
 
 def test_log_det_of_the_same_batch_again_keeps_its_gradient() -> None:
     norm = BatchNorm(3, cache_size=0)
-    norm(batch())
+    initialize(norm.inv, batch())
     x = batch().requires_grad_()
     y, ladj = norm.call_and_ladj(x)
     (expected,) = torch.autograd.grad(ladj.sum(), x)
@@ -111,9 +120,9 @@ def test_nan_neither_starts_nor_spoils_the_averages() -> None:
     bad = batch()
     bad[3, 1] = torch.nan
     with pytest.raises(ValueError, match="nan or infinite"):
-        norm(bad)
+        initialize(norm.inv, bad)
     assert not norm.initialized
-    norm(batch())
+    initialize(norm.inv, batch())
     mean = norm.mean.clone()
     norm(bad)
     assert torch.equal(norm.mean, mean)
@@ -122,7 +131,7 @@ def test_nan_neither_starts_nor_spoils_the_averages() -> None:
 
 def test_averages_travel_in_the_state_dict() -> None:
     norm, other = BatchNorm(3), BatchNorm(3).eval()
-    norm(batch())
+    initialize(norm.inv, batch())
     other.load_state_dict(norm.state_dict())
     x = torch.randn(3)
     torch.testing.assert_close(other(x), norm.eval()(x))
@@ -132,19 +141,19 @@ def test_averages_travel_in_the_state_dict() -> None:
 def test_waiting_again_forgets_the_averages() -> None:
     norm = BatchNorm(3)
     for _ in range(3):
-        norm(batch())
+        score(norm, batch())
     norm.await_batch()
     x = batch()
-    norm(x)
+    score(norm, x)
     torch.testing.assert_close(norm.mean, x.mean(0))
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3)])
 def test_batch_of_one_value_is_named(shape: tuple[int, ...]) -> None:
     norm = BatchNorm(3)
-    with pytest.raises(ValueError, match="more than one value of each feature"):
-        norm(torch.randn(shape))
-    norm(batch())
+    with pytest.raises(ValueError, match="1 sample"):
+        score(norm, torch.randn(shape))
+    initialize(norm.inv, batch())
     with pytest.raises(ValueError, match="more than one value of each feature"):
         norm(torch.randn(shape))
     assert norm.eval()(torch.randn(shape)).shape == shape
@@ -172,9 +181,9 @@ def halves_train(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     torch.manual_seed(0)
-    norm, first, second = BatchNorm(3), batch(8), batch(8)
+    norm, first, second = BatchNorm(3), batch(32), batch(8)
+    score(norm, first[16 * rank : 16 * rank + 16])
     half = slice(4 * rank, 4 * rank + 4)
-    norm(first[half])
     x = second[half].requires_grad_()
     y, ladj = norm.call_and_ladj(x)
     (y.pow(3).sum() + ladj.sum()).backward()
@@ -186,8 +195,8 @@ def halves_train(rank: int, folder: str) -> None:
 def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(halves_train, (str(tmp_path),), nprocs=2)
     torch.manual_seed(0)
-    norm, first, x = BatchNorm(3), batch(8), batch(8).requires_grad_()
-    norm(first)
+    norm, first, x = BatchNorm(3), batch(32), batch(8).requires_grad_()
+    score(norm, first)
     y, ladj = norm.call_and_ladj(x)
     (y.pow(3).sum() + ladj.sum()).backward()
     results = [torch.load(tmp_path / str(rank)) for rank in (0, 1)]

@@ -50,7 +50,7 @@ def test_dropout_switched_off_is_off() -> None:
     step = CouplingStep(GatedAttentionConditioner(8, 1, dropout=0.5))
     flow = Compose([step(Checkerboard((1, 2, 2)))])
     model = density(flow)
-    x = torch.randn(5, 1, 2, 2)
+    x = torch.randn(16, 1, 2, 2)
     with torch.no_grad():
         model.log_prob(x)
         for parameter in flow.parameters():
@@ -64,7 +64,7 @@ def test_dropout_switched_off_is_off() -> None:
 def test_parameters_given_other_memory_are_noticed(make) -> None:
     flow = make()
     model = density(flow)
-    x = torch.randn(5, 3)
+    x = torch.randn(16, 3)
     with torch.no_grad():
         model.log_prob(x)
         vector_to_parameters(3 * parameters_to_vector(flow.parameters()), flow.parameters())

@@ -15,7 +15,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
 from pyro_resflow.distributions import Dequantized
-from pyro_resflow.nn import GatedAttentionConditioner, GatedEncoder
+from pyro_resflow.nn import GatedAttentionConditioner, GatedEncoder, initialize_by
 from pyro_resflow.transforms import (
     Columns,
     CouplingStep,
@@ -39,8 +39,8 @@ def small(
         **options,
     )
     images = torch.randint(bins, (30, *event_shape))
+    initialize_by(lambda x: dequantization.distribution(x).sample(), [images])
     with torch.no_grad():
-        dequantization.distribution(images).sample()
         for parameter in dequantization.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return dequantization

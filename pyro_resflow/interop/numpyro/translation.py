@@ -162,7 +162,8 @@ def _act_norm(flow: transforms.ActNorm) -> IndependentTransform:
     _check_vectors(flow, flow.domain.event_dim)
     if not bool(flow.initialized):
         raise ValueError(
-            "flow: an ActNorm in it is not initialised yet; pass a batch through the flow first."
+            "flow: an ActNorm in it is not initialised yet; call "
+            "pyro_resflow.transforms.initialize(flow, data) first."
         )
     return IndependentTransform(AffineTransform(array(flow.shift), array(flow.log_scale.exp())), 1)
 

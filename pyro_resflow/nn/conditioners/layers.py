@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..initialization import DataInitialized
+from ..initialization import DataInitialized, Moments
 
 
 class InitializedConv2d(DataInitialized):
-    """A convolution of unit stride that keeps the image size, scaled by its first batch.
+    """A convolution of unit stride that keeps the image size, scaled by the first batch of data.
+
+    Until then it is as it was drawn, and zero for ``std=0``.
 
     Args:
         in_channels: channels of the input.
@@ -32,12 +34,16 @@ class InitializedConv2d(DataInitialized):
         self.std = std
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self._draw(0.05 * torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        if std == 0:
+            with torch.no_grad():
+                self._multiply(torch.zeros(out_channels))
         self._start(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
-        if self._awaits_batch(x):
-            self._initialize(x)
+        if self._awaits_batch(x, len(x)):
+            y = F.conv2d(x, self.kernel(), padding="same")
+            self._initialize(y.to(self.bias.dtype), self._standardize)
         return F.conv2d(x, self.kernel(), self.bias, padding="same")
 
     def kernel(self) -> Tensor:
@@ -50,14 +56,11 @@ class InitializedConv2d(DataInitialized):
     def _multiply(self, scale: Tensor) -> None:
         self.weight.mul_(scale.reshape(-1, 1, 1, 1))
 
-    @torch.no_grad()
-    def _initialize(self, x: Tensor) -> None:
-        y = F.conv2d(x, self.kernel(), padding="same")
-        mean, std = self._statistics(y.to(self.bias.dtype))
-        scale = self.std / std
+    def _standardize(self, outputs: Moments) -> None:
+        """Scale and shift the outputs, which have these moments and no bias yet."""
+        scale = self.std / outputs.std
         self._multiply(scale)
-        self.bias.copy_(-mean * scale)
-        self._settle()
+        self.bias.copy_(-outputs.mean * scale)
 
 
 class WeightNormConv2d(InitializedConv2d):

@@ -77,3 +77,12 @@ def test_the_last_incomplete_training_batch_is_dropped():
 def test_a_bad_validation_fraction_is_refused(fraction):
     with pytest.raises(ValueError, match="validation_fraction must lie between 0 and 1"):
         ImageData(Digits(), validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 1000])
+def test_initial_images_do_not_depend_on_the_evaluations_batches(size):
+    batches = ready(evaluation_batch_size=size).initial_batches()
+    assert max(len(batch) for batch in batches) == min(size, 256)
+    usual = ready().initial_batches()
+    assert len(usual) == 1
+    assert torch.equal(torch.cat(batches), usual[0])

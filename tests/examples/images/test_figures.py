@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from examples.images import exploration, figures
 from examples.images.task import HeldOut
 from pyro_resflow.flows import ConvBlock, ResidualFlow
+from pyro_resflow.transforms import initialize
 
 PADDING = 4
 CELL = 64 + PADDING
@@ -24,7 +25,7 @@ CELL = 64 + PADDING
 @pytest.fixture
 def flow() -> ResidualFlow:
     flow = ResidualFlow((1, 4, 4), blocks=(1,), network=ConvBlock(4), end_blocks=0)
-    flow.inv(torch.rand(64, 1, 4, 4))
+    initialize(flow, torch.rand(64, 1, 4, 4))
     return flow
 
 

@@ -1,0 +1,25 @@
+"""Who is asking: the functions that led to a call, where no argument tells.
+
+Pyro asks every transform and distribution by the same two methods, whoever needs the answer. The
+call stack is the only trace that all of its callers leave. A step along it costs about a tenth of
+a microsecond, so look only where something is at stake.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+
+def callers() -> Iterator[FrameType]:
+    """The frames of the functions that led here, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def module_of(frame: FrameType) -> str:
+    """The name of the module that a frame's function stands in."""
+    return str(frame.f_globals.get("__name__", ""))
