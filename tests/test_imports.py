@@ -39,6 +39,7 @@ FOUNDATION = {
     "quadrature",
     "rebuilding",
     "walk",
+    "tracing",
 }
 MATHEMATICS = FOUNDATION | {"nn", "logdet", "solvers"}
 FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
@@ -50,9 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "precision": set(),
     "quadrature": set(),
     "rebuilding": set(),
-    "walk": set(),
-    "extras": set(),
-    "nn": {"callers", "fingerprints", "linearization", "precision", "rebuilding", "walk"},
+    "nn": {"callers", "fingerprints", "linearization", "precision", "rebuilding", "tracing", "walk"},
     "logdet": FOUNDATION,
     "solvers": FOUNDATION,
     "transforms": MATHEMATICS,

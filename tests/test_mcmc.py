@@ -118,7 +118,7 @@ def test_dropout_is_noise_in_training_mode_only() -> None:
     assert not is_deterministic(flow)
     assert is_deterministic(step(Checkerboard((1, 2, 2))).eval())
     density = dist.TransformedDistribution(dist.Normal(torch.zeros(1, 2, 2), 1).to_event(3), flow)
-    density.log_prob(torch.randn(5, 1, 2, 2))
+    density.log_prob(torch.randn(16, 1, 2, 2))
     with pytest.raises(ValueError, match=r"its Dropout in training mode .*eval\(\)"):
         chain(NUTS(lambda: pyro.sample("x", density)))
     flow.eval()

@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from ..callers import callers, module_of
 from ..rebuilding import Rebuildable
+from ..tracing import tracing_state
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Setter = Callable[["Moments"], None]
@@ -72,6 +73,11 @@ class DataInitialized(Rebuildable, nn.Module):
             return False
         if _EXPLICIT.get() is not None:
             return True
+        if tracing_state() is not None:
+            raise ValueError(
+                f"x: this {type(self).__name__} is not initialised yet, and torch.jit.trace would "
+                f"initialise it again at every call; call {REMEDY} before tracing."
+            )
         scored, by_a_sampler = _is_scored()
         if scored:
             self._check_admissible(samples, by_a_sampler)

@@ -22,6 +22,7 @@ from torch import Tensor, library, nn
 from ..fingerprints import Fingerprint
 from ..precision import full_precision
 from ..rebuilding import Rebuildable
+from ..tracing import tracing_state, untraced
 from ..walk import modules_inside
 from .divided import DividedByNorm, Measured
 from .norms import OperatorNorm, SpectralNorm
@@ -158,7 +159,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
             gain: a scalar to multiply it by.
         """
         norm = self.norm
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or tracing_state() is not None:
             u, v = _current_vectors(self.weight.detach(), self._key)
             with torch.autocast(self.weight.device.type, enabled=False):
                 sigma = norm.sigma(self.measured_operator(self.weight), u, v)
@@ -287,7 +288,7 @@ def update_norms(module: nn.Module) -> None:
     Raises:
         NonFiniteWeightError: if a weight holds nan or infinite values.
     """
-    with _UPDATE_LOCK:
+    with _UPDATE_LOCK, untraced():
         groups: dict[tuple[Any, ...], list[LipschitzLayer]] = {}
         for layer in _layers_inside(module):
             if not layer.is_current:

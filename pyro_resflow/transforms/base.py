@@ -16,6 +16,7 @@ from torch.distributions import Transform
 from ..fingerprints import Fingerprint
 from ..precision import precision
 from ..rebuilding import Rebuildable
+from ..tracing import check_known, tracing_state, untraced
 from ..walk import modules_inside, tensors_inside
 from .determinism import refuse_noise_in_energy
 
@@ -169,6 +170,8 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         self, x: Tensor | None = None, y: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Input and output of the last pass, if it was of x or y or both, and still holds."""
+        if tracing_state() is not None:
+            check_known(self.parameters())
         last = _LAST.passes.get(self)
         if last is None or not last.is_of(x, y):
             return None
@@ -200,7 +203,8 @@ class _Pass:
         self.ladj = ladj
         self.modes = modes
         self.state = _state([x, y, *dependencies])
-        self.fingerprint = Fingerprint([x, y, *dependencies])
+        with untraced():
+            self.fingerprint = Fingerprint([x, y, *dependencies])
         this = weakref.ref(self)  # a strong reference would tie the graph into a cycle
 
         def spend(grad: Tensor) -> None:
@@ -228,7 +232,10 @@ class _Pass:
         if pair is None or modes != self.modes:
             return None
         tensors = [*pair, *dependencies]
-        return pair if self.state == _state(tensors) and self.fingerprint.fits(tensors) else None
+        if self.state != _state(tensors):
+            return None
+        with untraced():
+            return pair if self.fingerprint.fits(tensors) else None
 
     def take_ladj(self) -> Tensor | None:
         """The log-determinant, once."""
@@ -254,7 +261,7 @@ _LAST = _LastPasses()
 
 def _state(tensors: list[Tensor]) -> tuple[object, ...]:
     """What decides how the tensors are computed with: beside what wants gradients, the modes."""
-    modes = (torch.is_grad_enabled(), precision(tensors[0]))
+    modes = (torch.is_grad_enabled(), precision(tensors[0]), tracing_state())
     return (*modes, *(tensor.requires_grad for tensor in tensors))
 
 

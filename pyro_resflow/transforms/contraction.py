@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..linearization import Linearizable, resolve_event_dim
-from ..logdet import Exact, Krylov
+from ..linearization import Linearizable, Linearization, as_linearizable, resolve_event_dim
+from ..logdet import Exact, Krylov, SpectralFunction
 from ..solvers import Anderson
+from ..tracing import called_back, tracing_state
 from .base import OnePassTransform, check_event_shape
 from .determinism import EstimatesLogDet
 
@@ -60,6 +62,62 @@ class ContractionTransform(EstimatesLogDet, OnePassTransform):
     def _check(self, name: str, x: Tensor) -> None:
         if self._event_shape is not None:
             check_event_shape(name, x, self._event_shape)
+
+
+def estimated(
+    logdet: Callable[..., tuple[Tensor, Tensor]],
+    net: Network,
+    x: Tensor,
+    event_dim: int,
+    *function: SpectralFunction,
+) -> tuple[Tensor, Tensor]:
+    """g(x) and the log-determinant by an estimator, which a trace calls back."""
+    if tracing_state() is None:
+        return logdet(net, x, event_dim, *function)
+    network = as_linearizable(net)
+
+    def computation(x: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        return logdet(Fixed(network, coefficients), x, event_dim, *function)
+
+    g, ladj = called_back(computation, x, *network.coefficients())
+    return g, ladj
+
+
+def solved(solver: Solve, net: Network, y: Tensor, event_dim: int) -> Tensor:
+    """x with x + g(x) = y by a solver, which a trace calls back."""
+    if tracing_state() is None:
+        return solver(net, y, event_dim)
+    network = as_linearizable(net)
+
+    def computation(y: Tensor, *coefficients: Tensor) -> list[Tensor]:
+        return [solver(Fixed(network, coefficients), y, event_dim)]
+
+    return called_back(computation, y, *network.coefficients())[0]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A network at coefficients that have been computed, as the trace's inputs are.
+
+    Args:
+        net: the network.
+        fixed: the coefficients.
+    """
+
+    net: Linearizable
+    fixed: Sequence[Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net.evaluate(x, self.fixed)
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        return tuple(self.fixed)
+
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        return self.net.evaluate(x, coefficients)
+
+    def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
+        return self.net.linearize(x, self.fixed if coefficients is None else coefficients)
 
 
 def default_logdet(event_shape: torch.Size | None, *, exact_up_to: int = EXACT_UP_TO) -> LogDet:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..linearization import flatten_batch
+from ..tracing import called_back, tracing_state
 from .base import OnePassTransform, check_event_shape
 from .conditional import ConditionalBijection, ConditionedTransform, check_context
 from .elementwise_maps import ElementwiseMap
@@ -41,7 +42,10 @@ class CouplingTransform(OnePassTransform):
         kept, changed = self._mask.split(flat)
         raw = self._conditioner(kept, batch_shape)
         parameters = self._per_entry(raw, changed).to(x.dtype)
-        changed, log_slopes = change(changed, parameters)
+        if tracing_state() is not None:  # the inverse may iterate
+            changed, log_slopes = called_back(change, changed, parameters)
+        else:
+            changed, log_slopes = change(changed, parameters)
         ladj = log_slopes.flatten(1).sum(1).reshape(batch_shape)
         return self._mask.merge(kept, changed).reshape(x.shape), ladj
 

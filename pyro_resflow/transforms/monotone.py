@@ -11,7 +11,7 @@ from torch import Tensor
 from ..linearization import Negative, as_linearizable
 from ..logdet import LOG_CAYLEY
 from ..nn import LipschitzMLP
-from .contraction import ContractionTransform, LogDet, Network, Solve
+from .contraction import ContractionTransform, LogDet, Network, Solve, estimated, solved
 
 
 class Monotone(ContractionTransform):
@@ -72,11 +72,11 @@ class Monotone(ContractionTransform):
 
     def _solve(self, name: str, x: Tensor, net: Network) -> Tensor:
         self._check(name, x)
-        return self.solver(net, math.sqrt(2) * x, self._event_dim)
+        return solved(self.solver, net, math.sqrt(2) * x, self._event_dim)
 
     def _ladj(self, w: Tensor) -> Tensor:
         """The log-determinant at w; its gradient goes on through the solution w."""
-        return self.logdet(self.net, w, self._event_dim, LOG_CAYLEY)[1]
+        return estimated(self.logdet, self.net, w, self._event_dim, LOG_CAYLEY)[1]
 
 
 def monotone(

@@ -24,7 +24,9 @@ from .contraction import (
     Network,
     Solve,
     default_logdet,
+    estimated,
     known_event_shape,
+    solved,
 )
 from .determinism import EstimatesLogDet
 from .inverse import Inverse
@@ -67,12 +69,12 @@ class Residual(ContractionTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._check("x", x)
-        g, ladj = self.logdet(self.net, x, self._event_dim)
+        g, ladj = estimated(self.logdet, self.net, x, self._event_dim)
         return x + g, ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         x = self._inverse(y)
-        return x, self.logdet(self.net, x, self._event_dim)[1]
+        return x, estimated(self.logdet, self.net, x, self._event_dim)[1]
 
     def _call(self, x: Tensor) -> Tensor:
         self._check("x", x)
@@ -81,7 +83,7 @@ class Residual(ContractionTransform):
 
     def _inverse(self, y: Tensor) -> Tensor:
         self._check("y", y)
-        return self.solver(self.net, y, self._event_dim)
+        return solved(self.solver, self.net, y, self._event_dim)
 
 
 class ConditionalNetwork(Protocol):
@@ -171,14 +173,14 @@ class ConditionedResidual(ConditionedTransform):
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x, net = self._aligned("x", x)
         flat, batch_shape = flatten_batch(x, self.domain.event_dim)
-        g, ladj = self.conditional.logdet(net, flat, self.domain.event_dim)
+        g, ladj = estimated(self.conditional.logdet, net, flat, self.domain.event_dim)
         return x + g.reshape(x.shape), ladj.reshape(batch_shape)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         y, net = self._aligned("y", y)
         flat, batch_shape = flatten_batch(y, self.domain.event_dim)
-        x = self.conditional.solver(net, flat, self.domain.event_dim)
-        ladj = self.conditional.logdet(net, x, self.domain.event_dim)[1]
+        x = solved(self.conditional.solver, net, flat, self.domain.event_dim)
+        ladj = estimated(self.conditional.logdet, net, x, self.domain.event_dim)[1]
         return x.reshape(y.shape), ladj.reshape(batch_shape)
 
     def _call(self, x: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ class ConditionedResidual(ConditionedTransform):
     def _inverse(self, y: Tensor) -> Tensor:
         y, net = self._aligned("y", y)
         flat, _ = flatten_batch(y, self.domain.event_dim)
-        return self.conditional.solver(net, flat, self.domain.event_dim).reshape(y.shape)
+        return solved(self.conditional.solver, net, flat, self.domain.event_dim).reshape(y.shape)
 
     def _aligned(self, name: str, x: Tensor) -> tuple[Tensor, Network]:
         """x at the common batch shape, and the network bound to the context at it, flattened."""

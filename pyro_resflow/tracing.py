@@ -1,0 +1,121 @@
+"""What ``torch.jit.trace`` cannot record, as one operation that a trace calls back.
+
+A trace records the operations that ran, once and for all: the iterations of a norm and of a solver
+as often as they ran, probes and norms as constants. Where values decide what is computed, the
+computation runs in Python at every call of the trace instead. Pyro traces in ``JitTrace_ELBO`` and
+its kin, and in ``NUTS(jit_compile=True)``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, library
+
+Computation = Callable[..., Sequence[Tensor]]
+
+_tracer: Any = torch._C  # whose stubs leave out what concerns traces
+
+_COMPUTATIONS: dict[int, Computation] = {}
+"""What traces call back; kept as long as the process, for nobody tells when a trace goes."""
+
+_KEYS = itertools.count()
+
+
+def tracing_state() -> Any | None:
+    """What stands for the trace that is being recorded; ``None`` outside of one."""
+    return _tracer._get_tracing_state()
+
+
+def untraced() -> AbstractContextManager[None]:
+    """A context in which operations run without being recorded."""
+    return nullcontext() if tracing_state() is None else _paused()
+
+
+@contextmanager
+def _paused() -> Iterator[None]:
+    state = tracing_state()
+    _tracer._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        _tracer._set_tracing_state(state)
+
+
+def called_back(computation: Computation, *tensors: Tensor) -> list[Tensor]:
+    """The results of a computation, which a trace that is being recorded runs at each call.
+
+    Its gradient is that of a second run with the same random numbers. It has no second one.
+
+    Args:
+        computation: of the tensors; what else it depends on, it finds as it is at each call.
+        tensors: the inputs that may want gradients, floating-point.
+    """
+    key = next(_KEYS)
+    _COMPUTATIONS[key] = computation
+    seed = torch.randint(2**62, (), device="cpu")  # recorded: another one at each call
+    return _call(key, seed, list(tensors))
+
+
+def check_known(parameters: Iterable[Tensor]) -> None:
+    """Raise if a parameter wants gradients and is no input of the trace that is being recorded.
+
+    Raises:
+        ValueError: naming the remedies.
+    """
+    try:
+        for parameter in parameters:
+            if parameter.requires_grad:
+                _tracer._get_value_trace(parameter)
+    except RuntimeError as error:
+        raise ValueError(
+            "torch.jit.trace would keep parameters of a flow as constants, but they want "
+            "gradients. Register the flow by pyro.module in the model or guide that is traced, or "
+            "freeze it: flow.requires_grad_(False)."
+        ) from error
+
+
+@library.custom_op("pyro_resflow::call_back", mutates_args=())
+def _call(key: int, seed: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return [result.clone() for result in _run(key, seed, tensors)]
+
+
+def _run(key: int, seed: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(seed))
+        return _COMPUTATIONS[key](*tensors)
+
+
+def _remember(ctx: Any, inputs: tuple[int, Tensor, list[Tensor]], output: list[Tensor]) -> None:
+    ctx.key, seed, tensors = inputs
+    ctx.wanted = [tensor.requires_grad for tensor in tensors]
+    ctx.save_for_backward(seed, *tensors)
+
+
+def _gradients(ctx: Any, gradients: list[Tensor]) -> tuple[None, None, list[Tensor | None]]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "There is no second derivative here: a traced residual block is differentiable once. "
+            "Differentiate the function that is not traced."
+        )
+    seed, *tensors = ctx.saved_tensors
+    with torch.enable_grad():
+        inputs = [
+            tensor.detach().requires_grad_(wanted)
+            for tensor, wanted in zip(tensors, ctx.wanted, strict=True)
+        ]
+        results = _run(ctx.key, seed, inputs)
+    pairs = zip(results, gradients, strict=True)
+    outputs, cotangents = zip(*((r, g) for r, g in pairs if r.requires_grad), strict=True)
+    sought = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(outputs, sought, cotangents, allow_unused=True))
+    return None, None, [next(found) if wanted else None for wanted in ctx.wanted]
+
+
+_call.register_autograd(_gradients, setup_context=_remember)
