@@ -20,7 +20,13 @@ from .dequantization import (
     Dequantization,
     UniformDequantization,
 )
-from .determinism import NoisyEnergyError, is_deterministic, set_logdet, temporary_logdet
+from .determinism import (
+    NoisyEnergyError,
+    NoisyExponentialError,
+    is_deterministic,
+    set_logdet,
+    temporary_logdet,
+)
 from .elementwise import ActNorm, Logit
 from .elementwise_maps import (
     AffineMap,
@@ -91,6 +97,7 @@ __all__ = [
     "Monotone",
     "Multiscale",
     "NoisyEnergyError",
+    "NoisyExponentialError",
     "OnFullImage",
     "OnHalves",
     "OnePassTransform",

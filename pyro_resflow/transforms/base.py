@@ -18,7 +18,7 @@ from ..precision import precision
 from ..rebuilding import Rebuildable
 from ..tracing import check_known, tracing_state, untraced
 from ..walk import modules_inside, tensors_inside
-from .determinism import refuse_noise_in_energy
+from .determinism import refuse_noise_in_energy, refuse_noise_in_exponential
 
 
 class InverseMemory:
@@ -119,8 +119,11 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
 
         Raises:
             NoisyEnergyError: if HMC or NUTS asks and the log-determinant is noisy.
+            NoisyExponentialError: if it is noisy and would be exponentiated, as in weights,
+                Rényi bounds, mixtures and enumeration.
         """
         refuse_noise_in_energy(self)
+        refuse_noise_in_exponential(self, x, y)
         if self._known_pair(x, y) is not None:
             ladj = _LAST.passes[self].take_ladj()
             if ladj is not None:

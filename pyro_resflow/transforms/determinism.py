@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,9 @@ from typing import Any
 import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
+
+from ..callers import callers, module_of
+from .exponentials import exponential_asked_for
 
 SAMPLERS = frozenset({"pyro.ops.integrator", "pyro.infer.mcmc.rwkernel"})
 """The modules through which every kernel of Pyro's evaluates its energy: HMC and NUTS, the first
@@ -32,6 +34,10 @@ BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNor
 
 class NoisyEnergyError(ValueError):
     """A log-determinant of fresh noise would enter the energy of HMC or NUTS."""
+
+
+class NoisyExponentialError(ValueError):
+    """A log-determinant of fresh noise would stand in an exponent."""
 
 
 class EstimatesLogDet:
@@ -153,6 +159,25 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
         )
 
 
+def refuse_noise_in_exponential(transform: Transform, x: Tensor, y: Tensor) -> None:
+    """Raise if a caller of Pyro's or torch's exponentiates a log-determinant that is noisy.
+
+    Raises:
+        NoisyExponentialError: naming what is computed, the estimator and the remedies.
+    """
+    what = exponential_asked_for(transform, x, y)
+    if what is None:
+        return
+    for logdet in _noisy(transform):
+        raise NoisyExponentialError(
+            f"logdet: {_name(logdet)} draws new noise at every call, and {what} would stand or "
+            "fall with exponentials of it, whose mean is too large. Use a deterministic "
+            "log-determinant: pyro_resflow.transforms.set_logdet(flow, logdet.Exact()), or "
+            "guide.set_logdet(...), or in many dimensions logdet.Krylov(6, tail=NoTail(), "
+            "probe=Frozen())."
+        )
+
+
 def refuse_draws_in_energy(distribution: object) -> None:
     """Raise if a sampler of Pyro's is asking a distribution whose ``log_prob`` draws noise.
 
@@ -195,12 +220,7 @@ def _a_sampler_is_asking() -> bool:
     The potential may be any function of the user's, so that the call stack is the only trace that
     all kernels leave. Looking costs about half a microsecond for each caller.
     """
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__") in SAMPLERS:
-            return True
-        frame = frame.f_back
-    return False
+    return any(module_of(frame) in SAMPLERS for frame in callers())
 
 
 def _blocks(flow: object) -> Iterator[EstimatesLogDet]:
