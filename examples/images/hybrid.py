@@ -15,7 +15,6 @@ from torchmetrics import CatMetric
 from examples.images.cli import main
 from examples.images.diagnosis import explained
 from examples.images.optimization import constant_rate
-from examples.images.progress import initialising
 from examples.images.task import DensityEstimation, HeldOut, uniform_noise
 from pyro_resflow.flows import ImageFlow
 from pyro_resflow.hybrid import Hybrid

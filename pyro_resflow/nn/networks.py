@@ -31,9 +31,21 @@ class Chain(Rebuildable, nn.Sequential):
         layers: modules with a method ``stages``, see :class:`pyro_resflow.nn.stages.Layer`; with
             one more, ``lipschitz_bound``, the chain's own bound can be certified.
         event_dim: event dimensions of the input: 1 for vectors, 3 for images.
+
+    Raises:
+        ValueError: for a module without ``stages``.
     """
 
     def __init__(self, layers: Iterable[nn.Module], *, event_dim: int = 1) -> None:
+        layers = list(layers)
+        for layer in layers:
+            if not callable(getattr(layer, "stages", None)):
+                raise ValueError(
+                    f"layers: expected layers of pyro_resflow.nn, which have a method stages, got "
+                    f"a {type(layer).__name__}. Take LipschitzLinear and LipschitzConv2d for "
+                    "linear maps and the activations of pyro_resflow.nn; any other network is "
+                    "given to Residual as a plain module, such as an nn.Sequential."
+                )
         super().__init__(*layers)
         self.event_dim = event_dim
 

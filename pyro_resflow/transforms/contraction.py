@@ -9,12 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..linearization import Linearizable, Linearization, as_linearizable, resolve_event_dim
+from ..linearization import (
+    AutogradNetwork,
+    Linearizable,
+    Linearization,
+    Negative,
+    as_linearizable,
+    resolve_event_dim,
+)
 from ..logdet import Exact, Krylov, SpectralFunction
+from ..nn import Chain
 from ..solvers import Anderson
 from ..tracing import called_back, tracing_state
 from .base import OnePassTransform, check_event_shape
-from .determinism import EstimatesLogDet
+from .determinism import EstimatesLogDet, unsettled
 
 EXACT_UP_TO = 8
 """Dimensions up to which the whole Jacobian costs about as much as an estimate."""
@@ -72,6 +80,7 @@ def estimated(
     *function: SpectralFunction,
 ) -> tuple[Tensor, Tensor]:
     """g(x) and the log-determinant by an estimator, which a trace calls back."""
+    check_settled(net)
     if tracing_state() is None:
         return logdet(net, x, event_dim, *function)
     network = as_linearizable(net)
@@ -85,6 +94,7 @@ def estimated(
 
 def solved(solver: Solve, net: Network, y: Tensor, event_dim: int) -> Tensor:
     """x with x + g(x) = y by a solver, which a trace calls back."""
+    check_settled(net)
     if tracing_state() is None:
         return solver(net, y, event_dim)
     network = as_linearizable(net)
@@ -93,6 +103,26 @@ def solved(solver: Solve, net: Network, y: Tensor, event_dim: int) -> Tensor:
         return [solver(Fixed(network, coefficients), y, event_dim)]
 
     return called_back(computation, y, *network.coefficients())[0]
+
+
+def check_settled(net: object) -> None:
+    """Raise if a network is another function of each batch, or at each call.
+
+    Raises:
+        ValueError: naming the layer and the remedies.
+    """
+    while isinstance(net, AutogradNetwork | Negative):
+        net = net.net
+    if isinstance(net, Chain) or not isinstance(net, nn.Module):
+        return  # the layers of a chain are none of these
+    for part in net.modules():
+        if unsettled(part):
+            mode = "training" if part.training else "evaluation"
+            raise ValueError(
+                f"net: its {type(part).__name__} in {mode} mode makes g another function of each "
+                "batch or at each call, and log-determinant and inverse those of none. Call "
+                "eval() on it, or normalise each sample by itself, as nn.LayerNorm does."
+            )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -52,6 +51,21 @@ class FollowsBatches:
 
 class DrawsNoise:
     """A distribution whose ``log_prob`` draws noise at every call."""
+
+
+def unsettled(module: nn.Module) -> bool:
+    """Whether a module, by itself, makes each call another function in the mode that it is in.
+
+    A batch norm without running averages does so in evaluation mode too.
+    """
+    if isinstance(module, BATCH_NORMS):
+        return module.training or module.running_mean is None
+    if not module.training:
+        return False
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
+    drops = isinstance(module, DROPOUTS) and module.p > 0
+    return drops or isinstance(module, FollowsBatches | nn.RReLU)
 
 
 def is_deterministic(flow: object) -> bool:
@@ -261,12 +275,8 @@ def _noisy(flow: object) -> Iterator[object]:
 
 
 def _unsettled(flow: object) -> Iterator[nn.Module]:
-    """The modules inside that, in training mode, make each call another function."""
-    for part in inside(flow):
-        if isinstance(part, nn.Module) and part.training:
-            drops = isinstance(part, DROPOUTS) and part.p > 0
-            if drops or isinstance(part, BATCH_NORMS | FollowsBatches):
-                yield part
+    """The modules inside that make each call another function."""
+    return (part for part in inside(flow) if isinstance(part, nn.Module) and unsettled(part))
 
 
 def _drawing(flow: object) -> Iterator[object]:

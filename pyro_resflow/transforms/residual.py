@@ -23,6 +23,7 @@ from .contraction import (
     LogDet,
     Network,
     Solve,
+    check_settled,
     default_logdet,
     estimated,
     known_event_shape,
@@ -78,6 +79,7 @@ class Residual(ContractionTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         self._check("x", x)
+        check_settled(self.net)
         flat, _ = flatten_batch(x, self._event_dim)
         return x + self.net(flat).reshape(x.shape)
 
@@ -185,6 +187,7 @@ class ConditionedResidual(ConditionedTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         x, net = self._aligned("x", x)
+        check_settled(net)
         flat, _ = flatten_batch(x, self.domain.event_dim)
         return x + net(flat).reshape(x.shape)
 
