@@ -38,8 +38,8 @@ FOUNDATION = {
     "precision",
     "quadrature",
     "rebuilding",
-    "walk",
     "tracing",
+    "walk",
 }
 MATHEMATICS = FOUNDATION | {"nn", "logdet", "solvers"}
 FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
@@ -51,7 +51,18 @@ ALLOWED: dict[str, set[str]] = {
     "precision": set(),
     "quadrature": set(),
     "rebuilding": set(),
-    "nn": {"callers", "fingerprints", "linearization", "precision", "rebuilding", "tracing", "walk"},
+    "tracing": set(),
+    "walk": set(),
+    "extras": set(),
+    "nn": {
+        "callers",
+        "fingerprints",
+        "linearization",
+        "precision",
+        "rebuilding",
+        "tracing",
+        "walk",
+    },
     "logdet": FOUNDATION,
     "solvers": FOUNDATION,
     "transforms": MATHEMATICS,
