@@ -80,7 +80,7 @@ def _product(tensor: Tensor) -> Tensor:
     if not rows.is_floating_point() or rows.itemsize < 4:
         rows = rows.float()
     with full_precision(rows) if _is_lowered(rows) else nullcontext():
-        return torch.mv(rows, _random_vector(rows.shape[1], rows.dtype, rows.device))
+        return torch.mv(rows, random_vector(rows.shape[1], rows.dtype, rows.device))
 
 
 def _is_lowered(tensor: Tensor) -> bool:
@@ -95,7 +95,8 @@ def _is_lowered(tensor: Tensor) -> bool:
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
-def _random_vector(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def random_vector(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A fixed vector, shape ``(size,)``, whose entries look like independent normal numbers."""
     generator = torch.Generator("cpu").manual_seed(0)
     normal = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
     return normal.to(device, dtype)

@@ -35,9 +35,9 @@ def check_contraction(module: nn.Module) -> None:
                 f"network {name or type(chain).__name__!r}: its Lipschitz constant is certified "
                 f"to at most {bound:.4f} only. The layer that exceeds its coefficient "
                 f"{layer.norm.coefficient} most is {path!r}, with "
-                f"{float(layer.lipschitz_bound()):.4f}. If its weight was written in place "
-                "through `.data`, write it under `torch.no_grad()` instead; if its iteration has "
-                "not converged, lower its norm's `tolerance`."
+                f"{float(layer.lipschitz_bound()):.4f}. If its iteration has not converged, lower "
+                "its norm's `tolerance`; if the norm came from a file, any change of the weight "
+                "has it measured anew."
             )
 
 

@@ -385,11 +385,21 @@ def iterated(layers: Sequence[LipschitzLayer]) -> list[tuple[Tensor, Tensor]]:
     vs = [layer.v.to(layer.weight.dtype) for layer in layers]
     try:
         with full_precision(weights[0]):
-            return layers[0].norm.iterate_together(operators, us, vs)
-    except RuntimeError:  # of the small eigenvalue problem
+            found = layers[0].norm.iterate_together(operators, us, vs)
+        if not weights[0].is_meta:
+            _check_lengths(found)
+        return found
+    except RuntimeError:  # of the small eigenvalue problem too
         for layer in layers:
             layer.check_finite()
         raise
+
+
+def _check_lengths(found: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Raise a RuntimeError if a vector of an iteration has no length in its type."""
+    lengths = torch.stack([torch.linalg.vector_norm(x) for pair in found for x in pair])
+    if not bool(lengths.isfinite().all()):
+        raise RuntimeError("a norm is not finite")
 
 
 @torch.inference_mode(False)

@@ -22,6 +22,9 @@ class LinearOperator(Protocol):
     domain: tuple[int, ...]
     codomain: tuple[int, ...]
 
+    def with_weight(self, weight: Tensor) -> LinearOperator:
+        """The map of another weight of the same shape."""
+
     def apply(self, v: Tensor) -> Tensor:
         """A v, from shape ``(*batch, *domain)`` to ``(*batch, *codomain)``; differentiable."""
 
@@ -65,6 +68,9 @@ class MatrixOperator:
         self.codomain: tuple[int, ...] = (weight.shape[0],)
         self.domain: tuple[int, ...] = (weight.shape[1],)
 
+    def with_weight(self, weight: Tensor) -> MatrixOperator:
+        return MatrixOperator(weight)
+
     def apply(self, v: Tensor) -> Tensor:
         return F.linear(v, self.weight)
 
@@ -107,6 +113,9 @@ class ConvolutionOperator:
         self.padding = weight.shape[-1] // 2
         self.codomain: tuple[int, ...] = (weight.shape[0], *input_size)
         self.domain: tuple[int, ...] = (weight.shape[1], *input_size)
+
+    def with_weight(self, weight: Tensor) -> ConvolutionOperator:
+        return ConvolutionOperator(weight, self.input_size)
 
     def apply(self, v: Tensor) -> Tensor:
         images = convolve(v.reshape(-1, *v.shape[-3:]), self.weight)

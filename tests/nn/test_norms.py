@@ -84,14 +84,14 @@ def test_spectral_norm_converges_to_the_norm_of_the_convolution(
 def test_measured_norm_is_a_lower_bound_and_grows_from_update_to_update() -> None:
     matrix = torch.randn(60, 60, dtype=torch.float64)
     truth = torch.linalg.matrix_norm(matrix, 2)
-    norm = SpectralNorm(tolerance=None, max_iterations=3)
+    norm = SpectralNorm(tolerance=None, max_iterations=12)
     u, v = torch.randn(2, 60, dtype=torch.float64)
     last = torch.tensor(0.0, dtype=torch.float64)
     for _ in range(30):
         u, v = norm.iterate(MatrixOperator(matrix), u, v)
         sigma = norm.sigma(MatrixOperator(matrix), u, v)
-        # the generic share of the start costs 1e-6, the square of its size
-        assert last * (1 - 1e-6) <= sigma <= truth * (1 + 1e-14)
+        # of the generic share of the start twelve products leave this much
+        assert last * (1 - 1e-5) <= sigma <= truth * (1 + 1e-14)
         last = sigma
     assert last > 0.999 * truth
 
