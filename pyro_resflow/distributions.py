@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from .arguments import checked
 from .transforms.determinism import (
     DrawsNoise,
     refuse_draws_in_energy,
@@ -114,6 +115,7 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
+    @checked()
     def __init__(
         self,
         flow_dist: dist.TorchDistribution,

@@ -9,6 +9,8 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple, TypeVar, cast
 
+from .arguments import check_constructor
+
 Self = TypeVar("Self", bound="Rebuildable")
 
 
@@ -36,6 +38,7 @@ class Rebuildable:
     def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
         if (args or kwargs) and cls.__init__ is object.__init__:
             raise TypeError(f"{cls.__name__}() takes no arguments")
+        check_constructor(cls, args, kwargs)
         self = super().__new__(cls)
         kept = {name: _kept(value) for name, value in kwargs.items()}
         self.__dict__["_made_with"] = MadeWith(tuple(map(_kept, args)), kept)

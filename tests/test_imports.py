@@ -31,6 +31,7 @@ COMES_WITH_PYRO = ("tqdm",)
 
 # What each part of the package may import of the others, itself apart.
 FOUNDATION = {
+    "arguments",
     "linearization",
     "arnoldi",
     "callers",
@@ -44,17 +45,19 @@ FOUNDATION = {
 MATHEMATICS = FOUNDATION | {"nn", "logdet", "solvers"}
 FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
 ALLOWED: dict[str, set[str]] = {
+    "arguments": set(),
     "linearization": set(),
     "arnoldi": {"quadrature"},
     "fingerprints": {"linearization", "precision"},
     "callers": set(),
     "precision": set(),
     "quadrature": set(),
-    "rebuilding": set(),
+    "rebuilding": {"arguments"},
     "tracing": set(),
     "walk": set(),
     "extras": set(),
     "nn": {
+        "arguments",
         "callers",
         "fingerprints",
         "linearization",

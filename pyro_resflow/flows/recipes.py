@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..arguments import checked
 from ..nn import (
     Activation,
     Chain,
@@ -27,6 +28,7 @@ class NetworkRecipe(Protocol):
         """The network for events of this shape, with an activation in front if asked."""
 
 
+@checked()
 @dataclass(frozen=True)
 class ConvBlock:
     """Recipe of the published block: convolutions 3x3, 1x1, 3x3 with an activation before each.
@@ -54,6 +56,7 @@ class ConvBlock:
         )
 
 
+@checked()
 @dataclass(frozen=True)
 class DenseNetBlock:
     """Recipe of the i-DenseNet block: densely connected layers, no activation in front.
@@ -83,6 +86,7 @@ class DenseNetBlock:
         )
 
 
+@checked()
 @dataclass(frozen=True)
 class MLPBlock:
     """Recipe of a fully connected block, on vectors.

@@ -8,6 +8,8 @@ from typing import Any
 from pyro.distributions import ConditionalTransformModule
 from torch.distributions import Transform
 
+from ..arguments import checked
+from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..transforms import (
     ActNorm,
     Compose,
@@ -22,6 +24,7 @@ from ..transforms.contraction import LogDet, Solve
 from ..transforms.residual import Fast, checked_fast
 
 
+@checked(LipschitzMLP)
 def residual_flow(
     input_dim: int,
     blocks: int = 4,
@@ -68,6 +71,7 @@ def residual_flow(
     return flow if starts_from_noise else Inverse(flow)
 
 
+@checked(ConditionalLipschitzMLP)
 def conditional_residual_flow(
     input_dim: int,
     context_dim: int,

@@ -9,7 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..flows.vectors import checked_blocks
+from ..nn import ConditionalLipschitzMLP
 from ..rebuilding import Rebuildable
 from ..transforms import ActNorm, ConditionalAffine, ConditionalCompose, conditional_residual
 from ..transforms.contraction import LogDet, Solve
@@ -47,6 +49,7 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         torch.Size([7, 2])
     """
 
+    @checked(ConditionalLipschitzMLP)
     def __init__(
         self,
         latent_dim: int,

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.utils import _sum_rightmost
 
+from ..arguments import checked
 from ..flows import residual_flow
 from ..flows.vectors import checked_blocks
+from ..nn import LipschitzMLP
 from ..transforms import ActNorm, Compose, TriangularAffine, set_logdet
 from ..transforms.contraction import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
@@ -78,6 +80,7 @@ class AutoResidualFlow(AutoContinuous):
     num_quantile_draws = 16384
     """Draws from which medians and quantiles are computed: their error is that of this many."""
 
+    @checked(LipschitzMLP)
     def __init__(
         self,
         model: Callable[..., Any],

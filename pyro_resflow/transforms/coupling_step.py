@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Transform
 
+from ..arguments import checked
 from ..nn import Conditioner, GatedAttentionConditioner
 from .compose import Compose
 from .conditional import ConditionalCompose
@@ -22,6 +23,7 @@ from .logistic_mixture import LogisticMixtureMap
 from .masks import Mask
 
 
+@checked()
 @dataclass(frozen=True)
 class CouplingStep:
     """Recipe of one step of Flow++: normalise each pixel, mix each half's channels, couple.

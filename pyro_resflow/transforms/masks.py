@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import checked
 
+
+@checked()
 @dataclass(frozen=True)
 class Mask:
     """A partition of the entries of an event into a half that is kept and one that is changed.
@@ -46,6 +49,7 @@ class Mask:
         return kept.shape, changed.shape
 
 
+@checked()
 @dataclass(frozen=True)
 class ChannelHalves(Mask):
     """The first half of the channels is kept, the rest is changed.
@@ -88,6 +92,7 @@ class ChannelHalves(Mask):
         return torch.cat(halves, dim=-len(self.event_shape))
 
 
+@checked()
 @dataclass(frozen=True)
 class Columns(Mask):
     """Every other column is kept, as in the published code of Flow++ (there "checkerboard").
@@ -117,6 +122,7 @@ class Columns(Mask):
         return _interleave(changed, kept) if self.parity else _interleave(kept, changed)
 
 
+@checked()
 @dataclass(frozen=True)
 class Checkerboard(Mask):
     """The white squares of a checkerboard are kept, the black ones are changed.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arguments import checked
 from ..linearization import Negative, as_linearizable
 from ..logdet import LOG_CAYLEY
 from ..nn import LipschitzMLP
@@ -79,6 +80,7 @@ class Monotone(ContractionTransform):
         return estimated(self.logdet, self.net, w, self._event_dim, LOG_CAYLEY)[1]
 
 
+@checked(LipschitzMLP)
 def monotone(
     input_dim: int,
     hidden_dims: Sequence[int] | None = None,

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..arguments import checked
 from ..linearization import Linearizable, flatten_batch, resolve_event_dim
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
@@ -212,6 +213,7 @@ class ConditionedResidual(ConditionedTransform):
         return x.expand(shape), net
 
 
+@checked(LipschitzMLP)
 def residual(
     input_dim: int,
     hidden_dims: Sequence[int] | None = None,
@@ -246,6 +248,7 @@ def residual(
     return block if checked_fast(fast) == "sampling" else Inverse(block)
 
 
+@checked(ConditionalLipschitzMLP)
 def conditional_residual(
     input_dim: int,
     context_dim: int,

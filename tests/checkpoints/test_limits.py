@@ -71,7 +71,7 @@ def test_references_count_as_what_they_refer_to(kind: str, where: str, saved: Pa
 
 def test_few_references_are_no_reason_to_refuse(saved: Path) -> None:
     changed(saved, lambda d: d.update(flow=doubled(7, "recipe")))
-    with pytest.raises(CorruptCheckpointError, match="expected a module, got ConvBlock"):
+    with pytest.raises(CorruptCheckpointError, match="ConvBlock: kernel_sizes: expected a seq"):
         load(saved)
     with pytest.raises(LimitError, match=r"limits: entries=300\."):
         load(saved, limits=Limits(entries=300))

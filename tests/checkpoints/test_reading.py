@@ -245,8 +245,8 @@ NODES: list[tuple[Any, str]] = [
     ({**made(), "more": 1}, r"an entry of kind 'class' has no \['more'\]"),
     ({"class": "nn.ELU", "arguments": {"unknown": 1}}, "flow: TypeError"),
     ({"class": ["nn.ELU"], "arguments": {}}, r"\['nn.ELU'\] is no 'class'"),
-    (made(num_features=-1), "flow: RuntimeError"),
-    (made(num_features="many"), "flow: ValueError, num_features"),
+    (made(num_features=-1), "flow: ValueError, ActNorm: num_features"),
+    (made(num_features="many"), "flow: TypeError, ActNorm: num_features"),
     (made(num_features=10**40), "num_features: expected a number, got 1000"),
     (
         made(num_features=10**4000),

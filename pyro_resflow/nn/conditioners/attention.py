@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ...arguments import checked
 from ...rebuilding import Rebuildable
 from .gated import GATE_STD, GatedConv, GatedSelfAttention, Mixing
 from .layers import ChannelNorm, Convolution, InitializedConv2d, concat_elu
 
 
+@checked()
 @dataclass(frozen=True)
 class GatedEncoder:
     """Recipe of features of an image: a 3x3 convolution, then gated convolutions.
@@ -101,6 +103,7 @@ class _Block(nn.Module):
         return x if self.mixing is None else self.mixing_norm(self.mixing(x, positions))
 
 
+@checked()
 @dataclass(frozen=True)
 class GatedAttentionConditioner:
     """Recipe of Flow++'s conditioner: gated convolutions, each followed by gated self-attention.

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...arguments import checked
 from ...rebuilding import Rebuildable
 from .layers import Convolution, InitializedConv2d
 from .recipe import check_context
 
 
+@checked()
 @dataclass(frozen=True)
 class ConvConditioner:
     """Recipe of Glow's conditioner: convolutions 3x3, 1x1, 3x3 with ReLUs between.

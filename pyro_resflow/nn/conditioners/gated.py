@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...arguments import checked
 from ...rebuilding import Rebuildable
 from .layers import Convolution, InitializedConv2d, concat_elu
 from .recipe import check_context
@@ -59,6 +60,7 @@ class GatedConv(Rebuildable, nn.Module):
         return x + F.glu(self.second(hidden), dim=1)
 
 
+@checked()
 @dataclass(frozen=True)
 class GatedSelfAttention:
     r"""Recipe of gated multi-head self-attention over the pixels, :math:`x + a\,\sigma(b)`.
@@ -103,6 +105,7 @@ class _SelfAttention(nn.Module):
         return x + F.glu(self.gate(hidden), dim=1)
 
 
+@checked()
 @dataclass(frozen=True)
 class GatedMaxout:
     r"""Recipe of a layer of as many parameters as self-attention, but blind to other pixels.

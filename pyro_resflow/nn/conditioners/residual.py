@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...arguments import checked
 from ...rebuilding import Rebuildable
 from .layers import WeightNormConv2d
 from .recipe import check_context
@@ -20,6 +21,7 @@ At 0 it would stay there: the amplitude of Real NVP's log-scale starts at 0, and
 which both factors are 0 neither has a gradient."""
 
 
+@checked()
 @dataclass(frozen=True)
 class ResidualConditioner:
     """Recipe of Real NVP's conditioner: residual blocks whose states all reach the output.

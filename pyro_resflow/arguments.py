@@ -1,0 +1,247 @@
+"""Checks arguments of constructors against their annotations: errors name class and argument.
+
+Without them a wrong argument surfaces in the middle of torch, which knows neither. Values that no
+annotation tells, a range for instance, are checked where they are used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass
+from functools import cache, wraps
+from typing import Any, NamedTuple, TypeVar, Union, cast
+
+import torch
+from torch.distributions import Distribution
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SHORTEST = 3
+"""Letters of a part of a name that still tells which name was meant."""
+
+SIZES = frozenset(
+    {
+        *("input_dim", "context_dim", "latent_dim", "num_features", "num_classes"),
+        *("in_features", "out_features", "channels", "in_channels", "out_channels"),
+        *("hidden_channels", "hidden_dims", "context_hidden_dims", "event_shape", "context_shape"),
+        *("kernel_size", "kernel_sizes", "growth", "depth", "factor", "heads"),
+    }
+)
+"""Arguments that count entries: integers of at least 1, wherever they stand."""
+
+
+class Expectation(NamedTuple):
+    """What an argument has to be.
+
+    Args:
+        met: whether a value is that.
+        words: what it is called in an error.
+    """
+
+    met: Callable[[Any], bool]
+    words: str
+
+
+class Signature(NamedTuple):
+    """The arguments of a function or a constructor.
+
+    Args:
+        positional: those that may be given without their name, in order.
+        named: those that may be given by name.
+        open: whether others may be given, too.
+        expected: what each has to be, where that is known.
+    """
+
+    positional: tuple[str, ...]
+    named: frozenset[str]
+    open: bool
+    expected: dict[str, Expectation]
+
+
+def checked(passing_to: type | None = None) -> Callable[[F], F]:
+    """Let a function, or a dataclass, check its arguments.
+
+    Args:
+        passing_to: the class to which further arguments by name, ``**network``, are passed.
+    """
+
+    def decorate(target: F) -> F:
+        if is_dataclass(target):
+            init = vars(target)["__init__"]
+            setattr(target, "__init__", _checking(init, target.__name__, None, 1))  # noqa: B010
+            return target
+        name = target.__qualname__.removesuffix(".__init__")
+        skipped = int(name != target.__qualname__)
+        return cast(F, _checking(target, name, passing_to, skipped))
+
+    return decorate
+
+
+def _checking(
+    function: Callable[..., Any], name: str, passing_to: type | None, skipped: int
+) -> Callable[..., Any]:
+    @wraps(function)
+    def with_checks(*args: Any, **kwargs: Any) -> Any:
+        signature = signature_of(function, skipped, passing_to)
+        check(name, signature, args[skipped:], kwargs)
+        return function(*args, **kwargs)
+
+    return with_checks
+
+
+def check_constructor(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check the arguments of a constructor of this package; one's own classes check their own."""
+    init = cls.__init__  # type: ignore[misc]
+    if getattr(init, "__module__", "").partition(".")[0] == __package__:
+        check(cls.__name__, signature_of(init, 1, None), args, kwargs)
+
+
+def check(name: str, signature: Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """Check arguments.
+
+    Args:
+        name: what is called, for the error.
+        signature: the arguments that it takes.
+        args: arguments by position.
+        kwargs: arguments by name.
+
+    Raises:
+        TypeError: for an argument that does not exist, or of a wrong type.
+        ValueError: for a size below 1.
+    """
+    for argument in kwargs:
+        if argument not in signature.named and not signature.open:
+            raise TypeError(_unknown(name, argument, signature.named))
+    for argument, value in (*zip(signature.positional, args, strict=False), *kwargs.items()):
+        expectation = signature.expected.get(argument)
+        if expectation is not None and not expectation.met(value):
+            raise TypeError(_wrong(name, argument, value, expectation.words))
+        if argument in SIZES and not _at_least_one(value):
+            raise ValueError(f"{name}: {argument}: expected at least 1, got {value}.")
+
+
+def _unknown(name: str, argument: str, known: Iterable[str]) -> str:
+    """The error for an argument that does not exist, with the one that was probably meant."""
+    inside = sorted((each for each in known if each in argument), key=len, reverse=True)
+    around = sorted(each for each in known if len(argument) >= SHORTEST and argument in each)
+    near = [*inside, *difflib.get_close_matches(argument, sorted(known), 1), *around]
+    meant = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(known))}."
+    return f"{name}: there is no argument {argument!r}; {meant}"
+
+
+def _wrong(name: str, argument: str, value: Any, words: str) -> str:
+    """The error for a value of a wrong type, with the right one where it can be guessed."""
+    meant = ""
+    if argument == "event_shape":
+        meant = "; the shape of an image is (channels, height, width), such as (3, 32, 32)"
+    elif words.startswith("a sequence of integers") and _is_integer(value):
+        meant = f"; write [{value}]"
+    elif words == "an integer" and isinstance(value, list | tuple) and len(value) == 1:
+        meant = f"; write {value[0]}"
+    given = repr(value) if len(repr(value)) < 60 else type(value).__name__
+    return f"{name}: {argument}: expected {words}, got {given}{meant}."
+
+
+@cache
+def signature_of(function: Callable[..., Any], skipped: int, passing_to: type | None) -> Signature:
+    """The arguments of a function but the first few, with those of a class it passes on to."""
+    parameters = list(inspect.signature(function).parameters.values())[skipped:]
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # of what is imported for type checkers alone
+        hints = {}
+    found = {name: expectation(hint) for name, hint in hints.items()}
+    expected = {name: each for name, each in found.items() if each is not None}
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    if passing_to is not None:
+        inner = signature_of(passing_to.__init__, 1, None)  # type: ignore[misc]
+        return Signature(positional, inner.named | named, inner.open, inner.expected | expected)
+    return Signature(positional, frozenset(named), is_open, expected)
+
+
+def expectation(hint: Any) -> Expectation | None:
+    """What an annotation asks for; None if it asks for nothing that can be checked."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if origin in (Union, types.UnionType):
+        return _one_of([expectation(part) for part in arguments])
+    if origin in (Sequence, tuple) and set(arguments) == {int}:
+        return Expectation(_are_integers, "a sequence of integers")
+    if origin in (Sequence, Iterable):
+        return Expectation(lambda value: hasattr(value, "__iter__"), "a sequence")
+    if origin is Callable:
+        return _maker(arguments[-1]) if arguments[:1] == ([],) else _CALLABLE
+    if origin is not None or not inspect.isclass(hint) or hint in (Any, bool):
+        return None
+    return _of_class(hint)
+
+
+def _of_class(kind: type) -> Expectation:
+    """An object of a class, or with the members of a protocol."""
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    words = f"{article} {kind.__name__}"
+    if kind.__name__ == "TorchDistribution":  # Pyro's name for what torch's own may be as well
+        return Expectation(lambda value: isinstance(value, Distribution), "a distribution")
+    if not getattr(kind, "_is_protocol", False):
+        return Expectation(lambda value: isinstance(value, kind), words)
+    bases = [base for base in kind.__mro__ if getattr(base, "_is_protocol", False)]
+    names = {n for base in bases for n in (*vars(base), *vars(base).get("__annotations__", {}))}
+    members = [n for n in names if n == "__call__" or not n.startswith("_")]
+    return Expectation(lambda value: all(hasattr(value, member) for member in members), words)
+
+
+def _one_of(parts: list[Expectation | None]) -> Expectation | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    words = dict.fromkeys(part.words for part in known if part.words != "None")
+    return Expectation(lambda value: any(p.met(value) for p in known), " or ".join(words))
+
+
+def _maker(made: Any) -> Expectation:
+    """A class, or a function without arguments, that makes something."""
+    if not inspect.isclass(made) or getattr(made, "_is_protocol", False):
+        return _CALLABLE
+
+    def met(value: Any) -> bool:
+        if inspect.isclass(value):
+            return issubclass(value, made)
+        return callable(value) and not isinstance(value, torch.nn.Module)
+
+    return Expectation(met, f"a class or function that makes {_of_class(made).words}")
+
+
+def _is_integer(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _are_integers(value: Any) -> bool:
+    return hasattr(value, "__iter__") and (
+        not hasattr(value, "__len__") or all(map(_is_integer, value))
+    )
+
+
+def _at_least_one(value: Any) -> bool:
+    if _is_integer(value):
+        return bool(value >= 1)
+    return value is None or not hasattr(value, "__len__") or all(entry >= 1 for entry in value)
+
+
+_CALLABLE = Expectation(callable, "something that can be called")
+_PLAIN: dict[Any, Expectation] = {
+    int: Expectation(_is_integer, "an integer"),
+    float: Expectation(lambda value: hasattr(type(value), "__float__"), "a number"),
+    type(None): Expectation(lambda value: value is None, "None"),
+}
