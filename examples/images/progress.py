@@ -32,10 +32,11 @@ def initialising(module: nn.Module, patience: float = PATIENCE) -> Iterator["tqd
         delay=patience,
         disable=rank_zero_only.rank != 0,
     )
+    passed: set[nn.Module] = set()  # some layers are passed more than once
     patched = [(part, name) for part in layers for name in PASSES if hasattr(part, name)]
     try:
         for part, name in patched:
-            vars(part)[name] = _counted(getattr(part, name), bar)
+            vars(part)[name] = _counted(getattr(part, name), part, passed, bar)
         yield bar
     finally:
         for part, name in patched:
@@ -49,10 +50,14 @@ def _is_layer(part: nn.Module) -> bool:
     return isinstance(part, Transform) and not any(isinstance(p, Transform) for p in inside)
 
 
-def _counted(method: Callable[..., Any], bar: "tqdm[Any]") -> Callable[..., Any]:
+def _counted(
+    method: Callable[..., Any], layer: nn.Module, passed: set[nn.Module], bar: "tqdm[Any]"
+) -> Callable[..., Any]:
     def counted(*arguments: Any) -> Any:
         result = method(*arguments)
-        bar.update()
+        if layer not in passed:
+            passed.add(layer)
+            bar.update()
         return result
 
     return counted
@@ -114,7 +119,7 @@ class RunProgress(ProgressBar):
             desc=title,
             total=length,
             initial=initial,
-            unit=" steps",
+            unit="step",
             disable=not self._enabled,
             mininterval=0.5,
         )

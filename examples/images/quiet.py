@@ -14,6 +14,7 @@ REPEATED = (
 )
 WARNINGS = (
     r".*LeafSpec.* is deprecated",  # of a use of torch by Lightning
+    r"LightningCLI's args parameter is intended",  # for callers from Python
     r"Checkpoint directory .* exists and is not empty",  # so it does when a run is resumed
 )
 

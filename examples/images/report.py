@@ -1,7 +1,8 @@
 """The report of a run: the weights of what was tested, pictures, and a page that shows them."""
 
 import base64
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torchvision.utils import save_image
 from examples.conditions import Conditions, command
 from examples.images import figures, weights
 from examples.images.data import images_of
+from examples.images.facts import facts
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
 
@@ -72,6 +74,8 @@ class Report(Callback):
         self.samples = samples
         self.reconstructions = reconstructions
         self.conditions: Conditions | None = None
+        self.seconds = 0.0
+        self._since: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is run; of a run that goes on, what was run first."""
@@ -79,13 +83,27 @@ class Report(Callback):
             assert isinstance(pl_module, DensityEstimation)
             self.conditions = Conditions.here(pl_module.program)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure the time."""
+        self._since = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how long it took, together with what came before a resumption."""
+        self.seconds, self._since = self._trained(), None
+
+    def _trained(self) -> float:
+        return self.seconds + (time.monotonic() - self._since if self._since is not None else 0.0)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what was run, for the checkpoint."""
-        return asdict(self.conditions) if self.conditions else {}
+        """Return what was run and for how long, for the checkpoint."""
+        run = asdict(self.conditions) if self.conditions else {}
+        return {**run, "seconds": self._trained()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what was run."""
-        self.conditions = Conditions(**state_dict) if state_dict else None
+        """Restore what was run and for how long, which old checkpoints do not say."""
+        run = dict(state_dict)
+        self.seconds = run.pop("seconds", 0.0)
+        self.conditions = Conditions(**run) if run else None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the result and write the report, in the first process only."""
@@ -97,7 +115,8 @@ class Report(Callback):
             conditions = self.conditions or Conditions.here(pl_module.program)
             save_weights(folder, trainer, pl_module, conditions)
             self.draw(folder, trainer, pl_module)
-            print(f"report: {write_page(folder, pl_module)}")
+            known = facts(trainer, pl_module, conditions, self.seconds)
+            print(f"report: {write_page(folder, pl_module, known)}")
 
     @torch.no_grad()
     def draw(self, folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
@@ -152,15 +171,21 @@ def save_weights(
         print(f"the weights are not written: {error}")
 
 
-def write_page(folder: Path, task: DensityEstimation) -> Path:
-    """Write `report.html`, which holds its pictures in itself."""
+def write_page(folder: Path, task: DensityEstimation, known: Mapping[str, str]) -> Path:
+    """Write `report.html`, which holds its pictures in itself.
+
+    Args:
+        folder: The folder of the run.
+        task: What was tested.
+        known: What the page says of the run in a table, by title.
+    """
     environment = Environment(
         loader=PackageLoader("examples.images", "."), autoescape=select_autoescape(default=True)
     )
     settings = folder / "config.yaml"
     page = environment.get_template("report.html.jinja").render(
         result=task.held_out,
-        parameters=sum(p.numel() for p in task.parameters()),
+        facts=known,
         command=command(task.program),
         settings=settings.read_text() if settings.exists() else "",
         pictures=[

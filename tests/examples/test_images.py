@@ -9,9 +9,11 @@ pytest.importorskip("torchvision")
 
 from torchvision.io import read_image
 
-from examples.images import sample
+from examples.conditions import commit
+from examples.images import report, sample
 from examples.images.averaging import WeightAverage
 from examples.images.cli import ImageCLI, main
+from examples.images.facts import duration
 from examples.images.report import PICTURES, Report
 from examples.images.task import HeldOut
 from pyro_resflow import checkpoints
@@ -66,6 +68,12 @@ def test_a_run_writes_its_report(finished):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == len(PICTURES)
     assert f"{cli.model.held_out.mean:.3f}" in page
+    assert "Digits: 1x8x8, 17 grey levels; 1,293 training, 144 validation, 360 test" in page
+    assert "4.087 bits/dim" in page  # log2 of 17
+    assert "ResidualFlow, UniformDequantization; " in page
+    assert f"{commit()}</td>" in page
+    assert f"torch {torch.__version__}" in page
+    assert re.search(r"2 steps in (\d+ min )?\d+ s", page)
     assert "python -m examples.images fit_and_test --config=residual_flow_digits.yaml" in page
     assert "hidden_channels: 4" in page
     assert not re.search(r"(src|href)=.(https?:|/)", page)
@@ -74,6 +82,26 @@ def test_a_run_writes_its_report(finished):
 def test_a_report_needs_images_to_go_between():
     with pytest.raises(ValueError, match="reconstructions: expected at least 2, got 1"):
         Report(reconstructions=1)
+
+
+def test_the_time_of_training_is_counted_over_resumptions(monkeypatch):
+    clock = iter([10.0, 40.0, 100.0, 107.0])
+    monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
+    stopped, resumed = Report(), Report()
+    stopped.on_train_start(None, None)
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.on_train_start(None, None)
+    resumed.on_train_end(None, None)
+    assert resumed.seconds == 37
+    resumed.load_state_dict({})
+    assert (resumed.seconds, resumed.conditions) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(59.4, "59 s"), (61, "1 min 01 s"), (3723, "1 h 02 min 03 s")]
+)
+def test_durations_are_said_in_words(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_a_run_saves_the_flow_that_it_tested(finished):
