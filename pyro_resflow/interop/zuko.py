@@ -38,7 +38,29 @@ def _validation_kept() -> Iterator[None]:
 
 
 with extra("zuko"), _validation_kept():
-    from zuko.lazy import Flow, LazyTransform
+    import zuko
+    from zuko.lazy import Flow, LazyInverse, LazyTransform
+
+    from .zuko_differences import (
+        ZukoInverseWarning,
+        ZukoVersionWarning,
+        differentiable_by_all_weights,
+        inverse_checked,
+        searches,
+        warn_of_another_version,
+    )
+
+
+__all__ = [
+    "ConditionalZukoTransform",
+    "ConditionedZukoTransform",
+    "PyroLazyTransform",
+    "ZukoInverseWarning",
+    "ZukoTransform",
+    "ZukoVersionWarning",
+    "from_zuko",
+    "to_zuko",
+]
 
 
 class PyroLazyTransform(LazyTransform):
@@ -96,17 +118,41 @@ class ZukoTransform(OnePassTransform):
         return self.encoder().domain
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return call_and_ladj(self.encoder().inv, x)
+        with differentiable_by_all_weights(self.lazy):
+            encoder = self.encoder()
+            if isinstance(self.lazy, LazyInverse):
+                return call_and_ladj(encoder.inv, x)
+            y, ladj = inverse_checked(encoder, x)
+            return y, -ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, ladj = call_and_ladj(self.encoder(), y)
-        return x, -ladj
+        with differentiable_by_all_weights(self.lazy):
+            encoder = self.encoder()
+            if isinstance(self.lazy, LazyInverse):
+                return inverse_checked(encoder.inv, y)
+            x, ladj = call_and_ladj(encoder, y)
+            return x, -ladj
 
     def _call(self, x: Tensor) -> Tensor:
+        if searches(self.lazy):
+            return self.call_and_ladj(x)[0]
         return self.encoder().inv(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
+        if searches(self.lazy):
+            return self.inverse_and_ladj(y)[0]
         return self.encoder()(y)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]]["zuko"] = zuko.__version__
+
+    def _load_from_state_dict(  # type: ignore[no-untyped-def]
+        self, state_dict, prefix, local_metadata, *args
+    ) -> None:
+        warn_of_another_version(local_metadata.get("zuko"), zuko.__version__)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.encoder().inverse_shape(shape)
@@ -237,6 +283,11 @@ def from_zuko(
             Pyro's ``TransformedDistribution`` as ever: for most of zuko's flows a standard normal,
             for circular ones (``NCSF``) a uniform distribution.
         context_dim: size of the context, if the result is to be conditional.
+
+    Where zuko's inverse does not lead back, because its bisection stopped at a bound, there is a
+    :class:`ZukoInverseWarning`. In evaluation mode gradients reach all weights, as they do in
+    training mode. State dicts remember zuko's version, for a :class:`ZukoVersionWarning` where
+    another one makes another density of them.
 
     Returns:
         A ``TransformModule``, or with ``context_dim`` a ``ConditionalTransformModule``.
