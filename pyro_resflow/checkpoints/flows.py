@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from ..nn import NonFiniteWeightError, update_norms
 from .budget import AllocationBudget
@@ -73,8 +74,10 @@ def save(
         True
     """
     if not isinstance(flow, nn.Module):
+        whole = isinstance(flow, Distribution)
+        remedy = " Save its transform, and build the distribution around it again." if whole else ""
         raise NotRebuildableError(
-            f"flow: expected a transform that is a module, got {type(flow).__name__}."
+            f"flow: expected a transform that is a module, got {type(flow).__name__}.{remedy}"
         )
     with suppress(NonFiniteWeightError):  # a flow that has diverged can be saved all the same
         update_norms(flow)

@@ -146,3 +146,11 @@ def test_what_could_not_be_loaded_is_not_saved(name: str, path: Path) -> None:
     with pytest.raises(NotRebuildableError, match=message):
         save(make(), path)
     assert path.read_bytes() == b"what was there before"
+
+
+def test_of_a_distribution_the_transform_is_saved(tmp_path: Path) -> None:
+    noise = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    density = dist.TransformedDistribution(noise, [residual_flow(2, blocks=1)])
+    message = r"got TransformedDistribution\. Save its transform, and build the distribution"
+    with pytest.raises(NotRebuildableError, match=message):
+        save(density, tmp_path / "flow.safetensors")  # type: ignore[arg-type]
