@@ -74,8 +74,9 @@ def save(
         True
     """
     if not isinstance(flow, nn.Module):
-        whole = isinstance(flow, Distribution)
-        remedy = " Save its transform, and build the distribution around it again." if whole else ""
+        remedy = ""
+        if isinstance(flow, Distribution):
+            remedy = " Save its transform, and build the distribution around it again."
         raise NotRebuildableError(
             f"flow: expected a transform that is a module, got {type(flow).__name__}.{remedy}"
         )
