@@ -128,3 +128,15 @@ def test_an_error_that_a_page_shows_is_demanded() -> None:
 )
 def test_what_is_shown_is_compared_word_for_word(printed: str, agreeing: bool) -> None:
     assert agrees(printed, "size must be positive, got -1:\n...\n") == agreeing
+
+
+def test_a_page_takes_nothing_from_another_host() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text()
+    scripts = re.findall(r"^  - (\S+\.(?:js|css))$", settings, re.MULTILINE)
+    assert "katex/katex.min.js" in scripts
+    assert all((ROOT / "docs" / script).is_file() for script in scripts)
+    assert (ROOT / "docs/katex/LICENSE").read_text().startswith("The MIT License")
+    styles = (ROOT / "docs/katex/katex.min.css").read_text()
+    fonts = set(re.findall(r"url\(([^)]*)\)", styles))
+    assert fonts
+    assert all((ROOT / "docs/katex" / font).is_file() for font in fonts)

@@ -14,7 +14,7 @@ NAME = re.compile(r":(?:class|func|meth|mod|attr):`~?([^`]*)`")
 
 
 def to_markdown(text: str) -> str:
-    """The text with formulas for MathJax, links, and the section that holds examples."""
+    """The text with formulas for KaTeX, links, and the section that holds examples."""
     text = DISPLAY.sub(r"\1\\[ \2 \\]", text)
     text = INLINE.sub(r"\\(\1\\)", text)
     text = LINK.sub(r"[`\2`][\1]", text)
