@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..transforms import Compose, Inverse
+from ..transforms import Compose, Inverse, Logit
 from ..transforms.base import check_event_shape
+from ..transforms.ranges import check_not_pixels
 
 
 class Encoder(Compose):
@@ -27,12 +28,17 @@ class Encoder(Compose):
         self.event_shape = torch.Size(event_shape)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_event_shape("images", x, self.event_shape)
+        self._check_images(x)
         return super().call_and_ladj(x)
 
     def _call(self, x: Tensor) -> Tensor:
-        check_event_shape("images", x, self.event_shape)
+        self._check_images(x)
         return super()._call(x)
+
+    def _check_images(self, x: Tensor) -> None:
+        check_event_shape("images", x, self.event_shape)
+        if not isinstance(self.parts[0], Logit):  # which knows its own range
+            check_not_pixels(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         check_event_shape("noise", y, (self.event_shape.numel(),))
@@ -46,7 +52,9 @@ class Encoder(Compose):
 class ImageFlow(Inverse):
     """A flow from noise vectors to images on [0, 1]: an encoder of images, run backwards.
 
-    The density of an image takes one pass of the encoder; sampling inverts it.
+    The density of an image takes one pass of the encoder; sampling inverts it. Images of another
+    range are refused where that can be told: outside the domain of a first logit, and, without
+    one, integers above 1.
 
     Args:
         parts: the encoder: transforms of images ``(C, H, W)`` to vectors of the same size.

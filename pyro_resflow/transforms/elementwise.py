@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..nn.initialization import DataInitialized, Moments
 from .base import OnePassTransform, check_event_shape
 from .evaluation import sum_rightmost
+from .ranges import check_interval
 
 
 class Logit(OnePassTransform):
@@ -27,7 +28,8 @@ class Logit(OnePassTransform):
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: for an alpha outside [0, 0.5).
+        ValueError: for an alpha outside [0, 0.5), and for pixels outside the interval, such as
+            0 .. 255, where ``pyro.enable_validation`` is on.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 4.1.
@@ -40,16 +42,21 @@ class Logit(OnePassTransform):
         self.alpha = alpha
         self._event_dim = event_dim
 
+    @property
+    def margin(self) -> float:
+        """How far the domain goes beyond [0, 1]."""
+        return self.alpha / (1 - 2 * self.alpha)
+
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
-        margin = self.alpha / (1 - 2 * self.alpha)
-        return _independent(constraints.interval(-margin, 1 + margin), self._event_dim)
+        return _independent(constraints.interval(-self.margin, 1 + self.margin), self._event_dim)
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
         return _independent(constraints.real, self._event_dim)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_interval(x, -self.margin, 1 + self.margin)
         y = torch.logit(self.alpha + (1 - 2 * self.alpha) * x)
         return y, self._ladj(y)
 
