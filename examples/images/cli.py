@@ -114,7 +114,12 @@ class ImageCLI(LightningCLI):
         self.given, args = taken_out(
             self.model_class.links.values(), sys.argv[1:] if args is None else args
         )
-        super().parse_arguments(parser, args)
+        self.config = parser.parse_args(args)
+        # Without defaults, to tell what is given from what a class would take.
+        given = parser.parse_args(args, defaults=False)
+        for setting in self.model_class.links.values():
+            if (value := given[given.subcommand].get(setting)) is not None:
+                self.given[setting] = value
         path = self.config[self.config.subcommand].ckpt_path
         if path is not None:
             check_checkpoint(path)
@@ -124,9 +129,6 @@ class ImageCLI(LightningCLI):
         settings = self.config[self.subcommand]
         check_precision(settings.trainer.precision)
         check_barebones(settings.trainer.barebones)
-        for setting in self.model_class.links.values():
-            if (value := settings.get(setting)) is not None:
-                self.given[setting] = value
         folder = Path(settings.trainer.default_root_dir)
         check_writable("trainer.default_root_dir", folder)
         check_accelerator(settings.trainer.accelerator)

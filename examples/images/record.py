@@ -45,6 +45,7 @@ class RunRecord(SaveConfigCallback):
         self.settings = {name: value for name, value in flat(dumped) if name not in NOT_OF_THE_RUN}
         self.history: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
+        self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet: the run may be refused."""
@@ -66,6 +67,8 @@ class RunRecord(SaveConfigCallback):
         if self._resumed is not None:
             self._go_on(trainer, pl_module, self._resumed)
             self._resumed = None
+        # All processes must ask for the folder, and only the first writes.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         super().setup(trainer, pl_module, "fit")
 
     def on_save_checkpoint(
@@ -77,8 +80,7 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the changes at the head of `config.yaml`."""
-        assert trainer.log_dir is not None
-        path = Path(trainer.log_dir, self.config_filename)
+        path = self._folder / self.config_filename
         write_whole(path, "".join(said(self.history)) + path.read_text())
 
     def _go_on(

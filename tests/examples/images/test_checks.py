@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from examples.images.checks import check_monitors, check_tested_images
 from examples.images.classification import Classification
-from examples.images.cli import main, taken_out
+from examples.images.cli import ImageCLI, main, taken_out
 from examples.images.data import ImageData
 from examples.images.errors import SetupError
 from examples.images.hybrid import HybridEstimation
@@ -98,6 +98,23 @@ def test_what_the_data_decide_is_refused_in_a_configuration_too(tmp_path):
     configs = [f"--config={CONFIGS / 'residual_flow_digits.yaml'}", f"--config={other}"]
     with pytest.raises(SystemExit, match=r"model\.bins 256: the data decide it.* 17; leave it"):
         main(["fit", *configs, folder])
+
+
+@pytest.mark.parametrize("given", [{}, {"model.network.init_args.num_classes": 7}])
+def test_what_a_class_takes_by_default_is_not_given(tmp_path, monkeypatch, given):
+    """A classifier has 10 classes unless the data have fewer."""
+    found: list[dict[str, object]] = []
+
+    def stop(cli: ImageCLI) -> None:
+        found.append(cli.given)
+        raise SetupError("enough")
+
+    monkeypatch.setattr(ImageCLI, "instantiate_classes", stop)
+    config = f"--config={CONFIGS / 'i_resnet_cifar10_classifier.yaml'}"
+    options = [f"--{name}={value}" for name, value in given.items()]
+    with pytest.raises(SystemExit, match="enough"):
+        main(["fit", config, f"--trainer.default_root_dir={tmp_path}", *options], Classification)
+    assert found == [given]
 
 
 def test_options_that_the_data_decide_are_taken_out_of_a_command_line():

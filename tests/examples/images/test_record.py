@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 from examples.images.cli import ImageCLI
 from examples.images.diagnosis import rate_setting
 from examples.images.errors import SetupError
-from examples.images.record import changes, flat, refuse
+from examples.images.record import RunRecord, changes, flat, refuse
 from examples.images.resumption import renew
 from examples.images.schedules import OneCycle
 from examples.images.storage import read_checkpoint
@@ -116,6 +116,30 @@ def test_what_cannot_take_effect_is_refused_and_not_recorded(
     with pytest.raises(SystemExit, match="^error: " + message):
         resume(begun, tmp_path, **{setting: value})
     assert not (tmp_path / "config.yaml").exists()
+
+
+def test_one_process_writes_the_record_and_all_ask_for_its_folder(begun, tmp_path):
+    """Where a run is, is broadcast: a question of one process alone would never be answered."""
+    asked: list[int] = []
+
+    class Asked:
+        default_root_dir = str(tmp_path)
+        strategy = SimpleNamespace(broadcast=lambda value: value)
+
+        def __init__(self, rank: int) -> None:
+            self.rank, self.is_global_zero = rank, rank == 0
+
+        @property
+        def log_dir(self) -> str:
+            asked.append(self.rank)
+            return str(tmp_path)
+
+    record = next(c for c in begun[1].trainer.callbacks if isinstance(c, RunRecord))
+    for rank in (0, 1):
+        copied = RunRecord(record.parser, record.config)
+        copied.on_fit_start(Asked(rank), None)
+    assert asked.count(0) == asked.count(1)
+    assert (tmp_path / "config.yaml").exists()
 
 
 def test_settings_by_their_dotted_names():
