@@ -14,12 +14,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+
+from .differentiation import gradients_where_needed, is_transformed
 
 _FORWARD_MODE = threading.RLock()
 """torch counts the levels of forward-mode differentiation for all threads together."""
@@ -100,11 +102,12 @@ class WithCoefficients:
 
     def without_history(self) -> WithCoefficients:
         """The same, with coefficients that gradients stop at."""
-        leaves = [
-            c if c.is_leaf else c.detach().requires_grad_(c.requires_grad)
-            for c in self.coefficients
-        ]
-        return WithCoefficients(self.net, leaves)
+        return WithCoefficients(self.net, without_history(self.coefficients))
+
+
+def without_history(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, none of which has been computed from another."""
+    return [t if t.is_leaf else t.detach().requires_grad_(t.requires_grad) for t in tensors]
 
 
 @dataclass(frozen=True)
@@ -235,8 +238,8 @@ class AutogradLinearization:
     def __init__(self, net: AutogradNetwork, x: Tensor, coefficients: Sequence[Tensor]) -> None:
         self.net = net
         self.x = x
-        self.coefficients = coefficients
         self.differentiable = torch.is_grad_enabled()
+        self.coefficients = coefficients if self.differentiable else without_history(coefficients)
 
     @cached_property
     def _graph(self) -> tuple[Tensor, Tensor]:
@@ -287,9 +290,11 @@ class AutogradLinearization:
 
 
 def differentiable_point(x: Tensor, *, keep_graph: bool = True) -> Tensor:
-    """x itself where it wants gradients and keeps its graph, else a leaf that does."""
+    """x itself where it wants gradients and keeps its graph, else one that does."""
     if x.is_inference():
         return x.clone().requires_grad_()
+    if keep_graph and is_transformed(x):  # to detach x would take its tangent away
+        return x.view_as(x) if x.requires_grad else x.view_as(x).requires_grad_()
     return x if keep_graph and x.requires_grad else x.detach().requires_grad_()
 
 
@@ -313,64 +318,6 @@ def address(tensor: Tensor) -> int:
         return tensor.data_ptr()
     except RuntimeError:  # of a tensor inside torch.func's transformations, which has no place
         return 0
-
-
-def gradients_where_needed(
-    outputs: Sequence[Tensor],
-    cotangents: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    needed: Sequence[bool],
-    *,
-    create_graph: bool = False,
-) -> list[Tensor | None]:
-    """Gradients of ``outputs`` with respect to those ``inputs`` that need one, else ``None``."""
-    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-    if not wanted:
-        return [None] * len(needed)
-    gradients = torch.autograd.grad(
-        outputs, wanted, cotangents, allow_unused=True, create_graph=create_graph
-    )
-    found = iter(gradients)
-    return [next(found) if need else None for need in needed]
-
-
-class _FirstDerivativeOnly(torch.autograd.Function):
-    """The identity, whose own derivative is an error that names the remedy."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gradient: Tensor, anchor: Tensor, remedy: str) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.remedy = inputs[2]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
-        raise RuntimeError(f"There is no second derivative here: {ctx.remedy}")
-
-
-def first_derivative_only(
-    gradients: Sequence[Tensor | None], remedy: str
-) -> tuple[Tensor | None, ...]:
-    """Gradients that refuse, rather than drop, a second derivative.
-
-    Args:
-        gradients: results of a backward pass that was computed without a graph.
-        remedy: what to do instead, for the error.
-    """
-    if not torch.is_grad_enabled():  # no create_graph=True
-        return tuple(gradients)
-    return tuple(
-        gradient
-        if gradient is None
-        else _FirstDerivativeOnly.apply(
-            gradient, torch.zeros((), device=gradient.device, requires_grad=True), remedy
-        )
-        for gradient in gradients
-    )
 
 
 def as_linearizable(net: nn.Module | Linearizable) -> Linearizable:

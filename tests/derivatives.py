@@ -73,3 +73,16 @@ def check_gradients(
         indices, differences = central_differences(value, tensor, entries=entries)
         found = gradient.flatten()[indices]
         torch.testing.assert_close(found, differences, rtol=rtol, atol=atol)
+
+
+def gradient(function: Function, x: Tensor) -> Tensor:
+    """The gradient of a scalar function, by torch's engine."""
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(function(x), x)[0]
+
+
+def hessian_by_differences(function: Function, x: Tensor, step: float = 1e-5) -> Tensor:
+    """The Hessian of a scalar function of a vector, from differences of its gradients."""
+    steps = step * torch.eye(len(x), dtype=x.dtype)
+    pairs = [(gradient(function, x + each), gradient(function, x - each)) for each in steps]
+    return torch.stack([(above - below) / (2 * step) for above, below in pairs])

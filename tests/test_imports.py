@@ -35,18 +35,21 @@ FOUNDATION = {
     "linearization",
     "arnoldi",
     "callers",
+    "differentiation",
     "fingerprints",
     "precision",
     "quadrature",
     "rebuilding",
     "tracing",
+    "vmapped",
     "walk",
 }
 MATHEMATICS = FOUNDATION | {"nn", "logdet", "solvers"}
 FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
 ALLOWED: dict[str, set[str]] = {
     "arguments": set(),
-    "linearization": set(),
+    "differentiation": set(),
+    "linearization": {"differentiation"},
     "arnoldi": {"quadrature"},
     "fingerprints": {"linearization", "precision"},
     "callers": set(),
@@ -54,11 +57,13 @@ ALLOWED: dict[str, set[str]] = {
     "quadrature": set(),
     "rebuilding": {"arguments"},
     "tracing": set(),
+    "vmapped": {"linearization"},
     "walk": set(),
     "extras": set(),
     "nn": {
         "arguments",
         "callers",
+        "differentiation",
         "fingerprints",
         "linearization",
         "precision",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyro_resflow.differentiation import gradients_where_needed
 from pyro_resflow.linearization import (
     AutogradNetwork,
     Linearizable,
@@ -13,7 +14,6 @@ from pyro_resflow.linearization import (
     WithCoefficients,
     as_linearizable,
     flatten_batch,
-    gradients_where_needed,
     resolve_event_dim,
 )
 from pyro_resflow.nn import LipschitzMLP

@@ -9,15 +9,28 @@ function f of the Jacobian has :math:`w = f'(J)^T e` and the same gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..linearization import Linearizable, first_derivative_only
+from ..differentiation import (
+    added,
+    forward_rule,
+    needs_graph,
+    only,
+    pulled_back,
+    pushed_forward,
+    refusing,
+)
+from ..linearization import Linearizable
 from ..precision import Ambient, full_precision
+from ..vmapped import VmappedNetwork, folded
 from .probes import Probe
+
+REMEDY = "a stochastic log-determinant is differentiable once; use logdet=Exact()."
 
 Vjp = Callable[[Tensor], Tensor]
 Memory = Literal["recompute", "keep"]
@@ -61,15 +74,15 @@ def value_and_logdet(
     Returns:
         g(x) of shape ``(N, *event)`` and the log-determinant, averaged over probes, of ``(N,)``.
     """
-    return _ValueAndLogDet.apply(
+    value, logdet, *_ = _ValueAndLogDet.apply(
         net, estimation, probe, num_probes, memory, x, *net.coefficients()
     )
+    return value, logdet
 
 
 class _ValueAndLogDet(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         net: Linearizable,
         estimation: Estimation,
         probe: Probe,
@@ -77,7 +90,8 @@ class _ValueAndLogDet(torch.autograd.Function):
         memory: Memory,
         x: Tensor,
         *coefficients: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Any, ...]:
+        """The value, the log-determinant, and what the derivatives need of this pass."""
         ambient = Ambient.of(x)
         linearization = net.linearize(x.detach(), coefficients)
 
@@ -89,30 +103,137 @@ class _ValueAndLogDet(torch.autograd.Function):
         probes = probe.draw(x, num_probes)
         with full_precision(x):
             estimate = estimation(vjp, probes)
-        ctx.net, ctx.ambient, ctx.probe = net, ambient, probe
-        ctx.linearization = linearization if memory == "keep" else None
-        ctx.save_for_backward(x, probe.pack(probes), estimate.adjoint, *coefficients)
-        return value, estimate.value.mean(0)
+        kept = None
+        if memory == "keep":
+            # what is returned refers to the node, and what the node holds must not refer back
+            kept, value = linearization, value.detach()
+        return value, estimate.value.mean(0), probe.pack(probes), estimate.adjoint, ambient, kept
 
     @staticmethod
-    def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
-            gradients = _ValueAndLogDet._gradients(ctx, grad_g, grad_logdet)
-        remedy = "a stochastic log-determinant is differentiable once; use logdet=Exact()."
-        return (None, None, None, None, None, *first_derivative_only(gradients, remedy))
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.net, _, ctx.probe, _, _, x, *coefficients = inputs
+        _, _, packed, adjoint, ctx.ambient, ctx.linearization = output
+        ctx.mark_non_differentiable(packed, adjoint)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, packed, adjoint, *coefficients)
+        ctx.save_for_forward(x, packed, adjoint, *coefficients)
 
     @staticmethod
-    def _gradients(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> list[Tensor | None]:
-        x, packed, adjoint, *coefficients = ctx.saved_tensors
-        probes = ctx.probe.unpack(packed, x)
-        linearization, ctx.linearization = ctx.linearization, None
-        weight = grad_logdet / len(probes)
-        weighted = adjoint * weight.reshape(1, -1, *[1] * (x.dim() - 1))
+    def backward(
+        ctx: Any, grad_g: Tensor | None, grad_logdet: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # to be asked for once: a checkpoint computes them anew
+        x, _, _, *coefficients = saved
+        again = needs_graph(x, grad_g, grad_logdet, *coefficients)
+        by = _ValueAndLogDet._by_autograd if again else _ValueAndLogDet._by_hand
         with ctx.ambient.in_force():
-            if linearization is None:
-                linearization = ctx.net.linearize(x.detach(), coefficients)
-            found = linearization.dual_vjp(probes, grad_g, weighted, ctx.needs_input_grad[5:])
-        return [
+            found = by(ctx, saved, grad_g, grad_logdet)
+        gradients = [
             None if gradient is None else gradient.to(tensor.dtype)
             for gradient, tensor in zip(found, (x, *coefficients), strict=True)
         ]
+        return (None, None, None, None, None, *gradients)
+
+    @staticmethod
+    def _by_hand(
+        ctx: Any, saved: Sequence[Tensor], grad_g: Tensor | None, grad_logdet: Tensor | None
+    ) -> Sequence[Tensor | None]:
+        x, packed, adjoint, *coefficients = saved
+        probes = ctx.probe.unpack(packed, x)
+        linearization, ctx.linearization = ctx.linearization, None
+        if linearization is None:
+            linearization = ctx.net.linearize(x.detach(), coefficients)
+        if grad_g is None:
+            grad_g = torch.zeros_like(x)
+        weighted = _weighted(adjoint, grad_logdet)
+        found: Sequence[Tensor | None] = linearization.dual_vjp(
+            probes, grad_g, weighted, ctx.needs_input_grad[5:]
+        )
+        return found
+
+    @staticmethod
+    def _by_autograd(
+        ctx: Any, saved: Sequence[Tensor], grad_g: Tensor | None, grad_logdet: Tensor | None
+    ) -> Sequence[Tensor | None]:
+        """Gradients that can be differentiated again as far as they are those of the value."""
+        x, packed, adjoint, *coefficients = saved
+        needed = ctx.needs_input_grad[5:]
+        point = [x, *coefficients]
+        parts = []
+        if grad_g is not None:
+            parts.append(pulled_back(partial(_evaluate, ctx.net), point, grad_g, needed))
+        if grad_logdet is not None:
+            weighted = _weighted(adjoint, grad_logdet)
+            refused = [refusing(tensor, REMEDY) for tensor in point]
+            for probe, w in zip(ctx.probe.unpack(packed, x), weighted, strict=True):
+                along = partial(_pulled_to_input, ctx.net, w)
+                parts.append(pulled_back(along, refused, probe, needed))
+        return [added(each) for each in zip(*parts, strict=True)] or [None] * len(point)
+
+    @staticmethod
+    @forward_rule
+    def jvp(
+        ctx: Any, saved: Sequence[Tensor], *tangents: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, packed, adjoint, *coefficients = saved
+        point, along = [x, *coefficients], tangents[5:]
+        refused = [refusing(tensor, REMEDY) for tensor in point]
+        pairs = list(zip(ctx.probe.unpack(packed, x), adjoint, strict=True))
+        with ctx.ambient.in_force():
+            value = pushed_forward(partial(_evaluate, ctx.net), point, along, x)
+            products = [partial(_product, ctx.net, e, w) for e, w in pairs]
+            like = x.flatten(1).sum(1)
+            logdets = [pushed_forward(product, refused, along, like) for product in products]
+        return value, torch.stack(logdets).mean(0), None, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        net: Linearizable,
+        estimation: Estimation,
+        probe: Probe,
+        num_probes: int,
+        memory: Memory,
+        x: Tensor,
+        *coefficients: Tensor,
+    ) -> tuple[tuple[Any, ...], tuple[int | None, ...]]:
+        if info.randomness != "different" and not probe.is_frozen:
+            raise RuntimeError(
+                f"logdet: a stochastic log-determinant draws its probes for each sample alone; "
+                f"expected torch.func.vmap(..., randomness='different'), got "
+                f"randomness={info.randomness!r}. Or use logdet=Exact(), which draws nothing."
+            )
+        mapped = VmappedNetwork(net, info.batch_size, in_dims[6:])
+        flat = folded(x, in_dims[5], info.batch_size)
+        value, logdet, packed, adjoint, ambient, _ = _ValueAndLogDet.apply(
+            mapped, estimation, probe, num_probes, "recompute", flat, *coefficients
+        )
+        shape = mapped.split(flat)
+        if not probe.is_frozen:  # else they are the same for all samples
+            packed = packed.unflatten(1, shape)
+        outputs = (value.unflatten(0, shape), logdet.unflatten(0, shape), packed)
+        dims = (0, 0, None if probe.is_frozen else 1, 1, None, None)
+        return (*outputs, adjoint.unflatten(1, shape), ambient, None), dims
+
+
+def _weighted(adjoint: Tensor, grad_logdet: Tensor | None) -> Tensor:
+    """The adjoints times what comes in for each sample, and shared between the probes."""
+    if grad_logdet is None:
+        return torch.zeros_like(adjoint)
+    weight = grad_logdet / len(adjoint)
+    return adjoint * weight.reshape(1, -1, *[1] * (adjoint.dim() - 2))
+
+
+def _evaluate(net: Linearizable, x: Tensor, *coefficients: Tensor) -> Tensor:
+    return net.evaluate(x, coefficients)
+
+
+def _pulled_to_input(net: Linearizable, w: Tensor, x: Tensor, *coefficients: Tensor) -> Tensor:
+    """J^T w, of the shape of x."""
+    return only(pulled_back(lambda point: net.evaluate(point, coefficients), [x], w))
+
+
+def _product(net: Linearizable, e: Tensor, w: Tensor, x: Tensor, *coefficients: Tensor) -> Tensor:
+    """w J e of each sample, shape ``(N,)``."""
+    return (_pulled_to_input(net, w, x, *coefficients) * e).flatten(1).sum(1)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..differentiation import (
+    is_transformed,
+    needs_graph,
+    pulled_back,
+    torch_func_is_active,
+)
 from ..linearization import (
     AutogradNetwork,
     Linearizable,
@@ -15,7 +22,6 @@ from ..linearization import (
     as_linearizable,
     differentiable_point,
     flatten_batch,
-    gradients_where_needed,
     resolve_event_dim,
 )
 from ..precision import Ambient, full_precision
@@ -24,7 +30,7 @@ from .functions import LOG_ONE_PLUS, SpectralFunction
 
 
 class Exact(Rebuildable):
-    r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable twice.
+    r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable any number of times.
 
     Costs one product with the Jacobian per dimension and :math:`O(D^3)` for the determinant: about
     as much as an estimate up to 8 dimensions in batches of hundreds, and the choice for contract
@@ -75,11 +81,12 @@ class Exact(Rebuildable):
         """
         flat, batch_shape = flatten_batch(x, resolve_event_dim(net, event_dim))
         network = as_linearizable(net)
-        if isinstance(network, AutogradNetwork):
-            g, logdet = self.by_autograd(network, flat, network.coefficients(), function)
+        coefficients = network.coefficients()
+        if isinstance(network, AutogradNetwork) or is_transformed(flat, *coefficients):
+            g, logdet = self.by_autograd(network, flat, coefficients, function)
         else:
             g, logdet = _ExactLogDet.apply(
-                self, network, function, torch.is_grad_enabled(), flat, *network.coefficients()
+                self, network, function, torch.is_grad_enabled(), flat, *coefficients
             )
         return g.to(x.dtype).reshape(x.shape), logdet.to(x.dtype).reshape(batch_shape)
 
@@ -87,10 +94,30 @@ class Exact(Rebuildable):
         self,
         net: Linearizable,
         x: Tensor,
-        coefficients: tuple[Tensor, ...],
+        coefficients: Sequence[Tensor],
         function: SpectralFunction = LOG_ONE_PLUS,
     ) -> tuple[Tensor, Tensor]:
-        """The same through autograd alone: for any module, and for second derivatives."""
+        """The same through autograd alone: for any module, and for all of its derivatives."""
+        if isinstance(net, AutogradNetwork):
+            by = self._by_torch_func if torch_func_is_active() else self._by_the_engine
+            g, matrix = by(net, x, coefficients)  # the transpose, which has the same trace
+        else:
+            linearization = net.linearize(x, coefficients)
+            g = linearization.value
+            matrix = torch.cat([linearization.jvp(units) for units in self.units(g)])
+        return g, _differentiable_trace(function, self.jacobian(matrix))
+
+    def _by_torch_func(
+        self, net: Linearizable, x: Tensor, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        vjp: Any = torch.func.vjp  # of a return type that depends on its arguments
+        g, pull = vjp(lambda point: net.evaluate(point, coefficients), x)
+        rows = [torch.func.vmap(pull)(chunk)[0] for chunk in self.units(g)]
+        return g, torch.cat(rows)
+
+    def _by_the_engine(
+        self, net: Linearizable, x: Tensor, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         differentiable = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             point = differentiable_point(x)
@@ -107,8 +134,8 @@ class Exact(Rebuildable):
                 )[0]
                 for chunk in self.units(g)
             ]
-            logdet = _trace(function, self.jacobian(torch.cat(rows)))  # of the transpose
-        return (g, logdet) if differentiable else (g.detach(), logdet.detach())
+        together = torch.cat(rows)
+        return (g, together) if differentiable else (g.detach(), together.detach())
 
     def units(self, x: Tensor) -> Iterator[Tensor]:
         """The unit vectors of every sample, ``(D, N, *event)``, in chunks."""
@@ -127,6 +154,17 @@ def _trace(function: SpectralFunction, jacobian: Tensor) -> Tensor:
     """tr f(J) of each sample, shape ``(N,)``."""
     logdets = [s * torch.linalg.slogdet(_shifted(jacobian, t))[1] for s, t in function.terms]
     return torch.stack(logdets).sum(0)
+
+
+def _differentiable_trace(function: SpectralFunction, jacobian: Tensor) -> Tensor:
+    """The same, with derivatives of all orders in both modes.
+
+    By the factors of Gauss's elimination: of ``torch.linalg.slogdet`` a derivative in forward mode
+    has none of its own but zero.
+    """
+    factors = [(s, torch.linalg.lu_factor_ex(_shifted(jacobian, t))[0]) for s, t in function.terms]
+    pivots = [(s, factor.diagonal(dim1=-2, dim2=-1)) for s, factor in factors]
+    return reduce(torch.add, (s * pivot.abs().log().sum(-1) for s, pivot in pivots))
 
 
 def _derivative(function: SpectralFunction, jacobian: Tensor) -> Tensor:
@@ -166,34 +204,39 @@ class _ExactLogDet(torch.autograd.Function):
         ctx.exact, ctx.net, ctx.function, ctx.ambient = exact, net, function, Ambient.of(x)
         ctx.linearization = linearization if exact.chunk_size is None else None
         ctx.save_for_backward(x, adjoints, *coefficients)
-        return value, logdet
+        # what is returned refers to this node, and what the node holds must not refer back
+        return value.detach(), logdet
 
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        by = _ExactLogDet._by_autograd if torch.is_grad_enabled() else _ExactLogDet._by_adjoints
+        saved = ctx.saved_tensors  # to be asked for once: a checkpoint computes them anew
+        x, _, *coefficients = saved
         with ctx.ambient.in_force():
-            gradients = by(ctx, grad_g, grad_logdet)
-        x, _, *coefficients = ctx.saved_tensors
+            if needs_graph(x, grad_g, grad_logdet, *coefficients):
+                gradients = _ExactLogDet._by_autograd(ctx, x, coefficients, grad_g, grad_logdet)
+            else:
+                gradients = _ExactLogDet._by_adjoints(ctx, saved, grad_g, grad_logdet)
         tensors = zip(gradients, (x, *coefficients), strict=True)
         cast = (g if g is None else g.to(tensor.dtype) for g, tensor in tensors)
         return None, None, None, None, *cast
 
     @staticmethod
-    def _by_autograd(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> Sequence[Tensor | None]:
-        """For create_graph=True: gradients that can be differentiated again."""
-        x, _, *coefficients = ctx.saved_tensors
-        g, logdet = ctx.exact.by_autograd(ctx.net, x, tuple(coefficients), ctx.function)
-        return gradients_where_needed(
-            [g, logdet],
-            [grad_g, grad_logdet],
-            [x, *coefficients],
-            ctx.needs_input_grad[4:],
-            create_graph=True,
-        )
+    def _by_autograd(
+        ctx: Any, x: Tensor, coefficients: Sequence[Tensor], grad_g: Tensor, grad_logdet: Tensor
+    ) -> Sequence[Tensor | None]:
+        """Gradients that can be differentiated again."""
+
+        def outputs(x: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
+            return ctx.exact.by_autograd(ctx.net, x, coefficients, ctx.function)
+
+        cotangents = (grad_g, grad_logdet)
+        return pulled_back(outputs, [x, *coefficients], cotangents, ctx.needs_input_grad[4:])
 
     @staticmethod
-    def _by_adjoints(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> Sequence[Tensor | None]:
-        x, adjoints, *coefficients = ctx.saved_tensors
+    def _by_adjoints(
+        ctx: Any, saved: Sequence[Tensor], grad_g: Tensor, grad_logdet: Tensor
+    ) -> Sequence[Tensor | None]:
+        x, adjoints, *coefficients = saved
         needed = ctx.needs_input_grad[4:]
         weighted = adjoints.unflatten(2, x.shape[1:]) * grad_logdet.view(-1, *[1] * (x.dim() - 1))
         parts = []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..differentiation import is_transformed
 from ..rebuilding import Rebuildable
 from .stages import BothSigns, Core, Scale, Stage, scaled
 
@@ -116,7 +117,8 @@ class LipSwish(Activation):
         return torch.reciprocal(self._bound * F.softplus(self.raw_beta))
 
     def core(self, h: Tensor) -> Tensor:
-        return F.silu(h)
+        # torch's own derivative of silu has none in forward mode, unless gradients are enabled
+        return h * torch.sigmoid(h) if is_transformed(h) else F.silu(h)
 
     def core_slope(self, h: Tensor) -> Tensor:
         s = torch.sigmoid(h)
@@ -130,7 +132,8 @@ class LipSwish(Activation):
         return h
 
     def times_slope(self, w: Tensor, for_slope: Tensor) -> Tensor:
-        if torch.is_grad_enabled():  # the fused product has no derivative
+        if torch.is_grad_enabled() or is_transformed(w, for_slope):
+            # the fused product has no derivative
             return w * self.core_slope(for_slope)
         return torch.ops.aten.silu_backward(w, for_slope)
 

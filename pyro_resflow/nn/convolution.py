@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..differentiation import torch_func_is_active
+
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The convolution, differentiable.
@@ -85,6 +87,8 @@ def kernel_gradient(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
 
 def channels_last(x: Tensor) -> Tensor:
     """x of shape ``(N, C, H, W)`` with the channels of a pixel side by side in memory."""
+    if torch_func_is_active():  # where vmap has no rule for formats of memory
+        return x
     if x.shape[1] == 1:  # torch tells the two formats apart by the strides alone
         return x.contiguous().squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)

@@ -14,17 +14,24 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, library, nn
 
+from ..differentiation import (
+    differentiable_once,
+    is_transformed,
+    outside_torch_func,
+    torch_func_is_active,
+)
 from ..fingerprints import Fingerprint
 from ..precision import full_precision
 from ..rebuilding import Rebuildable
 from ..tracing import tracing_state, untraced
 from ..walk import modules_inside
-from .divided import DividedByNorm, Measured
+from .divided import REMEDY, DividedByNorm, Measured
 from .norms import OperatorNorm, SpectralNorm
 from .operators import LinearOperator
 from .stages import Affine, Stage
@@ -118,7 +125,9 @@ class LipschitzLayer(Rebuildable, nn.Module):
         Raises:
             NonFiniteWeightError: if the weight holds nan or infinite values.
         """
-        if self._key not in _UPDATED.get() and not self.is_current:
+        if torch_func_is_active():
+            outside_torch_func(self.update)
+        elif self._key not in _UPDATED.get() and not self.is_current:
             update_norms(self)
 
     def trust_vectors(self) -> None:
@@ -150,7 +159,8 @@ class LipschitzLayer(Rebuildable, nn.Module):
             # belong to our own weight stay as they are
             ((u, v),) = iterated([self])
         with full_precision(self.weight):
-            return self.norm.sigma(self.measured_operator(self.weight), u, v)
+            sigma = self.norm.sigma(self.measured_operator(self.weight), u, v)
+        return differentiable_once(sigma, REMEDY)  # u and v count as constants
 
     def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
         """The weight divided by max(1, sigma/c), same shape as the weight.
@@ -179,8 +189,12 @@ class LipschitzLayer(Rebuildable, nn.Module):
     def _measured_now(self) -> Measured:
         with _UPDATE_LOCK:
             if self._measured is None:
-                (self._measured,) = _measured([self])
+                outside_torch_func(self._measure)
+            assert self._measured is not None  # for the type checker
             return self._measured
+
+    def _measure(self) -> None:
+        (self._measured,) = _measured([self])
 
     def _contraction(self, sigma: Tensor) -> Tensor:
         c = self.norm.coefficient
@@ -288,6 +302,9 @@ def update_norms(module: nn.Module) -> None:
     Raises:
         NonFiniteWeightError: if a weight holds nan or infinite values.
     """
+    if torch_func_is_active():
+        outside_torch_func(partial(update_norms, module))
+        return
     with _UPDATE_LOCK, untraced():
         groups: dict[tuple[Any, ...], list[LipschitzLayer]] = {}
         for layer in _layers_inside(module):
@@ -379,8 +396,11 @@ def iterated(layers: Sequence[LipschitzLayer]) -> list[tuple[Tensor, Tensor]]:
     Raises:
         NonFiniteWeightError: if a weight holds nan or infinite values.
     """
-    weights = [layer.weight for layer in layers]
-    operators = [layer.measured_operator(layer.weight) for layer in layers]
+    # no_grad stops no tangents, and of the vectors the norm's derivative takes none
+    weights = [w.detach() if is_transformed(w) else w for w in (each.weight for each in layers)]
+    operators = [
+        layer.measured_operator(weight) for layer, weight in zip(layers, weights, strict=True)
+    ]
     us = [layer.u.to(layer.weight.dtype) for layer in layers]
     vs = [layer.v.to(layer.weight.dtype) for layer in layers]
     try:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..linearization import gradients_where_needed
+from ..differentiation import (
+    forward_rule,
+    gradients_where_needed,
+    needs_graph,
+    pulled_back,
+    pushed_forward,
+)
+from ..linearization import without_history
 from .errors import ConvergenceError, which
 from .tolerance import Iterative, Unsolved
 
@@ -25,7 +33,7 @@ class BracketedNewton(Iterative):
     believed.
 
     With respect to y and the coefficients of f, gradients are those of the implicit function
-    theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`, second ones included.
+    theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`, of all orders and modes.
 
     Args:
         tolerance: a third of the width of a bracket that is narrow enough, relative to the larger
@@ -84,6 +92,7 @@ class BracketedNewton(Iterative):
         attempt = _Attempt(self)
         if self.unsolved == "raise" or y.is_meta:
             return _ImplicitRoot.apply(attempt, function, y, lower, upper, *coefficients)
+        self.refuse_torch_func()
         hopeless = ~(y.isfinite() & (lower <= upper))
         y, lower, upper = (each.masked_fill(hopeless, 0) for each in (y, lower, upper))
         attempt.failed = hopeless
@@ -230,7 +239,6 @@ class _ImplicitRoot(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         attempt: _Attempt,
         function: Increasing,
         y: Tensor,
@@ -242,23 +250,71 @@ class _ImplicitRoot(torch.autograd.Function):
             raise ValueError("y: expected finite values, got nan or infinity.")
         tolerance, most = attempt.solver.tolerance_for(y.dtype), attempt.solver.max_iterations
         search = _Search(lambda x: function(x, *coefficients), y, tolerance, most)
-        root = attempt.run(search, lower, upper)
-        ctx.function = function
-        ctx.save_for_backward(root, *coefficients)
-        return root
+        return attempt.run(search, lower, upper)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.function, _, _, _, *coefficients = inputs
+        ctx.save_for_backward(output, *coefficients)
+        ctx.save_for_forward(output, *coefficients)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         root, *coefficients = ctx.saved_tensors
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            # the root depends on the coefficients, but not on these other names of them: so the
-            # derivative is the one at a fixed root, and yet changes with the root
-            names = [c.view_as(c) for c in coefficients]
-            value, slope = ctx.function(root if create_graph else root.detach(), *names)
-        adjoint = grad / (slope if create_graph else slope.detach())
         needed = ctx.needs_input_grad[5:]
-        gradients = gradients_where_needed(
-            [value], [-adjoint], names, needed, create_graph=create_graph
-        )
+        if needs_graph(root, grad, *coefficients):
+            # the derivative at a fixed root, which yet changes with the root
+            adjoint = grad / ctx.function(root, *coefficients)[1]
+            at_root = partial(_value_at, ctx.function, root)
+            gradients = pulled_back(at_root, coefficients, -adjoint, needed)
+        else:
+            names = without_history(coefficients)
+            with torch.enable_grad():
+                value, slope = ctx.function(root.detach(), *names)
+            adjoint = grad / slope.detach()
+            gradients = gradients_where_needed([value], [-adjoint], names, needed)
         return (None, None, adjoint, None, None, *gradients)
+
+    @staticmethod
+    @forward_rule
+    def jvp(
+        ctx: Any,
+        saved: Sequence[Tensor],
+        attempt: None,
+        function: None,
+        dy: Tensor | None,
+        lower: Tensor | None,
+        upper: Tensor | None,
+        *along: Tensor | None,
+    ) -> Tensor:
+        root, *coefficients = saved
+        at_root = partial(_value_at, ctx.function, root)
+        change = -pushed_forward(at_root, coefficients, along, root)
+        return (change if dy is None else dy + change) / ctx.function(root, *coefficients)[1]
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        attempt: _Attempt,
+        function: Increasing,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, int]:
+        y_dim, lower_dim, upper_dim, *dims = in_dims[2:]
+        y, lower, upper, *coefficients = tensors
+        y = y.movedim(y_dim, 0) if y_dim is not None else y.expand(info.batch_size, *y.shape)
+        ends = (_beside(y, end, dim) for end, dim in ((lower, lower_dim), (upper, upper_dim)))
+        mapped = torch.func.vmap(function, in_dims=(0, *dims))
+        return _ImplicitRoot.apply(attempt, mapped, y, *ends, *coefficients), 0
+
+
+def _beside(y: Tensor, end: Tensor, in_dim: int | None) -> Tensor:
+    """An end of the brackets, of the shape of y, whose first dimension is mapped over."""
+    if in_dim is None:
+        return end.expand_as(y)
+    end = end.movedim(in_dim, 0)
+    return end.reshape(len(end), *[1] * (y.dim() - end.dim()), *end.shape[1:]).expand_as(y)
+
+
+def _value_at(function: Increasing, x: Tensor, *coefficients: Tensor) -> Tensor:
+    return function(x, *coefficients)[0]

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
+from ..differentiation import torch_func_is_active
 from ..rebuilding import Rebuildable
 
 Unsolved = Literal["raise", "nan"]
@@ -45,3 +46,15 @@ class Iterative(Rebuildable):
         if self.tolerance is not None:
             return self.tolerance
         return 2e-11 if dtype == torch.float64 else 2e-7
+
+    def refuse_torch_func(self) -> None:
+        """Raise inside ``torch.func``, where nan cannot be put in the place of single entries.
+
+        Raises:
+            RuntimeError: naming the remedy.
+        """
+        if torch_func_is_active():
+            raise RuntimeError(
+                "unsolved: expected 'raise' inside a transformation of torch.func, got "
+                f"{self.unsolved!r}. Solve outside of it, or use a solver with unsolved='raise'."
+            )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
+from ..differentiation import saving_hooks
 from ..fingerprints import Fingerprint
 from ..precision import precision
 from ..rebuilding import Rebuildable
@@ -263,9 +264,14 @@ _LAST = _LastPasses()
 
 
 def _state(tensors: list[Tensor]) -> tuple[object, ...]:
-    """What decides how the tensors are computed with: beside what wants gradients, the modes."""
+    """What decides how the tensors are computed with: beside what wants gradients, the modes.
+
+    And what becomes of tensors that are saved for a backward pass: a checkpoint computes them
+    anew, in a graph of its own.
+    """
     modes = (torch.is_grad_enabled(), precision(tensors[0]), tracing_state())
-    return (*modes, *(tensor.requires_grad for tensor in tensors))
+    hooks = map(id, saving_hooks())
+    return (*modes, *hooks, *(tensor.requires_grad for tensor in tensors))
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:

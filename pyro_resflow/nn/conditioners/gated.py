@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...arguments import checked
+from ...differentiation import is_transformed
 from ...rebuilding import Rebuildable
 from .layers import Convolution, InitializedConv2d, concat_elu
 from .recipe import check_context
@@ -100,9 +101,17 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         projected = self.project(x + positions).flatten(2)
         query, key, value = projected.unflatten(1, (3, self.heads, -1)).mT.unbind(1)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attention(query, key, value)
         hidden = self.dropout(attended.mT.reshape(x.shape))
         return x + F.glu(self.gate(hidden), dim=1)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention, each of shape ``(*, positions, features)``."""
+    if is_transformed(query, key, value):  # where torch's fused one has no rules
+        weights = query @ key.mT / query.shape[-1] ** 0.5
+        return weights.softmax(-1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 @checked()

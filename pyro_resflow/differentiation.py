@@ -1,0 +1,300 @@
+"""Derivatives that can be differentiated again, and guards where they cannot.
+
+torch differentiates in three ways: its engine (``backward``, ``torch.autograd.grad``), forward
+mode (``torch.autograd.forward_ad``) and ``torch.func``. What an autograd function computes by hand
+serves the engine's first derivatives alone. :func:`is_transformed` says whether anything else is
+at work, and :func:`pulled_back` and :func:`pushed_forward` serve all of them, to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Function = Callable[..., Tensor]
+
+
+def torch_func_is_active() -> bool:
+    """Whether a transformation of ``torch.func`` is at work."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether ``torch.func`` is at work, or one of the tensors carries a forward-mode tangent."""
+    if torch_func_is_active():
+        return True
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+class _Outside(torch.autograd.Function):
+    """A call that no transformation sees: torch runs the forward pass of a function below them."""
+
+    @staticmethod
+    def forward(function: Callable[[], None]) -> None:
+        function()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: None) -> None:
+        """There is nothing to differentiate."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[None], function: Callable[[], None]) -> tuple[None, None]:
+        """Never called, for there is nothing to map over; torch wants to see it all the same."""
+        raise NotImplementedError
+
+
+def outside_torch_func(function: Callable[[], None]) -> None:
+    """Call a function of no transformed tensors as if no transformation were at work.
+
+    What it keeps can be used later; a tensor made inside a transformation ends with it.
+    """
+    _Outside.apply(function)
+
+
+def saving_hooks() -> tuple[Any, ...]:
+    """The pair of hooks through which tensors are now saved for a backward pass, empty if none.
+
+    Those of ``torch.utils.checkpoint`` and of ``torch.autograd.graph.saved_tensors_hooks``.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.7
+    return (top(False) or ()) if top is not None else ()
+
+
+def needs_graph(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass has to be differentiable, or is seen by a transformation.
+
+    Args:
+        tensors: what came in and what was saved, ``None`` for nothing.
+
+    Raises:
+        RuntimeError: for gradients in batches, which no rule of ours is asked about.
+    """
+    if any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors):
+        raise RuntimeError(
+            "is_grads_batched, vectorize: the backward passes of residual blocks and of solvers "
+            "take one gradient at a time; expected False, got True. torch.func.jacrev and "
+            "torch.func.hessian work in batches."
+        )
+    return torch.is_grad_enabled() or is_transformed(*tensors)
+
+
+def pulled_back(
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Tensor],
+    cotangents: Tensor | tuple[Tensor, ...],
+    needed: Sequence[bool] | None = None,
+) -> list[Tensor | None]:
+    """Gradients of a function's outputs times cotangents, differentiable in all that is given.
+
+    Args:
+        function: of the inputs, to one tensor or several.
+        inputs: where it is differentiated.
+        cotangents: one for each output.
+        needed: for each input, whether its gradient is wanted; default: of all.
+
+    Returns:
+        The gradients, ``None`` where not wanted.
+    """
+    wanted = list(needed) if needed is not None else [True] * len(inputs)
+
+    def of_wanted(*given: Tensor) -> tuple[Tensor, ...]:
+        values = iter(given)
+        arguments = (next(values) if w else x for x, w in zip(inputs, wanted, strict=True))
+        return _as_tuple(function(*arguments))
+
+    chosen = [x for x, w in zip(inputs, wanted, strict=True) if w]
+    if not chosen:
+        return [None] * len(inputs)
+    by = _by_torch_func if torch_func_is_active() else _by_the_engine
+    found = iter(by(of_wanted, chosen, _as_tuple(cotangents)))
+    return [next(found) if w else None for w in wanted]
+
+
+def pushed_forward(
+    function: Function, inputs: Sequence[Tensor], tangents: Sequence[Tensor | None], like: Tensor
+) -> Tensor:
+    """A function's derivative along tangents, differentiable in all that is given.
+
+    As the derivative by w of the gradients times w, for forward mode does not nest in itself.
+
+    Args:
+        function: of the inputs, to one tensor.
+        inputs: where it is differentiated.
+        tangents: one for each input, ``None`` for zero.
+        like: of the output's shape, dtype and device.
+    """
+    needed = [tangent is not None for tangent in tangents]
+    given = [tangent for tangent in tangents if tangent is not None]
+    if not given:
+        return torch.zeros_like(like)
+
+    def gradients(w: Tensor) -> tuple[Tensor, ...]:
+        found = pulled_back(function, inputs, w, needed)
+        return tuple(gradient for gradient in found if gradient is not None)
+
+    return only(pulled_back(gradients, [torch.zeros_like(like)], tuple(given)))
+
+
+def only(gradients: Sequence[Tensor | None]) -> Tensor:
+    """The one gradient that was wanted."""
+    (gradient,) = (each for each in gradients if each is not None)
+    return gradient
+
+
+def added(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of the gradients of one input, ``None`` if it is not wanted."""
+    parts = [each for each in gradients if each is not None]
+    return reduce(torch.add, parts) if parts else None
+
+
+def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _by_torch_func(
+    function: Callable[..., tuple[Tensor, ...]],
+    inputs: Sequence[Tensor],
+    cotangents: tuple[Tensor, ...],
+) -> Sequence[Tensor]:
+    vjp: Any = torch.func.vjp  # of a return type that depends on its arguments
+    outputs, pull = vjp(function, *inputs)
+    found: Sequence[Tensor] = pull(_typed_as(cotangents, outputs))
+    return found
+
+
+def _by_the_engine(
+    function: Callable[..., tuple[Tensor, ...]],
+    inputs: Sequence[Tensor],
+    cotangents: tuple[Tensor, ...],
+) -> Sequence[Tensor]:
+    with torch.enable_grad():
+        # other names of the inputs: of two inputs one may have been computed from the other, and
+        # gradients would go on from there
+        names = [x.view_as(x) if x.requires_grad else x.detach() for x in inputs]
+        outputs = function(*(x if x.requires_grad else x.requires_grad_() for x in names))
+    pairs = zip(outputs, _typed_as(cotangents, outputs), strict=True)
+    differentiable = [(output, w) for output, w in pairs if output.requires_grad]
+    if not differentiable:
+        return [torch.zeros_like(x) for x in inputs]
+    values, weights = zip(*differentiable, strict=True)
+    return torch.autograd.grad(values, names, weights, create_graph=True, materialize_grads=True)
+
+
+def _typed_as(cotangents: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Cotangents in the dtypes of outputs, which autocast may have lowered."""
+    return tuple(w.to(y.dtype) for w, y in zip(cotangents, outputs, strict=True))
+
+
+def gradients_where_needed(
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of ``outputs`` with respect to those ``inputs`` that need one, else ``None``."""
+    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+    if not wanted:
+        return [None] * len(needed)
+    gradients = torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True)
+    found = iter(gradients)
+    return [next(found) if need else None for need in needed]
+
+
+def forward_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A function's ``jvp``, made from a rule whose result has tangents of its own.
+
+    Inside a ``jvp`` torch switches forward mode off, for an outer ``torch.func.jvp`` too, whose
+    tangents then come out as zero. This one leaves it on, and takes from what was saved the
+    tangents that are being pushed forward already.
+
+    Args:
+        rule: of the context, the saved tensors, and the tangents of the inputs.
+    """
+
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            saved = [forward_ad.unpack_dual(tensor).primal for tensor in ctx.saved_tensors]
+            return rule(ctx, saved, *tangents)
+
+    return jvp
+
+
+class _Refusing(torch.autograd.Function):
+    """The identity, whose derivative is an error that names the remedy."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, remedy: str) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.remedy = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise RuntimeError(f"There is no second derivative here: {ctx.remedy}")
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, remedy: None) -> None:
+        raise RuntimeError(f"There is no second derivative here: {ctx.remedy}")
+
+
+def refusing(x: Tensor, remedy: str) -> Tensor:
+    """x itself; to differentiate what is computed from this x is an error.
+
+    In place of x in the formula of a first derivative that is right and whose own derivative
+    would be wrong. Only who asks for that meets the error: torch leaves out what is not needed.
+
+    Args:
+        x: any tensor.
+        remedy: what to do instead, for the error.
+    """
+    refused: Tensor = _Refusing.apply(x, remedy)
+    return refused
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """The identity, with second derivatives refused."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, remedy: str) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.remedy = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        if needs_graph(x, grad):
+            grad = grad + torch.zeros_like(x) * refusing(x, ctx.remedy)
+        return grad, None
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Any, saved: Sequence[Tensor], tangent: Tensor, remedy: None) -> Tensor:
+        (x,) = saved
+        return tangent + torch.zeros_like(x) * refusing(x, ctx.remedy)
+
+
+def differentiable_once(x: Tensor, remedy: str) -> Tensor:
+    """x itself, whose first derivatives are right and whose second ones are an error.
+
+    Args:
+        x: any tensor that depends on others.
+        remedy: what to do instead, for the error.
+    """
+    once: Tensor = _DifferentiableOnce.apply(x, remedy)
+    return once
