@@ -26,6 +26,7 @@ from pyro.infer.autoguide import (
     AutoStructured,
 )
 from torch import Tensor
+from tqdm import tqdm
 
 pytest.importorskip("arviz")
 
@@ -216,7 +217,7 @@ def test_a_loop_shows_its_progress(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "QUIET_SECONDS", 0.0)
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(module, "tqdm", partial(tqdm, disable=False))  # whatever the environment
     from_svi(conjugate, posterior_guide, Y, num_samples=3, chunk_size=1)
     assert "draws, one by one" in capsys.readouterr().err
 
