@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from .arguments import checked
 from .transforms.determinism import (
     DrawsNoise,
+    inside,
     refuse_draws_in_energy,
     refuse_noise_in_average,
 )
@@ -178,6 +179,7 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
             Shape ``(*sample, *batch_shape)``.
         """
         refuse_draws_in_energy(self)
+        value = as_signed(value)
         check_images(value, self.event_shape, self.bins, check_values=self._validate_args)
         # the draws' dimension goes in front of all of these
         shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
@@ -193,10 +195,12 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
 
     def _log_weights(self, value: Tensor, sample_shape: torch.Size) -> Tensor:
         """log p(v) - log q(v|value) of draws of v, shape ``(*sample_shape, *batch)``."""
-        noise_dist = self.dequantizer.noise(value)
+        dtype = _dtype_of(self.flow_dist)
+        # noise is drawn in the type of images that are no integers
+        noise_dist = self.dequantizer.noise(value.to(dtype))
         noise = noise_dist.rsample(sample_shape)
         v, ladj = call_and_ladj(self.dequantizer.condition(value), noise)
-        return self.flow_dist.log_prob(v) - (noise_dist.log_prob(noise) - ladj)
+        return self.flow_dist.log_prob(v.to(dtype)) - (noise_dist.log_prob(noise) - ladj)
 
     def _chunks(self) -> Iterator[int]:
         """The numbers of draws that are evaluated at once, K in all."""
@@ -228,6 +232,28 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
         with torch.no_grad():
             v = self.flow_dist.sample(torch.Size(sample_shape))
             return (v * self.bins).floor().clamp(0, self.bins - 1).long()
+
+
+def as_signed(images: Tensor) -> Tensor:
+    """Images of uint16, uint32 or uint64 as int64, others as they are.
+
+    torch stores those types and does next to no arithmetic with them. What is too large for int64
+    becomes negative, which is no pixel either.
+    """
+    return images.to(torch.int64) if images.dtype in UNSIGNED else images
+
+
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def _dtype_of(flow_dist: dist.TorchDistribution) -> torch.dtype:
+    """The type of a flow's parameters; torch's default for a flow without."""
+    for part in inside(flow_dist):
+        if isinstance(part, nn.Module):
+            for parameter in part.parameters():
+                if parameter.is_floating_point():
+                    return parameter.dtype
+    return torch.get_default_dtype()
 
 
 def check_images(

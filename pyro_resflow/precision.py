@@ -18,7 +18,29 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class HalfPrecisionError(ValueError):
+    """Parameters are in half precision, in which neither norms nor inverses nor densities are."""
+
+
+def refuse_half_precision(module: nn.Module) -> None:
+    """Raise if a module's parameters are in half precision; the first stands for all.
+
+    Raises:
+        HalfPrecisionError: naming the module, the type and the remedies.
+    """
+    parameter = next(module.parameters(), None)
+    if parameter is not None and parameter.dtype in HALF:
+        raise HalfPrecisionError(
+            f"{type(module).__name__}: expected parameters in float32 or float64, got "
+            f"{parameter.dtype}. Norms, inverses and log-densities need more digits than half "
+            "precision has. Call float() on the flow, and for speed compute under torch.autocast, "
+            "in Lightning by precision='bf16-mixed' in place of 'bf16-true'."
+        )
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_resflow.distributions import Dequantized
+from pyro_resflow.distributions import Dequantized, as_signed
 from pyro_resflow.flows import ImageFlow
 
 Path = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -116,6 +116,7 @@ def rank(distribution: Dequantized, images: Tensor, draws: int = 1) -> Ranking:
         images: Integer images of shape `(N, C, H, W)`.
         draws: Draws of dequantization noise (and probes) averaged for each.
     """
+    images = as_signed(images)
     scored = [distribution.bits_per_dim(images) for _ in range(draws)]
     bits, order = torch.stack(scored).mean(0).sort()
     return Ranking(images[order], bits)

@@ -27,7 +27,7 @@ from ..differentiation import (
     torch_func_is_active,
 )
 from ..fingerprints import Fingerprint
-from ..precision import full_precision
+from ..precision import HalfPrecisionError, full_precision, refuse_half_precision
 from ..rebuilding import Rebuildable
 from ..tracing import tracing_state, untraced
 from ..walk import modules_inside
@@ -244,7 +244,8 @@ class LipschitzLayer(Rebuildable, nn.Module):
         return self
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        with suppress(NonFiniteWeightError):  # a model that has diverged can be saved all the same
+        # what cannot be used, having diverged for instance, can be saved all the same
+        with suppress(NonFiniteWeightError, HalfPrecisionError):
             self.update()
         super()._save_to_state_dict(*args, **kwargs)
 
@@ -396,6 +397,7 @@ def iterated(layers: Sequence[LipschitzLayer]) -> list[tuple[Tensor, Tensor]]:
     Raises:
         NonFiniteWeightError: if a weight holds nan or infinite values.
     """
+    refuse_half_precision(layers[0])
     # no_grad stops no tangents, and of the vectors the norm's derivative takes none
     weights = [w.detach() if is_transformed(w) else w for w in (each.weight for each in layers)]
     operators = [

@@ -15,7 +15,7 @@ from torch.distributions import Transform
 
 from ..differentiation import saving_hooks
 from ..fingerprints import Fingerprint
-from ..precision import precision
+from ..precision import precision, refuse_half_precision
 from ..rebuilding import Rebuildable
 from ..tracing import check_known, tracing_state, untraced
 from ..walk import modules_inside, tensors_inside
@@ -88,6 +88,7 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The transform x => y."""
+        refuse_half_precision(self)
         known = self._known_pair(x=x)
         if known is not None:
             return known[1]
@@ -102,6 +103,7 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
+        refuse_half_precision(self)
         known = self._known_pair(y=y)
         if known is not None:
             return known[0]
@@ -123,6 +125,7 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
             NoisyExponentialError: if it is noisy and would be exponentiated, as in weights,
                 Rényi bounds, mixtures and enumeration.
         """
+        refuse_half_precision(self)
         refuse_noise_in_energy(self)
         refuse_noise_in_exponential(self, x, y)
         if self._known_pair(x, y) is not None:

@@ -12,6 +12,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from ..nn import NonFiniteWeightError
 from ..nn.lipschitz import norms_updated
+from ..precision import HalfPrecisionError
 from .base import OnePassTransform
 from .evaluation import Nested, Steps
 from .inverse import Inverse
@@ -47,7 +48,8 @@ class MeasuredTogether(nn.Module):
     def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         """The state as :meth:`torch.nn.Module.state_dict` gives it, its norms measured first."""
         with ExitStack() as measured:
-            with suppress(NonFiniteWeightError):  # what has diverged can be saved all the same
+            # what cannot be used, having diverged for instance, can be saved all the same
+            with suppress(NonFiniteWeightError, HalfPrecisionError):
                 measured.enter_context(measured_once(self))
             return super().state_dict(*args, **kwargs)
 

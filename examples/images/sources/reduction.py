@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from examples.images.sources.base import Mapped, Portion, Source
+from pyro_resflow.distributions import as_signed
 
 
 class FewerBits(Source):
@@ -35,7 +36,7 @@ class FewerBits(Source):
 
     def reduce(self, image: Tensor) -> Tensor:
         """Divide by the levels that become one, and round down."""
-        return image // (self.source.bins // self.bins)
+        return as_signed(image) // (self.source.bins // self.bins)
 
 
 class Averaged(Source):
@@ -76,8 +77,9 @@ class Averaged(Source):
 
 
 def averaged(image: Tensor, factor: int) -> Tensor:
-    """Means of blocks of uint8 pixels, rounded to the nearest integer, halves up."""
+    """Means of blocks of integer pixels, rounded to the nearest integer, halves up."""
+    image = as_signed(image)
     blocks = image.unfold(-2, factor, factor).unfold(-2, factor, factor)
     total = blocks.sum((-2, -1), dtype=torch.int32)
     pixels = factor**2
-    return ((2 * total + pixels) // (2 * pixels)).to(torch.uint8)
+    return ((2 * total + pixels) // (2 * pixels)).to(image.dtype)
