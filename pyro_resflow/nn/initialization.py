@@ -55,7 +55,8 @@ class DataInitialized(Rebuildable, nn.Module):
         self._seen_initialized = self._warned = False
 
     def _start(self, initialized: bool) -> None:
-        self.register_buffer("initialized", torch.tensor(initialized))
+        # a number, for torch's AveragedModel(use_buffers=True) cannot average truth values
+        self.register_buffer("initialized", torch.tensor(float(initialized)))
         # the buffer's value on the host, so that only the first calls wait for the device
         self._seen_initialized = initialized
         self._warned = False

@@ -57,6 +57,8 @@ class Chain(Rebuildable, nn.Sequential):
 
     def stages(self) -> list[Stage]:
         """The stages of all layers, scalings multiplied into the affine maps beside them."""
+        for name, layer in self.named_children():
+            refuse_hooks(f"layer {name} ({type(layer).__name__})", layer)
         return folded(
             stage for layer in cast(Iterator[Layer], iter(self)) for stage in layer.stages()
         )
@@ -66,16 +68,18 @@ class Chain(Rebuildable, nn.Sequential):
         return tuple(c for stage in self.stages() for c in stage.coefficients())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.evaluate(x, self.coefficients())
+        return evaluate(self.stages(), x, self.coefficients())
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """The chain at x of shape ``(N, *event)`` with given coefficients."""
+        refuse_hooks(f"net ({type(self).__name__})", self)
         return evaluate(self.stages(), x, coefficients)
 
     def linearize(
         self, x: Tensor, coefficients: Sequence[Tensor] | None = None
     ) -> LinearizedStages:
         """The chain at x of shape ``(N, *event)``, with products with its Jacobian."""
+        refuse_hooks(f"net ({type(self).__name__})", self)
         return LinearizedStages(
             self.stages(), x, self.coefficients() if coefficients is None else coefficients
         )
@@ -102,6 +106,30 @@ class Chain(Rebuildable, nn.Sequential):
                 )
             bound = bound * cast(Any, layer).lipschitz_bound()
         return bound if isinstance(bound, Tensor) else torch.tensor(bound)
+
+
+def refuse_hooks(name: str, module: nn.Module) -> None:
+    """Raise if a module has hooks, of which a chain that evaluates it by its stages calls none.
+
+    Hooks are also what ``torch.nn.utils.prune`` and the older ``weight_norm`` and
+    ``spectral_norm`` put in a weight's place by.
+
+    Raises:
+        ValueError: naming the module.
+    """
+    if (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ):
+        raise ValueError(
+            f"{name}: its hooks would not be called, for networks of pyro_resflow.nn are "
+            "evaluated in stages. Remove them. Pruning is made permanent by "
+            "torch.nn.utils.prune.remove, torch.nn.utils.weight_norm has its successor in "
+            "torch.nn.utils.parametrizations.weight_norm; to look at what passes, put the hook on "
+            "a module of your own around the network."
+        )
 
 
 class Shift(Rebuildable, nn.Module):
@@ -269,6 +297,7 @@ class DenseConcatenation(Rebuildable, nn.Module):
 
     def stages(self) -> list[Stage]:
         """The scaled input beside the scaled features."""
+        refuse_hooks(f"branch ({type(self.branch).__name__})", self.branch)
         return [Beside(self.weights, self.branch.stages(), self.feature_dim)]
 
     @torch.no_grad()

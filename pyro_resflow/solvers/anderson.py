@@ -7,7 +7,15 @@ from torch import Tensor
 
 from .base import Solver
 from .iteration import FixedPointIteration
+from .newton_krylov import NewtonKrylov
 from .tolerance import Unsolved
+
+NEWTON_SHARE = 0.1
+"""Of ``max_iterations``, what Newton's iteration may spend in the end: its steps are few and dear,
+for each may take the products below."""
+
+NEWTON_PRODUCTS = 100
+"""The Krylov space of a system that is next to singular, as those are that are left."""
 
 
 class Anderson(Solver):
@@ -16,7 +24,9 @@ class Anderson(Solver):
     The next point is the affine combination of the last ``depth`` + 1 steps whose combined
     residual is least. Where that has not brought a sample's residual down for ``patience`` steps,
     it goes back to its best point and on from there by Banach's steps, which converge for every
-    contraction: ``patience`` of them, and twice as many each further time.
+    contraction: ``patience`` of them, and twice as many each further time. Where g is so nearly no
+    contraction that ``max_iterations`` do not suffice (a rotation of Lipschitz constant .999),
+    :class:`NewtonKrylov` goes on, for a tenth as many evaluations.
 
     Args:
         depth: number of past differences combined.
@@ -54,7 +64,7 @@ class Anderson(Solver):
         relapse = torch.full_like(iteration.scale, self.patience)
         while not iteration.done:
             if iteration.exhausted:
-                raise iteration.failure()
+                return self._by_newton(iteration)
             last_x, last_residual = iteration.x, iteration.residual
             best = iteration.error(iteration.best_residual)
             iteration.move(_anderson_point(iteration, steps, changes))
@@ -71,6 +81,16 @@ class Anderson(Solver):
             steps = [torch.where(forgotten, 0, s) for s in steps]
             changes = [torch.where(forgotten, 0, c) for c in changes]
         return iteration.x
+
+    def _by_newton(self, iteration: FixedPointIteration) -> Tensor:
+        """Go on by Newton's steps from the best points, if g looks like a contraction."""
+        failure = iteration.failure()
+        extra = round(NEWTON_SHARE * self.max_iterations)
+        if not (failure.contraction < 1 and extra):
+            raise failure
+        iteration.return_to_best(torch.ones_like(iteration.settled))
+        iteration.max_iterations += extra
+        return NewtonKrylov(NEWTON_PRODUCTS, max_iterations=extra).solve(iteration)
 
 
 def _anderson_point(

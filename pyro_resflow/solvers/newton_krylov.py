@@ -46,6 +46,7 @@ class NewtonKrylov(Solver):
         self.krylov_steps = krylov_steps
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:
+        """Run the iteration to its end, from wherever it is; x of shape ``(N, D)``."""
         while not iteration.done:
             if iteration.exhausted:
                 raise iteration.failure()

@@ -2,13 +2,15 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from pyro_resflow.nn import InitializedConv2d, WeightNormConv2d, initialize_by
 from pyro_resflow.nn.initialization import Moments
-from pyro_resflow.transforms import ActNorm
+from pyro_resflow.transforms import ActNorm, Compose, initialize
 
 LAYERS = [InitializedConv2d, WeightNormConv2d]
 
@@ -118,3 +120,15 @@ def test_moments_of_chunks_are_those_of_all() -> None:
     torch.testing.assert_close(moments.std, features.std(1))
     torch.testing.assert_close(moments.variance, features.var(1, correction=0))
     assert moments.samples == 23
+
+
+@pytest.mark.parametrize("averaged_by", [None, get_ema_multi_avg_fn(0.9), get_swa_multi_avg_fn()])
+def test_an_average_of_buffers_too_is_initialised(averaged_by: Any) -> None:
+    flow = Compose([ActNorm(3)])
+    average = AveragedModel(flow, use_buffers=True, multi_avg_fn=averaged_by)
+    initialize(flow, 5 + torch.randn(64, 3))
+    for _ in range(3):
+        average.update_parameters(flow)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(average.module.inv(x), flow.inv(x))
+    assert bool(average.module.parts[0].initialized)

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_resflow.solvers import Anderson, FixedPoint, FixedPointIteration, anderson
+from pyro_resflow.solvers import (
+    Anderson,
+    FixedPoint,
+    FixedPointError,
+    FixedPointIteration,
+    anderson,
+)
 from tests.networks import NETWORKS
 from tests.solvers.cases import LIPSCHITZ, evaluations, network
 
@@ -63,3 +69,31 @@ def test_anderson_falls_back_to_banach_where_its_steps_lead_astray(
     net, _ = network("mlp")
     x = torch.randn(16, 4, dtype=torch.float64)
     assert (Anderson()(net, x + net(x)) - x).abs().max() < 1e-9
+
+
+class Rotation(nn.Module):
+    """g(x) = c Q x, with eigenvalues all over the circle."""
+
+    def __init__(self, dim: int, coefficient: float) -> None:
+        super().__init__()
+        self.register_buffer("matrix", coefficient * torch.linalg.qr(torch.randn(dim, dim))[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.T
+
+
+@pytest.mark.parametrize("dim", [64, 90])
+@torch.no_grad()
+def test_newton_takes_over_where_anderson_gives_up(dim: int) -> None:
+    net = Rotation(dim, 0.999)
+    y = torch.randn(4, dim)
+    x = Anderson(max_iterations=200)(net, y)
+    assert (x + net(x) - y).abs().max() < 1e-6 * x.abs().max()
+    with pytest.raises(FixedPointError):
+        FixedPoint(max_iterations=100)(net, y)
+
+
+@torch.no_grad()
+def test_newton_does_not_invert_what_is_no_contraction() -> None:
+    with pytest.raises(FixedPointError, match=r"factor of g is 1\.5"):
+        Anderson(max_iterations=100)(Rotation(64, 1.5), torch.randn(4, 64))
