@@ -62,7 +62,7 @@ class Decoder:
         (kind,) = node.keys() & self._kinds.keys()
         try:
             made = self._kinds[kind](node, where)
-        except (CheckpointError, Warning, torch.OutOfMemoryError):
+        except (CheckpointError, Warning, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:  # of a constructor
             what = f"{type(error).__name__}, {printable(str(error))}"

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from math import prod
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -121,11 +122,11 @@ def read_tensor(file: BinaryIO, header: Header, name: str) -> Tensor:
     return tensor_of(_exactly(file, end - start), dtype).reshape(shape)
 
 
-def tensor_of(values: bytes, dtype: torch.dtype) -> Tensor:
-    """The vector of some type whose values are these bytes."""
+def tensor_of(values: bytearray, dtype: torch.dtype) -> Tensor:
+    """The vector of some type that has these bytes for its memory."""
     if not values:
         return torch.empty(0, dtype=dtype)
-    raw = torch.frombuffer(bytearray(values), dtype=torch.uint8)
+    raw = torch.frombuffer(values, dtype=torch.uint8)
     if dtype is torch.bool and bool((raw > 1).any()):
         raise CorruptCheckpointError("damaged: a truth value in it is neither 0 nor 1.")
     return raw.view(dtype)
@@ -197,9 +198,10 @@ def _are_numbers(found: Any) -> bool:
     return isinstance(found, list) and all(type(n) is int and 0 <= n <= LARGEST for n in found)
 
 
-def _exactly(file: BinaryIO, length: int) -> bytes:
-    found = file.read(length)
-    if len(found) != length:
+def _exactly(file: BinaryIO, length: int) -> bytearray:
+    found = bytearray(length)
+    # what is read is buffered, and comes at once unless the file ends
+    if cast(BufferedReader, file).readinto(found) != length:
         raise _broken("it has become shorter while it was read")
     return found
 

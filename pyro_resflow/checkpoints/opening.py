@@ -45,7 +45,7 @@ def about(path: Path_) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-    except (Warning, torch.OutOfMemoryError):  # which are not the file's
+    except (Warning, torch.cuda.OutOfMemoryError):  # which are not the file's
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {printable(str(error))}"

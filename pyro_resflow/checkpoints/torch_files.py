@@ -81,7 +81,7 @@ class TorchFile:
         if self._left < 0:
             raise CorruptCheckpointError("its tensors share their memory, which is not supported.")
         with _damage_is_named():
-            values = tensor_of(self._memory.read(storage), storage.dtype)
+            values = tensor_of(bytearray(self._memory.read(storage)), storage.dtype)
             return values.as_strided(shape, stride, offset)
 
 

@@ -252,7 +252,7 @@ def _mend_checksums(header: dict[str, Any], description: Any, values: bytes) -> 
     for name, entry in header.items():
         try:
             start, end = entry["data_offsets"]
-            tensor = tensor_of(values[start:end], CODES[entry["dtype"]])
+            tensor = tensor_of(bytearray(values[start:end]), CODES[entry["dtype"]])
             of_type = zlib.crc32(f"{tensor.dtype}{tuple(entry['shape'])}".encode())
             checksums[name] = zlib.crc32(values[start:end], of_type)
         except (KeyError, TypeError, ValueError, RuntimeError):

@@ -11,7 +11,7 @@ from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.logdet import Exact, PowerSeries
 from pyro_resflow.nn import LipschitzMLP
 from pyro_resflow.transforms import set_logdet
-from tests.checkpoints.forgeries import reference_file
+from tests.checkpoints.forgeries import reference_file, write_old
 
 
 def test_ours(tmp_path: Path) -> None:
@@ -47,6 +47,13 @@ def test_the_references() -> None:
     assert found.details["moving average"] == "yes"
     assert found.shapes["transforms.0.chain.2.nnet.0.weight"] == (8, 12, 3, 3)
     assert "  nblocks: 1-2" in str(found).splitlines()
+
+
+def test_a_file_without_checksums_says_so(tmp_path: Path) -> None:
+    assert "checksums" not in str(info(reference_file("imagenet64_tiny")))
+    old = write_old(tmp_path / "old.pth", "imagenet64_tiny")
+    first, *_ = str(info(old)).splitlines()
+    assert first.endswith("'s, as before torch 1.6: without checksums")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ import torch
 
 from pyro_resflow.checkpoints import info, load
 from pyro_resflow.checkpoints.__main__ import main
-from tests.checkpoints.forgeries import Calls, reference_file, reference_values, zipped
+from tests.checkpoints.forgeries import (
+    Calls,
+    reference_file,
+    reference_values,
+    write_old,
+    zipped,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +34,32 @@ def test_convert(parameters: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     notes = info(target).notes
     assert notes["source"] == "mnist_tiny.pth, of the reference implementation"
     assert ("moving average" in notes["parameters"]) == (parameters == "ema")
+
+
+def test_warnings_are_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write_old(tmp_path / "old\n.pth", "imagenet64_tiny")
+    assert main(["convert", str(old), str(tmp_path / "flow")]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"warning: {tmp_path}/old\\n.pth: the format of files before torch")
+    assert said.err.count("\n") == said.out.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(unbuffered: str, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [sys.executable, "-m", "pyro_resflow.checkpoints", "info", reference_file("mnist_tiny")],
+        cwd=ROOT,
+        check=True,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(writer)
+    assert run.stderr == ""
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,7 @@ def test_what_nobody_has_foreseen_is_damage(saved: Path) -> None:
             pytest.raises(CorruptCheckpointError, match=type(unforeseen).__name__),
         ):
             load(saved)
-    for not_the_files in (KeyboardInterrupt(), UserWarning(), torch.OutOfMemoryError()):
+    for not_the_files in (KeyboardInterrupt(), UserWarning(), torch.cuda.OutOfMemoryError()):
         with (
             mock.patch("pyro_resflow.checkpoints.files._description", side_effect=not_the_files),
             pytest.raises(type(not_the_files)),
