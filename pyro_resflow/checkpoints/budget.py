@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .errors import LimitError
 
-OPERATION = 512
+OPERATION = 1024
 """Bytes that an operation counts as beside what it allocates: none is repeated without end."""
 
 

@@ -19,7 +19,7 @@ class Limits:
         entries: entries of a description; a reference counts as all that it refers to.
         instructions: instructions of a pickle; a copy of a list counts as its length.
         memory: bytes that the constructors of a flow may allocate in all, temporaries included;
-            each operation on tensors counts as 512 bytes more.
+            each operation on tensors counts as 1,024 bytes more.
         growth: how many times the size of the file they may allocate on top of that.
 
     Raises:

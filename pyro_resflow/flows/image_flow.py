@@ -106,9 +106,19 @@ def checked_scales(
     squeezes = scales - 1 + squeeze_first
     if scales < 1:
         raise ValueError(f"{name}: expected at least one scale, got none.")
-    if len(event_shape) != 3 or any(size % 2**squeezes for size in event_shape[1:]):
+    if len(event_shape) != 3 or not all(_halves(size, squeezes) for size in event_shape[1:]):
+        factor = 2**squeezes if squeezes < _WRITTEN_OUT else f"2**{squeezes}"
         raise ValueError(
-            f"event_shape: expected (C, H, W) with H and W divisible by {2**squeezes} for "
+            f"event_shape: expected (C, H, W) with H and W divisible by {factor} for "
             f"{squeezes} squeezes, got {tuple(event_shape)}."
         )
     return torch.Size(event_shape)
+
+
+_WRITTEN_OUT = 64
+"""From which exponent on a power of two is not written out: it could have any number of digits."""
+
+
+def _halves(size: int, times: int) -> bool:
+    """Whether a size can be halved so often; 2**times is not computed if it is larger."""
+    return times == 0 or (times < int(size).bit_length() and size % 2**times == 0)

@@ -142,6 +142,15 @@ def test_a_few_bytes_do_not_become_a_large_flow(name: str, saved: Path) -> None:
         load(saved, limits=Limits(memory=2**20))
 
 
+def test_a_power_is_not_computed_before_it_is_known_to_be_small(saved: Path) -> None:
+    flow = {"class": "flows.RealNVP", "arguments": {"event_shape": [1, 8, 8], "scales": 10**6}}
+    changed(saved, lambda d: d.update(flow=flow))
+    with pytest.raises(
+        CorruptCheckpointError, match=r"divisible by 2\*\*999999 for 999999 squeezes"
+    ):
+        load(saved)
+
+
 def test_a_large_flow_in_a_file_of_its_size_is_loaded(path: Path) -> None:
     flow = LipschitzMLP(300, [400])
     save(flow, path, limits=Limits(memory=1))
