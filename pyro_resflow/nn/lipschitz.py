@@ -12,7 +12,7 @@ import math
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -26,7 +26,6 @@ from ..differentiation import (
     outside_torch_func,
     torch_func_is_active,
 )
-from ..fingerprints import Fingerprint
 from ..precision import HalfPrecisionError, full_precision, refuse_half_precision
 from ..rebuilding import Rebuildable
 from ..tracing import tracing_state, untraced
@@ -35,6 +34,7 @@ from .divided import REMEDY, DividedByNorm, Measured
 from .norms import OperatorNorm, SpectralNorm
 from .operators import LinearOperator
 from .stages import Affine, Stage
+from .verification import Seen, fit
 
 _UPDATE_LOCK = threading.RLock()
 _KEYS = itertools.count()
@@ -77,7 +77,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
         self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
         self.register_buffer("u", torch.empty(codomain_size))
         self.register_buffer("v", torch.empty(domain_size))
-        self._seen: _Seen | None = None
+        self._seen: Seen | None = None
         self._loaded = False
         self._measured: Measured | None = None
         self._enter_register()
@@ -133,7 +133,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
     def trust_vectors(self) -> None:
         """Take the vectors as those of the weight as it is, unmeasured."""
         self._measured, self._loaded = None, False
-        self._seen = _Seen(self)  # last, for other threads look at it first
+        self._seen = Seen(self)  # last, for other threads look at it first
 
     def check_finite(self) -> None:
         """Raise if the weight holds nan, or values that are infinite or too large to be squared.
@@ -184,6 +184,12 @@ class LipschitzLayer(Rebuildable, nn.Module):
             measured = self._measured_now()
         if not torch.is_grad_enabled():
             return self.weight * (measured.contraction * gain)
+        if self.weight.is_inference():
+            raise ValueError(
+                f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: it was "
+                "made under torch.inference_mode, and nothing made there can be differentiated; "
+                "build the flow outside of it, or evaluate this one under torch.no_grad()."
+            )
         return DividedByNorm.apply(measured, self.weight, gain)
 
     def _measured_now(self) -> Measured:
@@ -253,28 +259,6 @@ class LipschitzLayer(Rebuildable, nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._seen = self._measured = None
         self._loaded = all(prefix + name in state_dict for name in ("weight", "u", "v"))
-
-
-class _Seen:
-    """A layer's weight and what its norm depends on, at one time.
-
-    Args:
-        layer: the layer.
-    """
-
-    def __init__(self, layer: LipschitzLayer) -> None:
-        self._settings = layer.norm.settings()
-        self._fingerprint = Fingerprint(self._tensors_of(layer))
-
-    def still_holds(self, layer: LipschitzLayer) -> bool:
-        """Whether nothing has changed."""
-        if self._settings != layer.norm.settings():
-            return False
-        return self._fingerprint.fits(self._tensors_of(layer))
-
-    @staticmethod
-    def _tensors_of(layer: LipschitzLayer) -> list[Tensor]:
-        return [layer.weight, *layer.norm.orders()]
 
 
 @library.custom_op("pyro_resflow::current_vectors", mutates_args=())
@@ -357,37 +341,19 @@ def _update(layers: Sequence[LipschitzLayer]) -> None:
     changed = [
         (layer, *vectors)
         for layer, vectors in zip(layers, found, strict=True)
-        if not (layer._loaded and _fit(layer, *vectors))
+        if not (layer._loaded and fit(layer, *vectors))
     ]
     if changed:
         written, us, vs = zip(*changed, strict=True)
         held = [*(layer.u for layer in written), *(layer.v for layer in written)]
-        torch._foreach_copy_(held, [*us, *vs])
+        # tensors that were made in inference mode can be written to in no other
+        with torch.inference_mode() if held[0].is_inference() else nullcontext():
+            torch._foreach_copy_(held, [*us, *vs])
     for layer in layers:
         layer.trust_vectors()
     if isinstance(layers[0].norm, SpectralNorm):
         for layer, measured in zip(layers, _measured(layers), strict=True):
             layer._measured = measured
-
-
-LOADED_WITHIN = 0.01
-"""Relative excess of a norm over what loaded vectors say: as much as training may leave."""
-
-
-@torch.no_grad()
-def _fit(layer: LipschitzLayer, u: Tensor, v: Tensor) -> bool:
-    """Whether loaded vectors are those of the weight, given what the iteration makes of them.
-
-    Then they are kept, so that a run goes on from a file to the last bit.
-    """
-    if layer.weight.is_meta:
-        return True
-    norm, operator = layer.norm, layer.measured_operator(layer.weight)
-    loaded = layer.u.to(u.dtype), layer.v.to(v.dtype)
-    with full_precision(layer.weight):
-        before, now = (norm.sigma(operator, *vectors) for vectors in (loaded, (u, v)))
-        within = abs(now - before) <= LOADED_WITHIN * before
-        return bool(within) and norm.belong(operator, *loaded)
 
 
 @torch.no_grad()

@@ -82,3 +82,19 @@ def test_layer_made_on_the_meta_device_can_be_filled_later() -> None:
     layer.reset_parameters()
     redraw(layer)
     assert operator_norm(layer).item() == pytest.approx(0.9, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "convolution"])
+def test_layer_made_in_inference_mode_can_be_evaluated_anywhere(name: str) -> None:
+    with torch.inference_mode():
+        layer = layer_above_its_coefficient(name)
+    with torch.no_grad():
+        layer(batch(name))
+        assert operator_norm(layer).item() == pytest.approx(0.98, rel=1e-3)
+    with torch.inference_mode():
+        redraw(layer)
+        layer(batch(name))
+    with torch.no_grad():
+        assert operator_norm(layer).item() == pytest.approx(0.98, rel=1e-3)
+    with pytest.raises(ValueError, match=r"weight of \w+ .*torch.inference_mode"):
+        layer(batch(name))
