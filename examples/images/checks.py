@@ -107,6 +107,23 @@ def check_tested_images(trainer: Trainer, data: ImageData) -> None:
         )
 
 
+def check_place(trainer: Trainer, data: ImageData) -> None:
+    """Refuse to go on in the middle of an epoch that is shorter now.
+
+    Args:
+        trainer: The trainer, with its batches of training images.
+        data: The data, which know where the run has been.
+    """
+    _, batch = data.start
+    batches = trainer.num_training_batches
+    if batch and batch >= batches:
+        raise SetupError(
+            f"trainer.limit_train_batches: the checkpoint is in the middle of an epoch, after "
+            f"{batch} batches, and an epoch has {batches} now. Go on with as many as before, or "
+            "from a checkpoint at the end of an epoch, such as best.ckpt"
+        )
+
+
 def check_monitors(trainer: Trainer, task: LightningModule) -> None:
     """Refuse to watch for metrics that nobody logs.
 

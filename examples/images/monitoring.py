@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from examples.images.checks import check_monitors, check_tested_images
+from examples.images.checks import check_monitors, check_place, check_tested_images
 
 
 class Monitoring(Callback):
@@ -17,6 +17,10 @@ class Monitoring(Callback):
         check_monitors(trainer, pl_module)
         if trainer.tests_afterwards:
             check_tested_images(trainer, trainer.datamodule)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether a run that goes on has something to go on with in its epoch."""
+        check_place(trainer, trainer.datamodule)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int

@@ -16,7 +16,7 @@ pytest.importorskip("torchvision")
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn
 
-from examples.images.checks import check_monitors, check_tested_images
+from examples.images.checks import check_monitors, check_place, check_tested_images
 from examples.images.classification import Classification
 from examples.images.cli import ImageCLI, main, taken_out
 from examples.images.data import ImageData
@@ -221,3 +221,14 @@ def test_a_larger_batch_in_the_middle_of_an_epoch_is_refused():
     data.trainer = SimpleNamespace(state=fitting, world_size=1)
     data.load_state_dict({**place, "batch": 0})
     assert data.start == (2, 0)
+
+
+@pytest.mark.parametrize(("batch", "batches"), [(8, 4), (8, 8)])
+def test_an_epoch_that_became_too_short_is_refused(batch, batches):
+    data = SimpleNamespace(start=(2, batch))
+    with pytest.raises(
+        SetupError, match=r"trainer\.limit_train_batches: .* after 8 batches, .*now"
+    ):
+        check_place(SimpleNamespace(num_training_batches=batches), data)
+    check_place(SimpleNamespace(num_training_batches=batch + 1), data)
+    check_place(SimpleNamespace(num_training_batches=batches), SimpleNamespace(start=(3, 0)))
