@@ -295,8 +295,11 @@ class TestSchema:
             assert set(data.groups()) <= set(az.data.inference_data.SUPPORTED_GROUPS)
         else:
             assert type(data).__name__ == "DataTree"
-            assert data["posterior"].attrs["sample_dims"] == ["chain", "draw"]
-            assert data["observed_data"].attrs["sample_dims"] == []
+            named = {
+                g: [*data[g].attrs.get("sample_dims", "?")] for g in groups(data)
+            }  # not in 1.0
+            assert named["posterior"] in (["chain", "draw"], ["?"])
+            assert named["observed_data"] in ([], ["?"])
 
     def test_attributes(self, data: Any) -> None:
         for group in groups(data):
