@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
+from torch.distributions import Distribution
+
 
 def callers() -> Iterator[FrameType]:
     """The frames of the functions that led here, the innermost first."""
@@ -18,6 +20,16 @@ def callers() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def is_validating() -> bool:
+    """Whether the distribution that asks validates what it is given; torch's setting if none."""
+    for frame in callers():
+        if frame.f_code.co_name in ("log_prob", "sample", "rsample"):
+            distribution = frame.f_locals.get("self")
+            if isinstance(distribution, Distribution):
+                return bool(distribution._validate_args)
+    return bool(Distribution._validate_args)
 
 
 def module_of(frame: FrameType) -> str:

@@ -8,10 +8,11 @@ from typing import cast
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Transform
+from torch.distributions import Transform, constraints
 
 from ..transforms import Compose, Inverse, Logit
-from ..transforms.base import check_event_shape
+from ..transforms.base import check_dtype, check_event_shape
+from ..transforms.noise import EntrywiseNoise, entrywise
 from ..transforms.ranges import check_not_pixels
 
 
@@ -37,15 +38,18 @@ class Encoder(Compose):
 
     def _check_images(self, x: Tensor) -> None:
         check_event_shape("images", x, self.event_shape)
+        check_dtype("images", x, self)
         if not isinstance(self.parts[0], Logit):  # which knows its own range
             check_not_pixels(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         check_event_shape("noise", y, (self.event_shape.numel(),))
+        check_dtype("noise", y, self)
         return super().inverse_and_ladj(y)
 
     def _inverse(self, y: Tensor) -> Tensor:
         check_event_shape("noise", y, (self.event_shape.numel(),))
+        check_dtype("noise", y, self)
         return super()._inverse(y)
 
 
@@ -65,6 +69,10 @@ class ImageFlow(Inverse):
         super().__init__(Encoder(parts, event_shape))
         self.event_shape = torch.Size(event_shape)
 
+    @constraints.dependent_property(is_discrete=False)
+    def codomain(self) -> constraints.Constraint:
+        return entrywise(self.transform.domain)
+
     @property
     def encoder(self) -> Encoder:
         """The inverse: images to noise vectors."""
@@ -79,7 +87,8 @@ class ImageFlow(Inverse):
         """The distribution of images: this flow on standard normal noise."""
         like = next(self.parameters(), torch.empty(()))
         zeros = torch.zeros(self.latent_dim, dtype=like.dtype, device=like.device)
-        base = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False).to_event(1)
+        entries = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False)
+        base = EntrywiseNoise(entries, 1, validate_args=False)
         return dist.TransformedDistribution(base, [self])
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..precision import full_precision
-from .base import OnePassTransform, check_event_shape
+from .base import OnePassTransform, check_dtype, check_event_shape
 
 
 class TriangularAffine(OnePassTransform):
@@ -55,11 +55,13 @@ class TriangularAffine(OnePassTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         check_event_shape("x", x, (self.num_features,))
+        check_dtype("x", x, self)
         with full_precision(x):  # the inverse has full precision too
             return (x @ self.unit_triangle().mT) * self.log_scale.exp() + self.shift
 
     def _inverse(self, y: Tensor) -> Tensor:
         check_event_shape("y", y, (self.num_features,))
+        check_dtype("y", y, self)
         right = (y - self.shift) * (-self.log_scale).exp()
         columns = right.reshape(-1, self.num_features).mT
         solved = torch.linalg.solve_triangular(

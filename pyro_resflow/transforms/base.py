@@ -10,7 +10,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ..differentiation import saving_hooks
@@ -275,6 +275,24 @@ def _state(tensors: list[Tensor]) -> tuple[object, ...]:
     modes = (torch.is_grad_enabled(), precision(tensors[0]), tracing_state())
     hooks = map(id, saving_hooks())
     return (*modes, *hooks, *(tensor.requires_grad for tensor in tensors))
+
+
+def check_dtype(name: str, x: Tensor, network: object) -> None:
+    """Raise if one of a tensor and a network's parameters is of float64, and the other is not.
+
+    Lower precisions mix, as autocast has it.
+
+    Raises:
+        ValueError: naming both types and the remedies.
+    """
+    if not isinstance(network, nn.Module) or not x.is_floating_point():
+        return
+    like = next(network.parameters(), x)
+    if x.dtype != like.dtype and torch.float64 in (x.dtype, like.dtype):
+        raise ValueError(
+            f"{name}: expected {like.dtype}, the type of the flow's parameters, got {x.dtype}. "
+            f"Convert {name} by .to({like.dtype}), or the flow by .to({x.dtype})."
+        )
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from ..rebuilding import Rebuildable
-from .base import InverseMemory, OnePassTransform, check_event_shape
+from .base import InverseMemory, OnePassTransform, check_dtype, check_event_shape
 from .compose import Compose, MeasuredTogether, flattened
 from .elementwise_maps import BoundedLogScale
 
@@ -217,7 +217,7 @@ class ConditionalAffine(ConditionalBijection):
         Raises:
             ValueError: for a context of another width.
         """
-        check_context(context, (self.context_dim,))
+        check_context(context, (self.context_dim,), self)
         return ConditionedAffine(self, context)
 
     def log_scale_and_shift(self, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,8 +250,10 @@ class ConditionedAffine(ConditionedTransform):
         return log_scale.to(dtype), shift.to(dtype)
 
 
-def check_context(context: Tensor, context_shape: Sequence[int]) -> None:
-    """Raise unless ``context`` has shape ``(*batch, *context_shape)``.
+def check_context(
+    context: Tensor, context_shape: Sequence[int], network: nn.Module | None = None
+) -> None:
+    """Raise unless ``context`` has shape ``(*batch, *context_shape)``, and the network's type.
 
     Raises:
         ValueError: saying what was expected and what was given.
@@ -263,3 +265,4 @@ def check_context(context: Tensor, context_shape: Sequence[int]) -> None:
             f"context: expected shape (*batch, {', '.join(map(str, expected))}), got "
             f"{tuple(context.shape)}."
         )
+    check_dtype("context", context, network)

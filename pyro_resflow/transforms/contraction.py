@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..callers import is_validating
 from ..linearization import (
     AutogradNetwork,
     Linearizable,
@@ -21,7 +22,7 @@ from ..logdet import Exact, Krylov, SpectralFunction
 from ..nn import Chain
 from ..solvers import Anderson
 from ..tracing import called_back, tracing_state
-from .base import OnePassTransform, check_event_shape
+from .base import OnePassTransform, check_dtype, check_event_shape
 from .determinism import EstimatesLogDet, unsettled
 
 EXACT_UP_TO = 8
@@ -68,6 +69,7 @@ class ContractionTransform(EstimatesLogDet, OnePassTransform):
     codomain = domain
 
     def _check(self, name: str, x: Tensor) -> None:
+        check_dtype(name, x, self.net)
         if self._event_shape is not None:
             check_event_shape(name, x, self._event_shape)
 
@@ -93,8 +95,21 @@ def estimated(
 
 
 def solved(solver: Solve, net: Network, y: Tensor, event_dim: int) -> Tensor:
-    """x with x + g(x) = y by a solver, which a trace calls back."""
+    """x with x + g(x) = y by a solver, which a trace calls back.
+
+    Where nothing is validated, samples that are not finite come out as nan.
+    """
     check_settled(net)
+    finite = y.detach().isfinite().flatten(y.dim() - event_dim).all(-1)
+    if y.is_meta or bool(finite.all()) or is_validating():
+        return _solved(solver, net, y, event_dim)
+    # nan for these samples alone, as of a map that needs no solver
+    beside = finite.reshape(*finite.shape, *[1] * event_dim)
+    x = _solved(solver, net, torch.where(beside, y, 0), event_dim)
+    return torch.where(beside, x, torch.nan)
+
+
+def _solved(solver: Solve, net: Network, y: Tensor, event_dim: int) -> Tensor:
     if tracing_state() is None:
         return solver(net, y, event_dim)
     network = as_linearizable(net)

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from ..linearization import flatten_batch
 from ..tracing import called_back, tracing_state
-from .base import OnePassTransform, check_event_shape
+from .base import OnePassTransform, check_dtype, check_event_shape
 from .conditional import ConditionalBijection, ConditionedTransform, check_context
 from .elementwise_maps import ElementwiseMap
 from .masks import Mask
@@ -37,6 +37,7 @@ class CouplingTransform(OnePassTransform):
     def _change(self, name: str, x: Tensor, change: Changes) -> tuple[Tensor, Tensor]:
         """x with its other half changed, and the log-slopes summed over the event."""
         check_event_shape(name, x, self._mask.event_shape)
+        check_dtype(name, x, self)
         x = x.expand(self.forward_shape(x.shape))
         flat, batch_shape = flatten_batch(x, len(self._mask.event_shape))
         kept, changed = self._mask.split(flat)
@@ -194,7 +195,7 @@ class ConditionalCoupling(ConditionalBijection):
         Raises:
             ValueError: for a context of another shape.
         """
-        check_context(context, self.context_shape)
+        check_context(context, self.context_shape, self)
         return ConditionedCoupling(self, context)
 
 

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from .base import OnePassTransform
 from .conditional import ConditionalBijection
+from .noise import Entrywise, EntrywiseNoise
 
 
 class Dequantization(ConditionalBijection):
@@ -67,7 +68,8 @@ class UniformDequantization(Dequantization):
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         dtype = torch.promote_types(dtype, torch.float32)  # half precision cannot tell bins apart
         zeros = torch.zeros(x.shape, dtype=dtype, device=x.device)
-        return dist.Uniform(zeros, zeros + 1, validate_args=False).to_event(3)
+        entries = dist.Uniform(zeros, zeros + 1, validate_args=False)
+        return EntrywiseNoise(entries, 3, validate_args=False)
 
     def condition(self, context: Tensor) -> ConditionedUniformDequantization:
         """The transform of u at the images ``context`` of shape ``(*batch, C, H, W)``.
@@ -96,7 +98,7 @@ class ConditionedUniformDequantization(OnePassTransform):
     context: Tensor
 
     domain = constraints.independent(constraints.unit_interval, 3)
-    codomain = constraints.independent(constraints.unit_interval, 3)
+    codomain = Entrywise(constraints.unit_interval, 3)
 
     def __init__(self, images: Tensor, bins: int, *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..precision import full_precision
-from .base import OnePassTransform, check_event_shape
+from .base import OnePassTransform, check_dtype, check_event_shape
 
 
 class InvertibleConv1x1(OnePassTransform):
@@ -86,6 +86,7 @@ class InvertibleConv1x1(OnePassTransform):
 
     def _mixed(self, name: str, x: Tensor, matrix: Callable[[], Tensor]) -> Tensor:
         check_event_shape(name, x, (self.channels, *x.shape[-2:]))
+        check_dtype(name, x, self)
         with full_precision(x):
             return (matrix() @ x.flatten(-2)).reshape(x.shape)
 

@@ -39,7 +39,8 @@ class Squeeze(OnePassTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shape = self.forward_shape(x.shape)
-        y = F.pixel_unshuffle(x, self.factor).reshape(shape)  # torch leaves empty batches alone
+        # torch leaves empty batches as they are, and cannot differentiate that
+        y = F.pixel_unshuffle(x, self.factor) if x.numel() else x.reshape(shape)
         return y, x.new_zeros(x.shape[:-3])
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +48,7 @@ class Squeeze(OnePassTransform):
 
     def _inverse(self, y: Tensor) -> Tensor:
         shape = self.inverse_shape(y.shape)
-        return F.pixel_shuffle(y, self.factor).reshape(shape)
+        return F.pixel_shuffle(y, self.factor) if y.numel() else y.reshape(shape)
 
     def forward_shape(self, shape: Sequence[int]) -> torch.Size:
         f = self.factor

@@ -12,7 +12,7 @@ from ..arguments import checked
 from ..linearization import Linearizable, flatten_batch, resolve_event_dim
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
 from ..solvers import Anderson
-from .base import check_event_shape
+from .base import check_dtype, check_event_shape
 from .conditional import (
     ConditionalBijection,
     ConditionalInverse,
@@ -154,7 +154,7 @@ class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
         Raises:
             ValueError: for a context of another width.
         """
-        check_context(context, (self.net.context_dim,))
+        check_context(context, (self.net.context_dim,), self)
         return ConditionedResidual(self, context)
 
 
@@ -201,6 +201,7 @@ class ConditionedResidual(ConditionedTransform):
         """x at the common batch shape, and the network bound to the context at it, flattened."""
         if self._event_shape is not None:
             check_event_shape(name, x, self._event_shape)
+        check_dtype(name, x, self.conditional.net)
         shape = self.forward_shape(x.shape)
         batch_shape = shape[: len(shape) - self.domain.event_dim]
         net = self.conditional.net.bind(self._flat_context(batch_shape))

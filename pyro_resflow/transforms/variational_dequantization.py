@@ -18,6 +18,7 @@ from .conditional import ConditionalCompose, ConditionedTransform, check_context
 from .coupling_step import CouplingStep
 from .dequantization import ConditionedUniformDequantization, Dequantization, rounding_margin
 from .masks import Checkerboard, Mask
+from .noise import Entrywise, EntrywiseNoise
 
 
 class VariationalDequantization(Dequantization):
@@ -92,7 +93,8 @@ class VariationalDequantization(Dequantization):
         """Standard normal noise for images of shape ``(*batch, C, H, W)``."""
         like = next(self.parameters())
         zeros = torch.zeros(x.shape, dtype=like.dtype, device=x.device)
-        return dist.Normal(zeros, torch.ones_like(zeros), validate_args=False).to_event(3)
+        entries = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False)
+        return EntrywiseNoise(entries, 3, validate_args=False)
 
     def condition(self, context: Tensor) -> ConditionedVariationalDequantization:
         """The transform of noise at the images ``context`` of shape ``(*batch, C, H, W)``.
@@ -124,7 +126,7 @@ class ConditionedVariationalDequantization(ConditionedTransform):
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
-        return constraints.independent(constraints.unit_interval, 3)
+        return Entrywise(constraints.unit_interval, 3)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, ladj = self._flow().call_and_ladj(x)

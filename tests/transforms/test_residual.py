@@ -1,5 +1,6 @@
 """Residual transforms: options, errors, caching of the one pass."""
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.logdet import Exact, Frozen, Krylov
 from pyro_resflow.nn import LipschitzConvNet, LipschitzMLP
 from pyro_resflow.solvers import ConvergenceError, FixedPoint
-from pyro_resflow.transforms import Inverse, Residual, initialize
+from pyro_resflow.transforms import Inverse, Residual, initialize, monotone
 
 
 class CountingLogDet:
@@ -120,6 +121,25 @@ class Small(nn.Module):
 def test_nan_is_named_and_not_blamed_on_the_network() -> None:
     with pytest.raises(ValueError, match="y: expected finite values"):
         residual(2).inv(torch.full((3, 2), float("nan")))
+
+
+@pytest.mark.parametrize("kind", [residual, monotone])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_without_validation_nan_stays_with_its_sample(kind: object, bad: float) -> None:
+    block = kind(3, [8], logdet=Exact())
+    base = dist.Normal(torch.zeros(3), 1.0, validate_args=False).to_event(1)
+    density = dist.TransformedDistribution(base, [block], validate_args=False)
+    y = torch.randn(4, 3)
+    expected = density.log_prob(y)
+    y = y.clone()
+    y[1, 0] = bad
+    found = density.log_prob(y)
+    assert found.isfinite().tolist() == [True, False, True, True]
+    torch.testing.assert_close(found[[0, 2, 3]], expected[[0, 2, 3]])
+    masked = density.mask(torch.tensor([True, False, True, True])).log_prob(y.clone())
+    assert masked[1] == 0
+    with pyro.validation_enabled(False):
+        assert block.inv(y.clone()).isfinite().all(1).tolist() == [True, False, True, True]
 
 
 def test_sampling_without_gradients_skips_the_log_det() -> None:
