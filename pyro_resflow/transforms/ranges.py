@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+
+from ..callers import is_validating
 
 ROUNDING = 8
 """Units of rounding beyond an interval that a transform's own samples may lie."""
@@ -71,7 +72,7 @@ def _may_look_at(x: Tensor) -> bool:
     """Whether validation is on, and ``x`` holds numbers and is no stand-in for others."""
     return (
         not torch.compiler.is_compiling()
-        and bool(Distribution._validate_args)
+        and bool(is_validating())
         and x.numel() > 0
         and not x.is_meta
         and not torch._C._is_tracing()
