@@ -34,6 +34,7 @@ from examples.images.sources import (
     reduction,
     stacked,
 )
+from examples.images.sources.reduction import averaged
 
 
 def pixels(*shape: int) -> torch.Tensor:
@@ -202,6 +203,14 @@ def test_bits_are_dropped_from_below():
     assert label == 2
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(source.reduce(every), every >> 3)
+
+
+def test_images_of_wide_unsigned_integers_are_reduced() -> None:
+    """uint16 has no division in torch, and a mean of it does not fit into uint8."""
+    image = torch.tensor([[[65535, 65533], [1, 3]]], dtype=torch.uint16)
+    source = sources.FewerBits(Ramp(), bits=5)  # of 256 grey levels
+    assert source.reduce(image).tolist() == [[[8191, 8191], [0, 0]]]
+    assert averaged(image, 2).tolist() == [[[32768]]]
 
 
 @pytest.mark.parametrize("bits", [0, 8, 9])
