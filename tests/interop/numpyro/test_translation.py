@@ -42,6 +42,7 @@ from pyro_resflow.transforms import (
     Inverse,
     Monotone,
     Residual,
+    initialize,
     monotone,
 )
 
@@ -94,9 +95,11 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
 def trained(make: Callable[..., nn.Module], dtype: torch.dtype, size: int = D) -> nn.Module:
     """A transform away from its start, its reference as precise as the type allows."""
     flow = make(**(EXACT if dtype == torch.float64 else EXACT_32))
+    if isinstance(flow, Transform):
+        initialize(flow, 2 * torch.randn(50, size))
+    elif any(isinstance(part, ActNorm) for part in flow.modules()):
+        initialize(flow, 2 * torch.randn(50, size), torch.randn(50, C))
     with torch.no_grad():
-        if isinstance(flow, Transform):
-            flow.inv(2 * torch.randn(50, size))
         for parameter in flow.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return flow
