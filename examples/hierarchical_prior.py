@@ -31,7 +31,7 @@ from examples.parsing import command_line
 from examples.training import slowing_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.transforms import ActNorm, Inverse
+from pyro_resflow.transforms import ActNorm, Inverse, initialize
 
 NOISE = 0.5
 
@@ -81,8 +81,7 @@ class Hierarchy:
     def __init__(self, data: Groups, transform: dist.TransformModule) -> None:
         self.data = data
         self.transform = transform
-        with torch.no_grad():  # ActNorms take their first values from the first batch scored
-            self.prior().log_prob(data.least_squares())
+        initialize(transform, data.least_squares())
 
     def prior(self) -> dist.TorchDistribution:
         """The distribution of the effects of a group, of event shape ``(2,)``."""

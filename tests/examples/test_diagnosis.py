@@ -10,7 +10,7 @@ from examples.images.task import DensityEstimation
 from pyro_resflow.flows import ConvBlock, MLPBlock, ResidualFlow
 
 BINS = 17
-IMAGES = torch.randint(BINS, (8, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(BINS, (16, 1, 4, 4), generator=torch.Generator().manual_seed(0))
 BLOCK = "flow.transform.3.0"
 
 
