@@ -80,8 +80,9 @@ class Classification(LightningModule):
     def on_fit_start(self) -> None:
         """Let training images initialise the normalisations that take their scale from data."""
         if self.trainer.ckpt_path is None:
-            batches = self.trainer.datamodule.initial_batches()
-            initialize_by(self.logits, [batch.to(self.device) for batch in batches])
+            with self.trainer.precision_plugin.tensor_init_context():
+                batches = self.trainer.datamodule.initial_batches()
+                initialize_by(self.logits, [batch.to(self.device) for batch in batches])
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         """Return the cross-entropy of a batch, in nats."""

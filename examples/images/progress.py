@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 # A model that is initialised sooner needs no bar.
 PATIENCE = 2.0
-PASSES = ("call_and_ladj", "inverse_and_ladj")
+PASSES = ("_call", "_inverse", "call_and_ladj", "inverse_and_ladj")
 
 
 @contextmanager

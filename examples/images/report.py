@@ -114,7 +114,8 @@ class Report(Callback):
             print(pl_module.held_out)
             conditions = self.conditions or Conditions.here(pl_module.program)
             save_weights(folder, trainer, pl_module, conditions)
-            self.draw(folder, trainer, pl_module)
+            with trainer.precision_plugin.tensor_init_context():
+                self.draw(folder, trainer, pl_module)
             known = facts(trainer, pl_module, conditions, self.seconds)
             print(f"report: {write_page(folder, pl_module, known)}")
 

@@ -140,7 +140,8 @@ class DensityEstimation(LightningModule):
         Done before the first step so that the optimizer and the averaged weights start from it.
         """
         if self.trainer.ckpt_path is None:
-            with initialising(self):
+            # a hook is not a step: the trainer has not set the default type of its precision
+            with initialising(self), self.trainer.precision_plugin.tensor_init_context():
                 batches = self.trainer.datamodule.initial_batches()
                 initialize_by(self.encode, [batch.to(self.device) for batch in batches])
 

@@ -146,6 +146,14 @@ def test_a_run_of_fewer_steps_than_an_epoch_is_validated_and_tested(tmp_path):
     assert math.isfinite(cli.model.held_out.mean)
 
 
+def test_a_run_in_double_precision_is_tested_and_reported(tmp_path):
+    settings = {"trainer.max_steps": "1", "trainer.precision": "64-true"}
+    cli = run("fit_and_test", tmp_path, **settings)
+    assert {weight.dtype for weight in cli.model.parameters()} == {torch.float64}
+    assert math.isfinite(cli.model.held_out.mean)
+    assert (tmp_path / "report.html").exists()
+
+
 def test_a_rate_that_falls_when_a_metric_stands_still(tmp_path):
     settings = {**PLATEAU, "model.lr_scheduler.patience": "0", "model.lr_scheduler.threshold": "9"}
     cli = run("fit", tmp_path, **settings, **{"trainer.max_epochs": "3"})
