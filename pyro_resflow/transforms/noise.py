@@ -40,6 +40,11 @@ class Entrywise(constraints.independent):
             result = result.all(-1)
         return result
 
+    def __repr__(self) -> str:
+        """The name whole: torch takes its first letter for the underscore of a private class."""
+        inside = f"{self.base_constraint!r}, {self.reinterpreted_batch_ndims}"
+        return f"{type(self).__name__}({inside})"
+
 
 def entrywise(constraint: constraints.Constraint) -> constraints.Constraint:
     """The same constraint, for batches of any size."""
