@@ -112,5 +112,6 @@ def _pixels(x: Tensor) -> Tensor:
 def _scatter(x: Tensor, kernel: Tensor, size: int) -> Tensor:
     """Each pixel times the kernel of shape ``(out, k, k, in)``, summed where they overlap."""
     products = F.linear(_pixels(x), kernel.flatten(0, 2))
-    columns = products.unflatten(0, (len(x), -1)).transpose(1, 2)
-    return F.fold(columns, x.shape[-2:], size, padding=size // 2)
+    images, _, height, width = x.shape  # all by name: of no image, torch cannot tell the rest
+    columns = products.unflatten(0, (images, height * width)).transpose(1, 2)
+    return F.fold(columns, (height, width), size, padding=size // 2)

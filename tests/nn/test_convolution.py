@@ -69,3 +69,12 @@ def test_thin_kernels_are_those_with_fewer_products_than_channels() -> None:
     assert is_thin(7, 63, 3)
     assert not is_thin(8, 63, 3)
     assert not is_thin(1, 64, 1)  # a product with each pixel already
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_convolutions_of_no_image(kernel: tuple[int, int, int]) -> None:
+    x, y, weight, bias = operands(*kernel)
+    x, y = x[:0], y[:0]
+    assert convolve(x, weight, bias).shape == y.shape
+    assert convolve_transposed(y, weight).shape == x.shape
+    assert torch.equal(kernel_gradient(y, x, weight.shape), torch.zeros_like(weight))
