@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..nn.initialization import DataInitialized
 from ..nn.lipschitz import trust_norms
 from ..rebuilding import Rebuildable
 from .dtypes import FLOATING
@@ -146,6 +147,7 @@ def fill(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         TensorMismatchError: naming those that are missing, surplus or of another shape or type.
     """
+    tensors = _with_flags_as_numbers(flow, tensors)
     own = named_tensors(flow)
     first = first_names(own)
     expected = {name: own[name] for name in set(first.values())}
@@ -159,6 +161,22 @@ def fill(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if not any(tensor.is_meta for tensor in expected.values()):  # which keep no values
         flow.load_state_dict({name: tensors[first[name]] for name in own})
         trust_norms(flow)  # a flow computes what its file says; who loads it may certify it
+
+
+def _with_flags_as_numbers(flow: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with the flags ``initialized`` as numbers; older files have truth values."""
+    dtype = next((each.dtype for each in tensors.values() if each.is_floating_point()), None)
+    flags = {
+        _joined(path, "initialized")
+        for path, part in flow.named_modules(remove_duplicate=False)
+        if isinstance(part, DataInitialized)
+    }
+    return {
+        name: each.to(dtype or torch.get_default_dtype())
+        if name in flags and each.dtype is torch.bool
+        else each
+        for name, each in tensors.items()
+    }
 
 
 def check_shapes(

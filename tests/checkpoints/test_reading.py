@@ -138,12 +138,12 @@ def test_types_that_no_parameter_has_are_named(dtype: torch.dtype, saved: Path) 
         load(saved)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
-def test_a_flag_is_a_truth_value(dtype: torch.dtype, saved: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_a_flag_is_no_integer(dtype: torch.dtype, saved: Path) -> None:
     save(ActNorm(2), saved)
     changed(saved, tensors=lambda t: t.update(initialized=torch.ones((), dtype=dtype)))
     with pytest.raises(
-        TensorMismatchError, match=f"'initialized' is of {dtype}, expected torch.bool"
+        TensorMismatchError, match=f"'initialized' is of {dtype}, expected torch.float32"
     ):
         load(saved)
 

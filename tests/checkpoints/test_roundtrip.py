@@ -117,7 +117,7 @@ def test_models_around_a_flow(path: Path) -> None:
         expected = posterior.condition(context).log_prob(z)
         assert torch.equal(loaded.condition(context).log_prob(z), expected)
     flow = ResidualFlow((1, 4, 4), [1], network=ConvBlock(4), end_blocks=0, alpha=None)
-    images = torch.rand(3, 1, 4, 4)
+    images = torch.rand(16, 1, 4, 4)
     for model in (
         Hybrid(flow, 3, hidden_channels=4),
         IResNetClassifier((1, 4, 4), 3, blocks=[1], hidden_channels=[4], padding=1),

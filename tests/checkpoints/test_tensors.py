@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_resflow import residual, residual_flow
-from pyro_resflow.checkpoints import load, save
+from pyro_resflow.checkpoints import TensorMismatchError, load, save, structure
 from pyro_resflow.logdet import Krylov
 from pyro_resflow.nn import InducedNorm, LipschitzLayer, LipschitzMLP
 from pyro_resflow.transforms import ActNorm, Compose, Residual
@@ -107,3 +107,24 @@ def test_a_network_in_two_blocks(path: Path) -> None:
     net = LipschitzMLP(2, [8])
     loaded = again(Compose([Residual(net), Residual(net, logdet=Krylov())]), path)
     assert loaded.parts[0].net is loaded.parts[1].net
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("initialized", [True, False])
+def test_a_flag_that_older_releases_wrote_as_a_truth_value_is_read(
+    dtype: torch.dtype, initialized: bool, path: Path
+) -> None:
+    flow = Compose([ActNorm(3)]).to(dtype)
+    flow.parts[0].initialized = torch.tensor(initialized)
+    save(flow, path)
+    assert b'"0.initialized":{"dtype":"BOOL"' in path.read_bytes()
+    flag = load(path).parts[0].initialized
+    assert flag.dtype is dtype
+    assert bool(flag) is initialized
+
+
+def test_no_other_truth_value_is_taken_for_a_number() -> None:
+    flow = Compose([ActNorm(3)])
+    tensors = {**flow.state_dict(), "0.shift": torch.ones(3, dtype=torch.bool)}
+    with pytest.raises(TensorMismatchError, match=r"'0\.shift' is of torch\.bool"):
+        structure.fill(flow, tensors)
