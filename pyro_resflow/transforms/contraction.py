@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..callers import is_validating
+from ..differentiation import torch_func_is_active
 from ..linearization import (
     AutogradNetwork,
     Linearizable,
@@ -101,12 +102,18 @@ def solved(solver: Solve, net: Network, y: Tensor, event_dim: int) -> Tensor:
     """
     check_settled(net)
     finite = y.detach().isfinite().flatten(y.dim() - event_dim).all(-1)
-    if y.is_meta or bool(finite.all()) or is_validating():
+    if y.is_meta or _is_all(finite) or is_validating():
         return _solved(solver, net, y, event_dim)
     # nan for these samples alone, as of a map that needs no solver
     beside = finite.reshape(*finite.shape, *[1] * event_dim)
     x = _solved(solver, net, torch.where(beside, y, 0), event_dim)
     return torch.where(beside, x, torch.nan)
+
+
+def _is_all(samples: Tensor) -> bool:
+    """Whether a mask is known to hold for all samples: vmap hides values, a trace meets others."""
+    is_hidden = torch_func_is_active() or tracing_state() is not None
+    return not is_hidden and bool(samples.all())
 
 
 def _solved(solver: Solve, net: Network, y: Tensor, event_dim: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import pyro
 import pytest
 import torch
 from torch import Tensor
@@ -250,6 +251,26 @@ def test_vmap_of_frozen_noise_is_the_batch() -> None:
     log_prob = density(contraction("density", 2, Krylov(probe=Frozen())), 2).log_prob
     x = point(2, 3)
     torch.testing.assert_close(vmap(log_prob)(x), log_prob(x))
+
+
+@pytest.mark.parametrize("name", ["sampling", "monotone"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_vmap_of_inverses_without_validation_leaves_nan_with_its_sample(
+    name: str, bad: float
+) -> None:
+    transform = contraction(name, 2, Exact())
+    x = point(2, 3)
+    y = transform(x).detach().clone()
+    y[1, 0] = bad
+    with pytest.raises(ValueError, match="y: expected finite values"):
+        vmap(transform.inv)(y)
+    with pyro.validation_enabled(False):
+        found = vmap(transform.inv)(y)
+        slopes = vmap(jacrev(transform.inv))(y)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[[0, 2]], x[[0, 2]])
+    expected = torch.stack([torch.linalg.inv(jacrev(transform)(x[i])) for i in (0, 2)])
+    torch.testing.assert_close(slopes[[0, 2]], expected)
 
 
 def test_nested_vmap_over_inputs_and_contexts() -> None:
