@@ -6,6 +6,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -44,6 +45,9 @@ class TrainingStep:
         self.distribution.bits_per_dim(images).mean().backward()
         clip_grad_norm_(self.flow.parameters(), 1.0)
         self.optimizer.step()
+        # Under a dispatch mode torch's foreach writes leave the versions as they are, and meta
+        # tensors have no values by which the norms could tell that their weights have changed.
+        increment_version(list(self.flow.parameters()))
         self.average.update_parameters(self.flow)
 
     def images(self, number: int) -> Tensor:
