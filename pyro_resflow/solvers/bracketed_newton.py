@@ -113,7 +113,7 @@ class _Attempt:
             search.lost = self.failed
         root = search.run(lower, upper)
         if self.failed is None:
-            if bool(search.lost.any()):
+            if not root.is_meta and bool(search.lost.any()):
                 raise search.failure()
             return root
         self.failed = search.lost
