@@ -34,6 +34,9 @@ SIZES = frozenset(
 )
 """Arguments that count entries: integers of at least 1, wherever they stand."""
 
+CHECKED_BY_THEIR_CLASS = frozenset({("InjectivePadding", "channels")})
+"""Arguments with the name of a size that may be 0: no channels appended is the identity."""
+
 
 class Expectation(NamedTuple):
     """What an argument has to be.
@@ -121,7 +124,8 @@ def check(name: str, signature: Signature, args: Sequence[Any], kwargs: dict[str
         expectation = signature.expected.get(argument)
         if expectation is not None and not expectation.met(value):
             raise TypeError(_wrong(name, argument, value, expectation.words))
-        if argument in SIZES and not _at_least_one(value):
+        is_size = argument in SIZES and (name, argument) not in CHECKED_BY_THEIR_CLASS
+        if is_size and not _at_least_one(value):
             raise ValueError(f"{name}: {argument}: expected at least 1, got {value}.")
 
 

@@ -28,6 +28,15 @@ def test_published_configuration_is_the_default() -> None:
     assert len([module for module in net.modules() if isinstance(module, ActNorm)]) == 21
 
 
+def test_a_classifier_without_padding_has_as_many_features_as_the_image() -> None:
+    net = small(padding=0)
+    x = torch.rand(16, 3, 8, 8)
+    with torch.no_grad():
+        features = net.features(x)
+        assert features.shape == (16, 12, 4, 4)
+        assert (net.reconstruct(features) - x).abs().max() < 1e-5
+
+
 def test_features_give_the_image_back() -> None:
     net = small()
     x = torch.rand(16, 3, 8, 8)
