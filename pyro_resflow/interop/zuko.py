@@ -248,8 +248,8 @@ def to_zuko(transform: TransformModule | ConditionalTransformModule) -> PyroLazy
         ...     zuko.distributions.DiagNormal, torch.zeros(2), torch.ones(2), buffer=True
         ... )
         >>> flow = zuko.lazy.Flow(to_zuko(residual_flow(2, fast="density")), base)
-        >>> flow().log_prob(torch.randn(7, 2)).shape
-        torch.Size([7])
+        >>> flow().log_prob(torch.randn(16, 2)).shape  # 16 samples or more initialise its ActNorms
+        torch.Size([16])
     """
     if isinstance(transform, TransformModule):
         # Compose makes the inverse of one of Pyro's a module, too
