@@ -15,7 +15,7 @@ from examples.images import exploration
 from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.transforms import UniformDequantization
+from pyro_resflow.transforms import UniformDequantization, initialize
 
 PATHS = [exploration.linear, exploration.spherical]
 
@@ -25,7 +25,7 @@ def flow() -> ResidualFlow:
     flow = ResidualFlow(
         (1, 4, 4), blocks=(2,), network=ConvBlock(8), end_blocks=0, logdet=Exact()
     ).double()
-    flow.inv(torch.rand(64, 1, 4, 4, dtype=torch.float64))
+    initialize(flow, images(64))
     return flow
 
 
