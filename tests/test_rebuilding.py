@@ -144,6 +144,7 @@ OTHERS = {
     "FixedPointIteration",
     "NetworkRecipe",
     "NoisyEnergyError",
+    "NoisyExponentialError",
     "NonFiniteWeightError",
     "Tail",
 }
