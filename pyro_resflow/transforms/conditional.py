@@ -104,8 +104,9 @@ class ConditionalCompose(MeasuredTogether, ConditionalBijection):
     Example:
         >>> import torch
         >>> from pyro_resflow import conditional_residual
-        >>> from pyro_resflow.transforms import ActNorm, ConditionalCompose
+        >>> from pyro_resflow.transforms import ActNorm, ConditionalCompose, initialize
         >>> t = ConditionalCompose([conditional_residual(2, context_dim=3), ActNorm(2)])
+        >>> initialize(t, torch.randn(16, 2), context=torch.randn(16, 3))
         >>> t.condition(torch.randn(7, 3))(torch.randn(7, 2)).shape
         torch.Size([7, 2])
     """

@@ -44,9 +44,11 @@ class CouplingStep:
     Example:
         >>> import torch
         >>> from pyro_resflow.nn import GatedAttentionConditioner
-        >>> from pyro_resflow.transforms import Checkerboard, CouplingStep
+        >>> from pyro_resflow.transforms import Checkerboard, CouplingStep, initialize
         >>> step = CouplingStep(GatedAttentionConditioner(channels=8, blocks=1))
-        >>> step(Checkerboard((2, 4, 4)))(torch.randn(7, 2, 4, 4)).shape
+        >>> t = step(Checkerboard((2, 4, 4)))
+        >>> initialize(t, torch.randn(16, 2, 4, 4))
+        >>> t(torch.randn(7, 2, 4, 4)).shape
         torch.Size([7, 2, 4, 4])
     """
 

@@ -30,8 +30,9 @@ def image_features() -> Iterator[Features]:
     Example:
         >>> import torch
         >>> from pyro_resflow.flows import ConvBlock, ResidualFlow
-        >>> from pyro_resflow.transforms import image_features
+        >>> from pyro_resflow.transforms import image_features, initialize
         >>> flow = ResidualFlow((1, 8, 8), blocks=(2, 2), network=ConvBlock(16))
+        >>> initialize(flow, torch.rand(16, 1, 8, 8))
         >>> with image_features() as features:
         ...     z, ladj = flow.inv.call_and_ladj(torch.rand(5, 1, 8, 8))
         >>> [tuple(image.shape) for image in features.values()]

@@ -29,8 +29,9 @@ class OnHalves(OnePassTransform):
 
     Example:
         >>> import torch
-        >>> from pyro_resflow.transforms import ActNorm, Checkerboard, OnHalves
+        >>> from pyro_resflow.transforms import ActNorm, Checkerboard, OnHalves, initialize
         >>> t = OnHalves(Checkerboard((2, 4, 4)), ActNorm(2, event_dim=3), ActNorm(2, event_dim=3))
+        >>> initialize(t, torch.randn(16, 2, 4, 4))
         >>> t(torch.randn(7, 2, 4, 4)).shape
         torch.Size([7, 2, 4, 4])
     """

@@ -20,6 +20,7 @@ from examples.images.progress import initialising
 from pyro_resflow import checkpoints, residual_flow
 from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.nn import initialize_by
+from pyro_resflow.transforms import initialize
 
 DIGITS = f"--config={CONFIGS / 'residual_flow_digits.yaml'}"
 
@@ -107,7 +108,7 @@ def test_the_beginning_counts_the_layers_of_a_flow(capsys):
 
 def test_samples_are_written_beside_the_weights(tmp_path):
     flow = image_flow()
-    flow.inv(torch.rand(8, 1, 4, 4))
+    initialize(flow, torch.rand(8, 1, 4, 4))
     checkpoints.save(flow, tmp_path / "flow.safetensors")
     sample.main(tmp_path / "flow.safetensors", number=1)
     assert (tmp_path / "flow_samples.png").stat().st_size > 0
