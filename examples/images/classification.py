@@ -81,8 +81,8 @@ class Classification(LightningModule):
         """Let training images initialise the normalisations that take their scale from data."""
         if self.trainer.ckpt_path is None:
             with self.trainer.precision_plugin.tensor_init_context():
-                batches = self.trainer.datamodule.initial_batches()
-                initialize_by(self.logits, [batch.to(self.device) for batch in batches])
+                images = self.trainer.datamodule.initial_images()
+                initialize_by(self.logits, [images.to(self.device)])
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         """Return the cross-entropy of a batch, in nats."""

@@ -1,5 +1,6 @@
 """The Lightning data module of all image examples."""
 
+import math
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ Batch = Tensor | tuple[Tensor, Tensor]
 """Images of shape `(N, C, H, W)`; where labels are asked for, with labels of shape `(N,)`."""
 
 
-INITIAL_IMAGES = 256
-"""Images that normalisations start from: each pixel of its own scale sees as many values."""
+INITIAL_VALUES = 256 * 3 * 32 * 32
+"""Values that normalisations start from at most: they pass at once, as 256 images of CIFAR-10."""
+
+INITIAL_IMAGES = range(16, 256)
+"""The fewest images that a flow starts from by itself, and the most that are of use."""
 
 
 class ImageData(LightningDataModule):
@@ -158,15 +162,17 @@ class ImageData(LightningDataModule):
     def _training_batch_size(self) -> int:
         return min(self.batch_size, len(self.training_images))
 
-    def initial_batches(self) -> list[Tensor]:
-        """Return the images that normalisations start from, in batches of bounded size.
+    def initial_images(self) -> Tensor:
+        """Return the images that normalisations start from, the same in every process.
 
-        They are the same in every process, however many there are.
+        Their number depends on the data alone. They pass at once: in several batches every
+        normalisation would take a pass of all of them.
         """
-        size = min(INITIAL_IMAGES, len(self.training_images))
+        affordable = INITIAL_VALUES // math.prod(self.event_shape)
+        size = min(max(affordable, INITIAL_IMAGES.start), INITIAL_IMAGES.stop)
         order = TrainingOrder(self.training_images, self.order_seed)
-        images = images_of(next(iter(self._loader(self.training_images, size, order))))
-        return list(images.split(self.evaluation_batch_size))
+        loader = self._loader(self.training_images, min(size, len(self.training_images)), order)
+        return images_of(next(iter(loader)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch, once it is on its device."""

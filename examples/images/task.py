@@ -142,8 +142,8 @@ class DensityEstimation(LightningModule):
         if self.trainer.ckpt_path is None:
             # a hook is not a step: the trainer has not set the default type of its precision
             with initialising(self), self.trainer.precision_plugin.tensor_init_context():
-                batches = self.trainer.datamodule.initial_batches()
-                initialize_by(self.encode, [batch.to(self.device) for batch in batches])
+                images = self.trainer.datamodule.initial_images()
+                initialize_by(self.encode, [images.to(self.device)])
 
     def training_step(self, images: Tensor, index: int) -> Tensor:
         """Return the mean bits/dim of a batch."""

@@ -81,8 +81,13 @@ def test_a_bad_validation_fraction_is_refused(fraction):
 
 @pytest.mark.parametrize("size", [1, 2, 100, 1000])
 def test_initial_images_do_not_depend_on_the_evaluations_batches(size):
-    batches = ready(evaluation_batch_size=size).initial_batches()
-    assert max(len(batch) for batch in batches) == min(size, 256)
-    usual = ready().initial_batches()
-    assert len(usual) == 1
-    assert torch.equal(torch.cat(batches), usual[0])
+    usual = ready().initial_images()
+    assert len(usual) == 256
+    assert torch.equal(ready(evaluation_batch_size=size).initial_images(), usual)
+
+
+@pytest.mark.parametrize(("side", "number"), [(8, 256), (32, 256), (64, 64), (256, 16)])
+def test_fewer_large_images_initialise(side, number):
+    data = ready()
+    data.source = SimpleNamespace(event_shape=(3, side, side))
+    assert len(data.initial_images()) == number
