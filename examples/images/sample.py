@@ -62,7 +62,7 @@ def load_flow(weights: Path) -> ImageFlow:
         print(checkpoints.info(weights))
         flow = load_part(weights)
     except (checkpoints.CheckpointError, OSError) as error:
-        raise SetupError(f"weights {str(weights)!r}: {error}") from error
+        raise SetupError(f"weights: {error}") from error  # which names the file
     if not isinstance(flow, ImageFlow):
         raise SetupError(
             f"weights {str(weights)!r}: the file holds a {type(flow).__name__}, no flow of "

@@ -122,5 +122,6 @@ def test_weights_that_are_no_flow_of_images_are_named(tmp_path):
         "text": "text",
         "vectors": "holds a Compose, no flow of images",
     }.items():
-        with pytest.raises(SetupError, match=rf"^weights '\S+/{name}': .*{message}"):
+        with pytest.raises(SetupError, match=rf"^weights.*{message}") as error:
             sample.main(tmp_path / name)
+        assert str(error.value).count(str(tmp_path / name)) == 1
