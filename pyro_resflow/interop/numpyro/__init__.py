@@ -1,25 +1,51 @@
-"""Trained residual flows of vectors as NumPyro transforms, with the same weights.
+"""Trained flows as NumPyro transforms, with the same weights.
 
 :func:`to_numpyro` translates once; what it returns is a pytree of JAX arrays that knows nothing of
 torch: it goes through ``jit``, ``vmap`` and ``grad``, and into NumPyro's models and kernels.
 """
 
+from . import conditioners, convolutions, image_translation  # noqa: F401 (registers translations)
+from .base import Composition
+from .images import (
+    ChannelPermutationTransform,
+    Conv1x1Transform,
+    CouplingTransform,
+    HalvesTransform,
+    LogitTransform,
+    SplitTransform,
+    SqueezeTransform,
+)
 from .layers import to_jax
+from .logdet import Exact, Krylov
+from .maps import to_jax_map
 from .transforms import (
     ConditionalCompose,
     ConditionalInverse,
     ConditionalResidualTransform,
     MonotoneTransform,
     ResidualTransform,
+    with_logdet,
 )
 from .translation import to_numpyro
 
 __all__ = [
+    "ChannelPermutationTransform",
+    "Composition",
     "ConditionalCompose",
     "ConditionalInverse",
     "ConditionalResidualTransform",
+    "Conv1x1Transform",
+    "CouplingTransform",
+    "Exact",
+    "HalvesTransform",
+    "Krylov",
+    "LogitTransform",
     "MonotoneTransform",
     "ResidualTransform",
+    "SplitTransform",
+    "SqueezeTransform",
     "to_jax",
+    "to_jax_map",
     "to_numpyro",
+    "with_logdet",
 ]

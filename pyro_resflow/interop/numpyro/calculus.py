@@ -1,6 +1,8 @@
-r"""Jacobians, log-determinants, and the inverse of x + g(x), in JAX, for moderate vectors."""
+r"""Jacobians of vectors' functions, and the inverse of x + g(x), in JAX."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ...extras import extra
 from .layers import Layer
@@ -12,6 +14,15 @@ with extra("numpyro"):
 
 MAX_ITERATIONS = 1000
 """Steps after which an inverse counts as not found."""
+
+ROUNDINGS = 8
+"""Units of rounding that a residual of a linear equation may keep: a sum of some products."""
+
+DENSE_UP_TO = 128
+"""Entries up to which equations with I + J are solved with the matrix itself.
+
+Beyond, D products with D vectors and D^3 operations a sample cost more than the fixed-point
+iteration takes, which needs a product a step."""
 
 
 def linearized(net: Layer, x: Array) -> tuple[Array, Array]:
@@ -27,29 +38,16 @@ def linearized(net: Layer, x: Array) -> tuple[Array, Array]:
     return g, units + jnp.moveaxis(columns, 0, -1)
 
 
-def call_and_ladj(net: Layer, x: Array) -> tuple[Array, Array]:
-    """x + g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
-    g, matrix = linearized(net, x)
-    return x + g, jnp.linalg.slogdet(matrix)[1]
-
-
-def cayley_ladj(net: Layer, w: Array) -> Array:
-    """log|det((I - J_g(w)) (I + J_g(w))^-1)|, of shape ``w.shape[:-1]``."""
-    plus = linearized(net, w)[1]
-    minus = 2 * jnp.eye(w.shape[-1], dtype=plus.dtype) - plus
-    return jnp.linalg.slogdet(minus)[1] - jnp.linalg.slogdet(plus)[1]
-
-
 @jax.custom_jvp
 def invert(net: Layer, y: Array) -> Array:
     r"""x with x + g(x) = y; nan for a sample where there is no such x to be found.
 
     Each step goes where the residual is smaller: to Newton's point, or to Banach's, which for a
-    contraction of the Euclidean norm has a smaller one than the last in any case. A sample has
-    arrived when its residual is within twice the rounding of y, or within sixteen times and falls
-    no more. With respect to y and the weights of g,
-    :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`: none of the steps is
-    differentiated.
+    contraction of the Euclidean norm has a smaller one than the last in any case. Beyond
+    ``DENSE_UP_TO`` entries every step is Banach's. A sample has arrived when its residual is
+    within twice the rounding of y, or within sixteen times and falls no more. With respect to y
+    and the weights of g, :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`: none of
+    the steps is differentiated.
 
     Args:
         net: g, a pytree of its weights that is called with ``(*batch, D)``.
@@ -84,20 +82,52 @@ def _invert_jvp(
     net_dot, y_dot = tangents
     x = invert(net, y)
     g_dot = jax.jvp(lambda weights: weights(x), (net,), (net_dot,))[1]
-    return x, _solve(linearized(net, x)[1], y_dot - g_dot)
+    return x, solve(net, x, y_dot - g_dot)
+
+
+def solve(net: Layer, x: Array, right: Array) -> Array:
+    """u with (I + J_g(x)) u = ``right``, of shape ``(*batch, D)``."""
+    if x.shape[-1] <= DENSE_UP_TO:
+        return _dense_solve(linearized(net, x)[1], right)
+    jvp = jax.linearize(net, x)[1]
+    return lax.custom_linear_solve(
+        lambda u: u + jvp(u), right, _neumann_solve, transpose_solve=_neumann_solve
+    )
+
+
+def _neumann_solve(matvec: Callable[[Array], Array], right: Array) -> Array:
+    """u with ``matvec(u) == right``, by u <- u + (right - matvec(u)).
+
+    It stops where the residual is what rounding leaves of products of the size of u.
+    """
+    rounding = ROUNDINGS * jnp.finfo(right.dtype).eps
+
+    def unfinished(state: tuple[Array, Array, int]) -> Array:
+        u, residual, iteration = state
+        large = jnp.abs(residual).max(-1) > rounding * jnp.abs(u).max(-1)
+        return (iteration < MAX_ITERATIONS) & large.any()
+
+    def step(state: tuple[Array, Array, int]) -> tuple[Array, Array, int]:
+        u, residual, iteration = state
+        u = u + residual
+        return u, right - matvec(u), iteration + 1
+
+    return lax.while_loop(unfinished, step, (right, right - matvec(right), 0))[0]
 
 
 def _better_step(net: Layer, y: Array, x: Array, residual: Array) -> tuple[Array, Array]:
     """The next point, Newton's or Banach's, that has the smaller residual, and that residual."""
     banach = x + residual
-    newton = x + _solve(linearized(net, x)[1], residual)
     after_banach = y - banach - net(banach)
+    if x.shape[-1] > DENSE_UP_TO:
+        return banach, after_banach
+    newton = x + _dense_solve(linearized(net, x)[1], residual)
     after_newton = y - newton - net(newton)
     better = (_norm(after_newton) < _norm(after_banach))[..., None]
     return jnp.where(better, newton, banach), jnp.where(better, after_newton, after_banach)
 
 
-def _solve(matrix: Array, right: Array) -> Array:
+def _dense_solve(matrix: Array, right: Array) -> Array:
     return jnp.linalg.solve(matrix, right[..., None])[..., 0]
 
 

@@ -1,6 +1,7 @@
-"""Networks of vectors as functions of JAX arrays: named tuples, and so pytrees, of weights.
+"""Networks as functions of JAX arrays: named tuples, and so pytrees, of weights.
 
-Every layer is called with ``(*batch, features)`` and lets the batch dimensions pass.
+Every layer is called with ``(*batch, features)`` and lets the batch dimensions pass. Images have
+their features, the channels, in the last dimension here too.
 """
 
 from __future__ import annotations
@@ -174,15 +175,17 @@ def array(value: Tensor | float) -> Array:
 
 @singledispatch
 def to_jax(module: Any) -> Any:
-    """A network of vectors, or a layer, as a function of JAX arrays that is a pytree.
+    """A network, or a layer, as a function of JAX arrays that is a pytree.
+
+    Networks of images take and return ``(*batch, H, W, C)``, their channels in the last dimension.
 
     The weights of Lipschitz layers are the effective ones, divided by max(1, sigma/c) here and
     now. Translations of modules of your own can be added: ``to_jax.register(MyModule, translate)``
     with a function that returns a pytree with ``__call__``, a named tuple of weights for instance.
 
     Args:
-        module: a network of :mod:`pyro_resflow.nn` on vectors, or an ``nn.Sequential`` of linear
-            layers and activations.
+        module: a network of :mod:`pyro_resflow.nn`, or an ``nn.Sequential`` of linear layers,
+            convolutions that keep the image size, and activations.
 
     Returns:
         A :class:`Layer`; of a conditional network a :class:`ConditionalNetwork`.
@@ -191,9 +194,10 @@ def to_jax(module: Any) -> Any:
         ValueError: for a module that there is no translation of.
     """
     raise ValueError(
-        f"module: there is no translation of {type(module).__name__} to JAX. Networks of vectors "
-        "from pyro_resflow.nn have one, and so have nn.Sequential, nn.Linear, nn.SiLU, nn.ELU, "
-        "nn.Tanh and nn.Softplus; add others with to_jax.register(type, function)."
+        f"module: there is no translation of {type(module).__name__} to JAX. Networks of "
+        "pyro_resflow.nn have one, and so have nn.Sequential, nn.Linear, nn.Conv2d, nn.ReLU, "
+        "nn.SiLU, nn.ELU, nn.Tanh and nn.Softplus; add others with to_jax.register(type, "
+        "function)."
     )
 
 
@@ -253,14 +257,12 @@ def _pila(module: lipschitz.Pila) -> Pila:
 
 @to_jax.register
 def _concatenated(module: lipschitz.Concatenated) -> Concatenated:
-    _check_vectors(module, module.feature_dim)
     return Concatenated(to_jax(module.activation), array(module.bound), array(module.shift))
 
 
 @to_jax.register
 @torch.no_grad()
 def _dense_concatenation(module: lipschitz.DenseConcatenation) -> DenseConcatenation:
-    _check_vectors(module, module.feature_dim)
     return DenseConcatenation(to_jax(module.branch), array(module.weights()))
 
 
@@ -281,11 +283,3 @@ def _check_options(module: nn.Module, **expected: float) -> None:
                 f"module: {module} is translated at {name}={value} only; add a translation of "
                 "yours with to_jax.register(type, function)."
             )
-
-
-def _check_vectors(module: nn.Module, feature_dim: int) -> None:
-    if feature_dim != -1:
-        raise ValueError(
-            f"module: {type(module).__name__} has its features in dimension {feature_dim}; only "
-            "networks of vectors are translated."
-        )

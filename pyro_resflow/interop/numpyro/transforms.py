@@ -6,17 +6,19 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 from ...extras import extra
-from .calculus import call_and_ladj, cayley_ladj, invert
-from .layers import Chain, ConditionalNetwork, Layer, Negative
+from .base import Composition, Flattened, Translated
+from .calculus import invert
+from .layers import ConditionalNetwork, Layer, Negative
+from .logdet import Exact, Krylov, LogDet
 
 with extra("numpyro"):
+    import jax
     import jax.numpy as jnp
     from jax import Array
-    from jax.tree_util import tree_leaves, tree_structure
+    from jax.tree_util import tree_leaves, tree_map
     from numpyro.distributions import constraints
     from numpyro.distributions.transforms import (
         AffineTransform,
-        ComposeTransform,
         IndependentTransform,
         Transform,
     )
@@ -24,11 +26,23 @@ with extra("numpyro"):
 SQRT_2 = math.sqrt(2)
 
 
-class ContractionTransform(Transform):
+class VectorNet(Protocol):
+    """A network of vectors, a pytree."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch dimensions that a context has brought in."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """The network at x of shape ``(*batch, D)``."""
+
+
+class ContractionTransform(Translated):
     """What transforms of vectors by a contraction g have in common.
 
     Args:
         net: g, from :func:`to_jax`.
+        logdet: :class:`Exact` or :class:`Krylov`; default ``Exact()``.
 
     Shapes: ``(*batch, D)`` in and out; the batch dimensions of a context broadcast with the
     input's.
@@ -37,8 +51,9 @@ class ContractionTransform(Transform):
     domain = constraints.real_vector
     codomain = constraints.real_vector
 
-    def __init__(self, net: Chain) -> None:
+    def __init__(self, net: VectorNet, logdet: LogDet | None = None) -> None:
         self.net = net
+        self.logdet: LogDet = logdet if logdet is not None else Exact()
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         batch = jnp.broadcast_shapes(shape[:-1], self.net.batch_shape)
@@ -46,19 +61,8 @@ class ContractionTransform(Transform):
 
     inverse_shape = forward_shape
 
-    def tree_flatten(self) -> tuple[tuple[Chain], tuple[tuple[str], dict[str, Any]]]:
-        return (self.net,), (("net",), {})
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        if type(other) is not type(self):
-            return False
-        tree: Any = tree_structure(self.net)
-        if tree != tree_structure(other.net):
-            return False
-        pairs = list(zip(tree_leaves(self.net), tree_leaves(other.net), strict=True))
-        if static:
-            return all(a is b for a, b in pairs)
-        return jnp.stack([jnp.array_equal(a, b) for a, b in pairs]).all()
+    def tree_flatten(self) -> Flattened:
+        return (self.net, self.logdet), (("net", "logdet"), {})
 
     def _aligned(self, x: Array) -> Array:
         """x at the shape of the result, and in the type that the weights bring it to."""
@@ -69,12 +73,14 @@ class ContractionTransform(Transform):
 class ResidualTransform(ContractionTransform):
     r"""NumPyro's :math:`y = x + g(x)` of a contraction g on vectors.
 
-    The log-determinant is exact, from the whole Jacobian. The inverse iterates until nothing but
+    The log-determinant is exact, from the whole Jacobian, unless another estimator is given. The
+    inverse iterates until nothing but
     rounding is left, and is nan where it is not found; its derivatives are those of the implicit
     function theorem.
 
     Args:
         net: g, see :class:`ContractionTransform`.
+        logdet: see :class:`ContractionTransform`.
     """
 
     def __call__(self, x: Array) -> Array:
@@ -86,23 +92,26 @@ class ResidualTransform(ContractionTransform):
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
         """y, and log|det(dy/dx)| from the same pass."""
-        return call_and_ladj(self.net, self._aligned(x))
+        x = self._aligned(x)
+        g, ladj = self.logdet.residual(self.net, x)
+        return x + g, ladj
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
         """log|det(dy/dx)| at x, shape ``x.shape[:-1]``."""
         if intermediates is not None:
             return intermediates
-        return call_and_ladj(self.net, self._aligned(x))[1]
+        return self.logdet.residual(self.net, self._aligned(x))[1]
 
 
 class MonotoneTransform(ContractionTransform):
     r"""NumPyro's :math:`y = \sqrt 2\,w - x` with :math:`w + g(w) = \sqrt 2\,x`.
 
-    Both directions iterate, see :class:`ResidualTransform`. The log-determinant is exact, at
-    :math:`w = (x + y)/\sqrt 2`.
+    Both directions iterate, see :class:`ResidualTransform`. The log-determinant is that of the
+    Cayley transform of g at :math:`w = (x + y)/\sqrt 2`.
 
     Args:
         net: g, see :class:`ContractionTransform`.
+        logdet: see :class:`ContractionTransform`.
     """
 
     def __call__(self, x: Array) -> Array:
@@ -115,7 +124,7 @@ class MonotoneTransform(ContractionTransform):
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
         """log|det(dy/dx)| at the pair, shape ``x.shape[:-1]``."""
-        return cayley_ladj(self.net, (self._aligned(x) + y) / SQRT_2)
+        return self.logdet.cayley(self.net, (self._aligned(x) + y) / SQRT_2)
 
 
 class ConditionalTransform(Protocol):
@@ -130,13 +139,15 @@ class ConditionalResidualTransform(NamedTuple):
 
     Attributes:
         net: g, from :func:`to_jax`.
+        logdet: see :class:`ContractionTransform`.
     """
 
     net: ConditionalNetwork
+    logdet: LogDet = Exact()
 
     def condition(self, context: Array) -> ResidualTransform:
         """The transform at a context of shape ``(*batch, context_dim)``."""
-        return ResidualTransform(self.net.bind(jnp.asarray(context)))
+        return ResidualTransform(self.net.bind(jnp.asarray(context)), self.logdet)
 
 
 class ConditionalAffine(NamedTuple):
@@ -180,11 +191,50 @@ class ConditionalCompose(NamedTuple):
 
     parts: tuple[Transform | ConditionalTransform, ...]
 
-    def condition(self, context: Array) -> ComposeTransform:
+    def condition(self, context: Array) -> Composition:
         """The composition at a context of shape ``(*batch, context_dim)``."""
-        return ComposeTransform(
+        return Composition(
             [
                 part if isinstance(part, Transform) else part.condition(context)
                 for part in self.parts
             ]
         )
+
+
+def with_logdet(flow: Any, logdet: LogDet) -> Any:
+    """The same translated flow with another estimator in all of its contractions.
+
+    Args:
+        flow: what :func:`to_numpyro` returns: a transform, a conditional one or a distribution.
+        logdet: ``Exact()``, or ``Krylov(key)``, whose key is split: each block has probes of its
+            own.
+
+    Example:
+        >>> import jax, torch
+        >>> from pyro_resflow import residual_flow
+        >>> from pyro_resflow.interop.numpyro import Krylov, to_numpyro, with_logdet
+        >>> flow = with_logdet(to_numpyro(residual_flow(20)), Krylov(jax.random.PRNGKey(0)))
+        >>> x = jax.numpy.ones((5, 20))
+        >>> flow.log_abs_det_jacobian(x, flow(x)).shape
+        (5,)
+    """
+    blocks = 0
+
+    def replaced(part: Any) -> Any:
+        nonlocal blocks
+        if not _is_block(part):
+            return part
+        blocks += 1
+        own = logdet
+        if isinstance(logdet, Krylov):
+            key = jax.random.fold_in(logdet.key, blocks)
+            own = Krylov(key, logdet.products, logdet.probes)
+        if isinstance(part, ConditionalResidualTransform):
+            return part._replace(logdet=own)
+        return type(part)(part.net, own)
+
+    return tree_map(replaced, flow, is_leaf=_is_block)
+
+
+def _is_block(part: Any) -> bool:
+    return isinstance(part, (ContractionTransform, ConditionalResidualTransform))

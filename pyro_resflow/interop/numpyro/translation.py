@@ -13,48 +13,50 @@ from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
 from ...extras import extra
+from ...transforms.contraction import known_event_shape
+from .base import Composition
+from .images import ImageNet
 from .layers import Chain, array, to_jax
 from .transforms import (
     ConditionalAffine,
     ConditionalCompose,
     ConditionalInverse,
     ConditionalResidualTransform,
+    ContractionTransform,
     MonotoneTransform,
     ResidualTransform,
 )
 
 with extra("numpyro"):
     import numpyro.distributions as dist
+    from jax import Array
     from numpyro.distributions.transforms import (
         AffineTransform,
-        ComposeTransform,
         IndependentTransform,
         LowerCholeskyAffine,
         PermuteTransform,
+        ReshapeTransform,
         Transform,
     )
 
 
 @singledispatch
 def to_numpyro(flow: Any) -> Any:
-    """A trained flow of vectors as a NumPyro transform, or distribution, with the same weights.
+    """A trained flow as a NumPyro transform, or distribution, with the same weights.
 
     Weights are copied as they are now, in their effective form; later training does not reach the
     translation. It computes in 64 bits if the flow is in float64 and JAX is allowed to
-    (``jax_enable_x64``). Log-determinants are exact, whatever estimator the flow was trained with.
+    (``jax_enable_x64``). Log-determinants are exact, whatever estimator the flow was trained with;
+    :func:`with_logdet` exchanges them for estimates.
 
     Translations of other types can be added: ``to_numpyro.register(MyTransform, translate)``.
 
     Args:
-        flow: one of :class:`~pyro_resflow.transforms.Residual`,
-            :class:`~pyro_resflow.transforms.Monotone`,
-            :class:`~pyro_resflow.transforms.ConditionalResidual`,
-            :class:`~pyro_resflow.transforms.ActNorm`,
-            :class:`~pyro_resflow.transforms.ConditionalAffine`,
-            :class:`~pyro_resflow.transforms.TriangularAffine`, their inverses and
-            compositions, what
-            ``condition`` makes of them, Pyro's ``Permute``, torch's ``AffineTransform``; or a
-            ``TransformedDistribution`` of these on a normal base.
+        flow: a transform of :mod:`pyro_resflow.transforms` (but for dequantizations and
+            conditional couplings) or a flow of :mod:`pyro_resflow.flows`, in evaluation mode if
+            it has batch norms or dropout; their inverses and compositions, what ``condition``
+            makes of them, Pyro's ``Permute``, torch's ``AffineTransform`` and
+            ``ReshapeTransform``; or a ``TransformedDistribution`` of these on a normal base.
 
     Returns:
         A NumPyro ``Transform``; of a conditional transform an object with ``condition(context)``
@@ -75,20 +77,20 @@ def to_numpyro(flow: Any) -> Any:
         (7,)
     """
     raise ValueError(
-        f"flow: there is no translation of {type(flow).__name__} to NumPyro. Residual transforms "
-        "of vectors have one, and so have ActNorm, Inverse, Compose and distributions on a normal "
-        "base; add others with to_numpyro.register(type, function)."
+        f"flow: there is no translation of {type(flow).__name__} to NumPyro. The flows of "
+        "pyro_resflow.flows and their parts have one, and so have distributions on a normal base; "
+        "add others with to_numpyro.register(type, function)."
     )
 
 
 @to_numpyro.register
-def _residual(flow: transforms.Residual) -> ResidualTransform:
-    return ResidualTransform(_network(flow))
+def _residual(flow: transforms.Residual) -> Transform:
+    return _contraction(ResidualTransform, flow)
 
 
 @to_numpyro.register
-def _monotone(flow: transforms.Monotone) -> MonotoneTransform:
-    return MonotoneTransform(_network(flow))
+def _monotone(flow: transforms.Monotone) -> Transform:
+    return _contraction(MonotoneTransform, flow)
 
 
 @to_numpyro.register
@@ -152,20 +154,23 @@ def _torch_inverse(flow: torch_transforms._InverseTransform) -> Transform:
 
 @to_numpyro.register(transforms.Compose)
 @to_numpyro.register(torch_dist.ComposeTransform)
-def _compose(flow: Any) -> ComposeTransform:
-    return ComposeTransform([to_numpyro(part) for part in flow.parts])
+def _compose(flow: Any) -> Composition:
+    return Composition([to_numpyro(part) for part in flow.parts])
 
 
 @to_numpyro.register
 @torch.no_grad()
 def _act_norm(flow: transforms.ActNorm) -> IndependentTransform:
-    _check_vectors(flow, flow.domain.event_dim)
     if not bool(flow.initialized):
         raise ValueError(
             "flow: an ActNorm in it is not initialised yet; call "
             "pyro_resflow.transforms.initialize(flow, data) first."
         )
-    return IndependentTransform(AffineTransform(array(flow.shift), array(flow.log_scale.exp())), 1)
+    event_dim = flow.domain.event_dim
+    affine = AffineTransform(
+        spread(flow.shift, event_dim), spread(flow.log_scale.exp(), event_dim)
+    )
+    return IndependentTransform(affine, event_dim)
 
 
 @to_numpyro.register
@@ -204,16 +209,25 @@ def _multivariate_normal(flow: torch_dist.MultivariateNormal) -> dist.Multivaria
     return dist.MultivariateNormal(array(flow.loc), scale_tril=array(flow.scale_tril))
 
 
-def _network(flow: transforms.Residual | transforms.Monotone) -> Chain:
-    """The contraction of a transform of vectors."""
-    _check_vectors(flow, flow.domain.event_dim)
-    net = to_jax(flow.net)
-    return net if isinstance(net, Chain) else Chain((net,))
-
-
-def _check_vectors(flow: Any, event_dim: int) -> None:
-    if event_dim != 1:
+def _contraction(
+    kind: type[ContractionTransform], flow: transforms.Residual | transforms.Monotone
+) -> Transform:
+    """The transform of a contraction; of images as one of vectors between two changes of shape."""
+    event_dim = flow.domain.event_dim
+    shape = known_event_shape(flow.net, event_dim)
+    if event_dim == 1:
+        net = to_jax(flow.net)
+        return kind(net if isinstance(net, Chain) else Chain((net,)))
+    if event_dim != 3 or shape is None:
         raise ValueError(
-            f"flow: {type(flow).__name__} has {event_dim} event dimensions; only transforms of "
-            "vectors, which have one, are translated."
+            f"flow: expected a {type(flow).__name__} of vectors, or of images with a network that "
+            f"has an attribute event_shape = (C, H, W), got {event_dim} event "
+            f"dimensions and a network with event_shape {shape}."
         )
+    flatten = ReshapeTransform((shape.numel(),), tuple(shape))
+    return Composition([flatten, kind(ImageNet(to_jax(flow.net), tuple(shape))), flatten.inv])
+
+
+def spread(features: torch.Tensor, event_dim: int) -> Array:
+    """Scales or shifts of features, with dimensions of size 1 for what shares them."""
+    return array(features.reshape(*features.shape, *[1] * (event_dim - features.dim())))

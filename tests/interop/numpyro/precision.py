@@ -25,3 +25,13 @@ def precision(name: str) -> Iterator[torch.dtype]:
 def tolerance(dtype: torch.dtype) -> float:
     """How far the two libraries may differ."""
     return 1e-5 if dtype == torch.float32 else 1e-10
+
+
+@contextmanager
+def quick_compilation() -> Iterator[None]:
+    """JAX without its costly optimizations, which only pay for programs that run for long."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)

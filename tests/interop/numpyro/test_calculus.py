@@ -12,8 +12,9 @@ pytest.importorskip("numpyro")
 import jax
 import jax.numpy as jnp
 
-from pyro_resflow.interop.numpyro import to_jax
-from pyro_resflow.interop.numpyro.calculus import call_and_ladj, invert, linearized
+from pyro_resflow.interop.numpyro import Exact as JaxExact
+from pyro_resflow.interop.numpyro import calculus, to_jax
+from pyro_resflow.interop.numpyro.calculus import invert, linearized, solve
 from pyro_resflow.interop.numpyro.layers import Chain
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import InducedNorm, LipschitzMLP
@@ -40,9 +41,9 @@ def test_log_determinants_are_exacts(network: str, name: str) -> None:
         net = NETWORKS[network]()
         x = 3 * torch.randn(4, 5, 4)
         g, ladj = Exact()(net, x)
-        y, its = jax.jit(call_and_ladj)(to_jax(net), jnp.array(x.numpy()))
+        theirs, its = jax.jit(JaxExact().residual)(to_jax(net), jnp.array(x.numpy()))
         tol = tolerance(dtype)
-        np.testing.assert_allclose(y, (x + g).detach().numpy(), atol=tol, rtol=tol)
+        np.testing.assert_allclose(theirs, g.detach().numpy(), atol=tol, rtol=tol)
         np.testing.assert_allclose(its, ladj.detach().numpy(), atol=tol, rtol=tol)
         assert its.shape == (4, 5)
 
@@ -140,3 +141,24 @@ def test_steps_are_few(lipschitz: float, monkeypatch: pytest.MonkeyPatch) -> Non
     net = to_jax(mlp(lipschitz)[0])
     few = jax.jit(lambda net, y: invert(net, y))
     assert jnp.isfinite(few(net, 3 * jnp.array(torch.randn(200, 4).numpy()))).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_large_events_are_solved_by_fixed_points(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As well as by matrices, inverses and their gradients alike."""
+    with precision(name) as dtype:
+        net = to_jax(mlp(0.9)[0])
+        y = jnp.array(torch.randn(5, 4).numpy())
+
+        def results(y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            x = invert(net, y)
+            gradient = jax.grad(lambda y: (invert(net, y) ** 2).sum())(y)
+            return x, gradient, solve(net, x, y)
+
+        expected = results(y)
+        monkeypatch.setattr(calculus, "DENSE_UP_TO", 3)
+        for found, wanted in zip(results(y), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=10 * tolerance(dtype))

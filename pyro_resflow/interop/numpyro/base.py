@@ -1,0 +1,131 @@
+"""What our NumPyro transforms share: comparison, a hash, and inverses that have them too."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, cast
+
+from ...extras import extra
+
+with extra("numpyro"):
+    import jax.numpy as jnp
+    from jax import Array
+    from jax.tree_util import tree_leaves, tree_structure
+    from numpyro.distributions.transforms import ComposeTransform, Transform, _InverseTransform
+
+Flattened = tuple[tuple[Any, ...], tuple[tuple[str, ...], dict[str, Any]]]
+"""What ``tree_flatten`` returns: children, and their names beside what is static."""
+
+
+class Comparable:
+    """Equality and hash of a pytree by its arrays.
+
+    Two are equal where their arrays are the same objects, so that a transform can be a key, or a
+    static argument of ``jax.jit``; ``eq`` compares values too.
+    """
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        """Whether the other has the same structure and arrays; identical ones if ``static``."""
+        if type(other) is not type(self):
+            return False
+        ours, theirs = tree_leaves(self), tree_leaves(other)
+        if cast(Any, tree_structure(self)) != tree_structure(other):
+            return False
+        pairs = list(zip(ours, theirs, strict=True))
+        if static:
+            return all(a is b for a, b in pairs)
+        if any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):
+            return False
+        return jnp.stack([jnp.array_equal(a, b) for a, b in pairs] or [jnp.array(True)]).all()
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.eq(other, static=True))
+
+    def __hash__(self) -> int:
+        return hash((type(self), *map(id, tree_leaves(self))))
+
+
+class Translated(Comparable, Transform):
+    """A transform of NumPyro with a hash, which its inverse has as well."""
+
+    @property
+    def inv(self) -> Transform:
+        """The inverse; ``t.inv.inv is t``."""
+        remembered = cast(Any, self)._inv
+        known = remembered() if remembered is not None else None
+        if known is None:
+            known = InverseTransform(self)
+            self._inv = weakref.ref(known)
+        return known
+
+    def tree_flatten(self) -> Flattened:
+        raise NotImplementedError
+
+
+class InverseTransform(Comparable, _InverseTransform):
+    """The inverse of one of our transforms.
+
+    Args:
+        transform: the transform.
+    """
+
+
+class OnePassTransform(Translated):
+    """A transform whose value and log-determinant come from one pass.
+
+    Subclasses implement :meth:`forward` and :meth:`backward`, both of which return the result and
+    log|det(dy/dx)|.
+    """
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        """y and log|det(dy/dx)|."""
+        raise NotImplementedError
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        """x and log|det(dy/dx)| at it."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array) -> Array:
+        return self.forward(x)[0]
+
+    def _inverse(self, y: Array) -> Array:
+        return self.backward(y)[0]
+
+    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
+        """y, and log|det(dy/dx)| from the same pass."""
+        return self.forward(x)
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+        """log|det(dy/dx)| at x."""
+        return intermediates if intermediates is not None else self.forward(x)[1]
+
+
+class Composition(Translated, ComposeTransform):
+    """NumPyro's ``ComposeTransform``, evaluated in one pass, with a hash.
+
+    Args:
+        parts: NumPyro transforms, applied in this order.
+    """
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+        """log|det(dy/dx)| at x."""
+        if intermediates is None:
+            intermediates = self.call_with_intermediates(x)[1]
+        return ComposeTransform.log_abs_det_jacobian(self, x, y, intermediates)
+
+    def tree_flatten(self) -> Flattened:
+        return (self.parts,), (("parts",), {})
+
+
+def forward(transform: Transform, x: Array) -> tuple[Array, Array]:
+    """y and log|det(dy/dx)| of any transform of NumPyro, in one pass where it offers that."""
+    y, intermediates = transform.call_with_intermediates(x)
+    return y, transform.log_abs_det_jacobian(x, y, intermediates)
+
+
+def backward(transform: Transform, y: Array) -> tuple[Array, Array]:
+    """x and log|det(dy/dx)| at it."""
+    if isinstance(transform, OnePassTransform):
+        return transform.backward(y)
+    x = transform._inverse(y)
+    return x, transform.log_abs_det_jacobian(x, y)

@@ -1,0 +1,89 @@
+"""From this package's transforms of images, and its couplings, to NumPyro's."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributions import transforms as torch_transforms
+
+from ... import transforms
+from ...extras import extra
+from .conditioners import conditioner
+from .convolutions import check_evaluating
+from .halves import Halves
+from .images import (
+    ChannelPermutationTransform,
+    Conv1x1Transform,
+    CouplingTransform,
+    HalvesTransform,
+    LogitTransform,
+    SplitTransform,
+    SqueezeTransform,
+)
+from .layers import array
+from .maps import to_jax_map
+from .translation import spread, to_numpyro
+
+with extra("numpyro"):
+    from numpyro.distributions.transforms import (
+        AffineTransform,
+        IndependentTransform,
+        ReshapeTransform,
+    )
+
+
+@to_numpyro.register
+def _logit(flow: transforms.Logit) -> LogitTransform:
+    return LogitTransform(flow.alpha, flow.domain.event_dim)
+
+
+@to_numpyro.register
+def _squeeze(flow: transforms.Squeeze) -> SqueezeTransform:
+    return SqueezeTransform(flow.factor)
+
+
+@to_numpyro.register
+def _reshape(flow: torch_transforms.ReshapeTransform) -> ReshapeTransform:
+    return ReshapeTransform(tuple(flow.out_shape), tuple(flow.in_shape))
+
+
+@to_numpyro.register
+def _split(flow: transforms.Split) -> SplitTransform:
+    return SplitTransform(to_numpyro(flow.inner), tuple(flow.event_shape), flow.kept)
+
+
+@to_numpyro.register
+def _on_halves(flow: transforms.OnHalves) -> HalvesTransform:
+    return HalvesTransform(to_numpyro(flow.kept), to_numpyro(flow.changed), Halves.of(flow.mask))
+
+
+@to_numpyro.register
+def _channel_permutation(flow: transforms.ChannelPermutation) -> ChannelPermutationTransform:
+    return ChannelPermutationTransform(tuple(flow.order.tolist()))
+
+
+@to_numpyro.register
+@torch.no_grad()
+def _conv1x1(flow: transforms.InvertibleConv1x1) -> Conv1x1Transform:
+    return Conv1x1Transform(array(flow.matrix()))
+
+
+@to_numpyro.register
+@torch.no_grad()
+def _batch_norm(flow: transforms.BatchNorm) -> IndependentTransform:
+    if not bool(flow.initialized):
+        raise ValueError(
+            "flow: a BatchNorm in it is not initialised yet; call "
+            "pyro_resflow.transforms.initialize(flow, data) first."
+        )
+    check_evaluating(flow)
+    event_dim = flow.domain.event_dim
+    scale = (flow.variance + flow.epsilon).rsqrt()
+    affine = AffineTransform(spread(-flow.mean * scale, event_dim), spread(scale, event_dim))
+    return IndependentTransform(affine, event_dim)
+
+
+@to_numpyro.register
+def _coupling(flow: transforms.Coupling) -> CouplingTransform:
+    return CouplingTransform(
+        to_jax_map(flow.elementwise), conditioner(flow.net), Halves.of(flow.mask)
+    )

@@ -1,0 +1,314 @@
+"""Transforms of images ``(*batch, C, H, W)`` of NumPyro: shapes, scales, channels, couplings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...extras import extra
+from .base import Flattened, OnePassTransform, backward, forward
+from .conditioners import Conditioner
+from .halves import Halves
+from .layers import Layer
+from .maps import ElementwiseMap
+
+with extra("numpyro"):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax import Array
+    from jax.scipy.special import logit
+    from numpyro.distributions import constraints
+    from numpyro.distributions.transforms import Transform
+    from numpyro.distributions.util import sum_rightmost
+
+IMAGES = constraints.independent(constraints.real, 3)
+
+
+class LogitTransform(OnePassTransform):
+    """y = logit(alpha + (1 - 2 alpha) x) of each entry.
+
+    Args:
+        alpha: the margin.
+        event_dim: event dimensions over which the log-determinant is summed.
+    """
+
+    def __init__(self, alpha: float, event_dim: int) -> None:
+        self.alpha = alpha
+        self.event_dim = event_dim
+
+    @property
+    def domain(self) -> Any:
+        margin = self.alpha / (1 - 2 * self.alpha)
+        interval = constraints.interval(-margin, 1 + margin)
+        return constraints.independent(interval, self.event_dim)
+
+    @property
+    def codomain(self) -> Any:
+        return constraints.independent(constraints.real, self.event_dim)
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        y = logit(self.alpha + (1 - 2 * self.alpha) * x)
+        return y, self._ladj(y)
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        return (jax.nn.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha), self._ladj(y)
+
+    def _ladj(self, y: Array) -> Array:
+        entries = math.log1p(-2 * self.alpha) + jax.nn.softplus(y) + jax.nn.softplus(-y)
+        return sum_rightmost(entries, self.event_dim)
+
+    def tree_flatten(self) -> Flattened:
+        return (), ((), {"alpha": self.alpha, "event_dim": self.event_dim})
+
+
+class SqueezeTransform(OnePassTransform):
+    """Image size traded for channels, ``(C, H, W)`` to ``(C f^2, H/f, W/f)``.
+
+    Args:
+        factor: f.
+    """
+
+    domain = IMAGES
+    codomain = IMAGES
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        *batch, channels, height, width = x.shape
+        f = self.factor
+        tiles = x.reshape(*batch, channels, height // f, f, width // f, f)
+        y = jnp.moveaxis(tiles, (-3, -1), (-4, -3))
+        return y.reshape(self.forward_shape(x.shape)), jnp.zeros(x.shape[:-3], x.dtype)
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        *batch, channels, height, width = y.shape
+        f = self.factor
+        tiles = y.reshape(*batch, channels // (f * f), f, f, height, width)
+        x = jnp.moveaxis(tiles, (-4, -3), (-3, -1))
+        return x.reshape(self.inverse_shape(y.shape)), jnp.zeros(y.shape[:-3], y.dtype)
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        *batch, channels, height, width = shape
+        f = self.factor
+        return (*batch, channels * f * f, height // f, width // f)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        *batch, channels, height, width = shape
+        f = self.factor
+        return (*batch, channels // (f * f), height * f, width * f)
+
+    def tree_flatten(self) -> Flattened:
+        return (), ((), {"factor": self.factor})
+
+
+class ChannelPermutationTransform(OnePassTransform):
+    """Channel i of the output is channel ``order[i]`` of the input.
+
+    Args:
+        order: a permutation of 0, 1, ...
+    """
+
+    domain = IMAGES
+    codomain = IMAGES
+
+    def __init__(self, order: tuple[int, ...]) -> None:
+        self.order = order
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        return x[..., np.array(self.order), :, :], jnp.zeros(x.shape[:-3], x.dtype)
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        inverse = np.argsort(self.order)
+        return y[..., inverse, :, :], jnp.zeros(y.shape[:-3], y.dtype)
+
+    def tree_flatten(self) -> Flattened:
+        return (), ((), {"order": self.order})
+
+
+class Conv1x1Transform(OnePassTransform):
+    """The channels of every pixel mixed by one matrix.
+
+    Args:
+        matrix: shape ``(C, C)``.
+    """
+
+    domain = IMAGES
+    codomain = IMAGES
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix = matrix
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        y = jnp.einsum("ij,...jhw->...ihw", self.matrix, x, precision="highest")
+        return y, self._ladj(x)
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        pixels = y.reshape(*y.shape[:-2], -1)
+        x = jnp.linalg.solve(
+            jnp.broadcast_to(self.matrix, (*y.shape[:-3], *self.matrix.shape)), pixels
+        )
+        return x.reshape(y.shape), self._ladj(y)
+
+    def _ladj(self, x: Array) -> Array:
+        pixels = x.shape[-2] * x.shape[-1]
+        return jnp.broadcast_to(pixels * jnp.linalg.slogdet(self.matrix)[1], x.shape[:-3])
+
+    def tree_flatten(self) -> Flattened:
+        return (self.matrix,), (("matrix",), {})
+
+
+class CouplingTransform(OnePassTransform):
+    """One half of each event changed entry by entry, by parameters made of the other half.
+
+    Args:
+        elementwise: the map of the changed half.
+        net: the conditioner; images have their channels in the last dimension there.
+        halves: which entries are kept.
+    """
+
+    def __init__(self, elementwise: ElementwiseMap, net: Conditioner, halves: Halves) -> None:
+        self.elementwise = elementwise
+        self.net = net
+        self.halves = halves
+
+    @property
+    def domain(self) -> Any:
+        return constraints.independent(constraints.real, len(self.halves.event_shape))
+
+    codomain = domain
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        return self._change(x, self.elementwise.forward)
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        return self._change(y, self.elementwise.inverse)
+
+    def _change(self, x: Array, change: Any) -> tuple[Array, Array]:
+        event_dim = len(self.halves.event_shape)
+        kept, changed = (_features_last(half, event_dim) for half in self.halves.split(x))
+        raw = self.net(kept)
+        parameters = raw.reshape(*raw.shape[:-1], -1, changed.shape[-1])
+        changed, log_slopes = change(changed, parameters)
+        halves = (_features_first(half, event_dim) for half in (kept, changed))
+        return self.halves.merge(*halves), sum_rightmost(log_slopes, event_dim)
+
+    def tree_flatten(self) -> Flattened:
+        return (self.elementwise, self.net), (("elementwise", "net"), {"halves": self.halves})
+
+
+class HalvesTransform(OnePassTransform):
+    """One transform for each half of an event.
+
+    Args:
+        kept: of the kept half.
+        changed: of the other.
+        halves: which entries are kept.
+    """
+
+    def __init__(self, kept: Transform, changed: Transform, halves: Halves) -> None:
+        self.kept = kept
+        self.changed = changed
+        self.halves = halves
+
+    @property
+    def domain(self) -> Any:
+        return constraints.independent(constraints.real, len(self.halves.event_shape))
+
+    codomain = domain
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        return self._each(x, forward)
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        return self._each(y, backward)
+
+    def _each(self, x: Array, one_pass: Any) -> tuple[Array, Array]:
+        event_dim = len(self.halves.event_shape)
+        results, ladjs = [], []
+        for transform, half in zip((self.kept, self.changed), self.halves.split(x), strict=True):
+            y, ladj = one_pass(transform, half)
+            results.append(y)
+            ladjs.append(sum_rightmost(ladj, event_dim - transform.domain.event_dim))
+        return self.halves.merge(*results), ladjs[0] + ladjs[1]
+
+    def tree_flatten(self) -> Flattened:
+        return (self.kept, self.changed), (("kept", "changed"), {"halves": self.halves})
+
+
+class SplitTransform(OnePassTransform):
+    """The second half of the channels factored out as a vector, the first transformed.
+
+    Args:
+        inner: transform of images ``(kept, H, W)`` to vectors.
+        event_shape: ``(C, H, W)``.
+        kept: number of channels that the inner transform takes.
+    """
+
+    domain = IMAGES
+    codomain = constraints.real_vector
+
+    def __init__(self, inner: Transform, event_shape: tuple[int, ...], kept: int) -> None:
+        self.inner = inner
+        self.event_shape = event_shape
+        self.kept = kept
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        a, b = jnp.split(x, [self.kept], axis=-3)
+        z, ladj = forward(self.inner, a)
+        return jnp.concatenate([b.reshape(*b.shape[:-3], -1), z], axis=-1), ladj
+
+    def backward(self, y: Array) -> tuple[Array, Array]:
+        channels, height, width = self.event_shape
+        factored = channels - self.kept
+        b, z = jnp.split(y, [factored * height * width], axis=-1)
+        a, ladj = backward(self.inner, z)
+        b = b.reshape(*y.shape[:-1], factored, height, width)
+        return jnp.concatenate([a, b], axis=-3), ladj
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-3], math.prod(self.event_shape))
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], *self.event_shape)
+
+    def tree_flatten(self) -> Flattened:
+        static = {"event_shape": self.event_shape, "kept": self.kept}
+        return (self.inner,), (("inner",), static)
+
+
+class ImageNet:
+    """A network of images as one of vectors ``(*batch, C * H * W)``, for contractions.
+
+    Args:
+        net: the network, of ``(*batch, H, W, C)``.
+        event_shape: ``(C, H, W)``.
+    """
+
+    batch_shape: tuple[int, ...] = ()
+    """No context brings batch dimensions in."""
+
+    def __init__(self, net: Layer, event_shape: tuple[int, ...]) -> None:
+        self.net = net
+        self.event_shape = event_shape
+
+    def __call__(self, x: Array) -> Array:
+        images = x.reshape(*x.shape[:-1], *self.event_shape)
+        y = jnp.moveaxis(self.net(jnp.moveaxis(images, -3, -1)), -1, -3)
+        return y.reshape(x.shape)
+
+
+jax.tree_util.register_pytree_node(
+    ImageNet,
+    lambda net: ((net.net,), net.event_shape),
+    lambda event_shape, children: ImageNet(*children, event_shape),
+)
+
+
+def _features_last(x: Array, event_dim: int) -> Array:
+    return jnp.moveaxis(x, -event_dim, -1)
+
+
+def _features_first(x: Array, event_dim: int) -> Array:
+    return jnp.moveaxis(x, -1, -event_dim)

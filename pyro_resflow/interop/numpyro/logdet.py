@@ -1,0 +1,174 @@
+r"""Log-determinants of contractions in JAX: exact, or estimated in Krylov spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ...extras import extra
+from .calculus import linearized
+from .layers import Layer
+
+with extra("numpyro"):
+    import jax
+    import jax.numpy as jnp
+    from jax import Array
+
+EXACT_UP_TO = 1024
+"""Entries up to which :class:`Exact` builds Jacobians, of D products and D^2 numbers a sample."""
+
+QUADRATURE_NODES = 32
+"""Nodes of the logarithm's integral."""
+
+CLUSTERING = 4
+"""Power of the substitution that moves nodes to where an eigenvalue near -1 is felt.
+
+With 32 nodes the error is 1e-13 for an eigenvalue of -.99, 1e-9 for -.999, 1e-6 for -.9999."""
+
+BREAKDOWN = 100
+"""Roundings of a product below which its part outside the basis is noise."""
+
+
+class LogDet(Protocol):
+    """A log-determinant of x + g(x), and of the Cayley transform of g, at points x."""
+
+    def residual(self, net: Layer, x: Array) -> tuple[Array, Array]:
+        """g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
+
+    def cayley(self, net: Layer, x: Array) -> Array:
+        """log|det((I - J_g(x)) (I + J_g(x))^-1)|, of shape ``x.shape[:-1]``."""
+
+
+class Exact(NamedTuple):
+    """The log-determinant of the whole Jacobian, of up to ``EXACT_UP_TO`` entries."""
+
+    def residual(self, net: Layer, x: Array) -> tuple[Array, Array]:
+        """g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
+        _check_size(x)
+        g, matrix = linearized(net, x)
+        return g, jnp.linalg.slogdet(matrix)[1]
+
+    def cayley(self, net: Layer, x: Array) -> Array:
+        """log|det((I - J_g(x)) (I + J_g(x))^-1)|, of shape ``x.shape[:-1]``."""
+        _check_size(x)
+        plus = linearized(net, x)[1]
+        minus = 2 * jnp.eye(x.shape[-1], dtype=plus.dtype) - plus
+        return jnp.linalg.slogdet(minus)[1] - jnp.linalg.slogdet(plus)[1]
+
+
+@dataclass(frozen=True)
+class Krylov:
+    r"""An estimate of the log-determinant from products of the Jacobian with random signs.
+
+    For a probe e of independent signs, n products give an orthonormal basis V of
+    :math:`e, Je, \ldots, J^{n-1}e`, and
+    :math:`e^T \log(I+J)\,e \approx |e|^2\, e_1^T \log(I + V^T J V)\,e_1`. The mean over probes is
+    the log-determinant, up to what n products leave out: about 1e-5 nats for a trained block at
+    n = 8, and more the closer its Lipschitz constant is to 1.
+
+    The key fixes the probes, so that the log-density is a function with a gradient of its own,
+    as NUTS needs. Its error at one key does not average out: draw other keys to see its size.
+
+    Args:
+        key: of ``jax.random``.
+        products: n, products with the Jacobian for each probe.
+        probes: number of probes, over which estimates are averaged.
+
+    Raises:
+        ValueError: for fewer than one product or probe.
+    """
+
+    key: Array
+    products: int = 8
+    probes: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("products", "probes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+
+    def residual(self, net: Layer, x: Array) -> tuple[Array, Array]:
+        """g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
+        g, jvp = jax.linearize(net, x)
+        return g, self._traced(jvp, x, lambda h: _first_of_log(h))
+
+    def cayley(self, net: Layer, x: Array) -> Array:
+        """log|det((I - J_g(x)) (I + J_g(x))^-1)|, of shape ``x.shape[:-1]``."""
+        jvp = jax.linearize(net, x)[1]
+        return self._traced(jvp, x, lambda h: _first_of_log(-h) - _first_of_log(h))
+
+    def _traced(
+        self, jvp: Callable[[Array], Array], x: Array, function: Callable[[Array], Array]
+    ) -> Array:
+        """The estimated trace of a function of the Jacobian, shape ``x.shape[:-1]``."""
+        products = min(self.products, x.shape[-1])
+        signs = jax.random.rademacher(self.key, (self.probes, *x.shape[-1:]), x.dtype)
+
+        def estimate(probe: Array) -> Array:
+            start = jnp.broadcast_to(probe, x.shape)
+            return x.shape[-1] * function(_hessenberg(jvp, start, products))
+
+        return jax.vmap(estimate)(signs).mean(0)
+
+
+jax.tree_util.register_dataclass(Krylov, data_fields=["key"], meta_fields=["products", "probes"])
+
+
+def _hessenberg(jvp: Callable[[Array], Array], start: Array, products: int) -> Array:
+    """V^T J V of the Krylov space of ``start``, shape ``(*batch, products, products)``.
+
+    Where the space is exhausted the basis goes on with zeros, and so does the matrix.
+    """
+    basis = [start / jnp.linalg.norm(start, axis=-1, keepdims=True)]
+    columns = []
+    for step in range(products):
+        product = jvp(basis[-1])
+        known = jnp.stack(basis, axis=-2)
+        rest, coefficients = product, jnp.zeros(known.shape[:-1], product.dtype)
+        for _ in range(2):  # once more, for what rounding left of the basis in the rest
+            part = jnp.einsum("...kd,...d->...k", known, rest)
+            rest = rest - jnp.einsum("...k,...kd->...d", part, known)
+            coefficients = coefficients + part
+        length, following = _normalized(rest, product)
+        column = jnp.concatenate([coefficients, length[..., None]], axis=-1)
+        padding = [(0, 0)] * (column.ndim - 1) + [(0, products - 1 - step)]
+        columns.append(jnp.pad(column, padding)[..., :products])
+        basis.append(following)
+    return jnp.stack(columns, axis=-1)
+
+
+def _normalized(rest: Array, product: Array) -> tuple[Array, Array]:
+    """Length and direction, both zero, gradients too, where the rest is rounding alone."""
+    squared = (rest**2).sum(-1)
+    rounding = BREAKDOWN * jnp.finfo(rest.dtype).eps
+    alive = squared > rounding**2 * jnp.maximum((product**2).sum(-1), rounding**2)
+    length = jnp.where(alive, jnp.sqrt(jnp.where(alive, squared, 1)), 0)
+    return length, jnp.where(alive[..., None], rest / jnp.where(alive, length, 1)[..., None], 0)
+
+
+def _first_of_log(matrix: Array) -> Array:
+    r"""The first entry of log(I + H), of shape ``matrix.shape[:-2]``.
+
+    :math:`\int_0^1 H (I + tH)^{-1} dt` with :math:`1 - t = (1 - s)^4`, by Gauss's rule in s.
+    """
+    nodes, masses = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
+    rest = (1 - nodes) / 2
+    t = jnp.asarray(1 - rest**CLUSTERING, matrix.dtype)
+    weights = jnp.asarray(masses / 2 * CLUSTERING * rest ** (CLUSTERING - 1), matrix.dtype)
+    unit = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    first = jnp.broadcast_to(unit[0], (QUADRATURE_NODES, *matrix.shape[:-1]))
+    shifted = unit + t.reshape(-1, *[1] * matrix.ndim) * matrix
+    solved = jnp.linalg.solve(shifted, first[..., None])[..., 0]
+    return jnp.einsum("q,q...k,...k->...", weights, solved, matrix[..., 0, :])
+
+
+def _check_size(x: Array) -> None:
+    if x.shape[-1] > EXACT_UP_TO:
+        raise ValueError(
+            f"x: an exact log-determinant of {x.shape[-1]} entries takes a Jacobian of that many "
+            f"rows for each sample, and is offered up to {EXACT_UP_TO}. Take an estimate: "
+            "pyro_resflow.interop.numpyro.with_logdet(flow, Krylov(key))."
+        )
