@@ -106,7 +106,8 @@ def unknown_classes(message: str, expected: type | None) -> Iterator[str]:
         return
     name = next(filter(None, match.groups())).rsplit(".")[-1]
     known = known_classes(expected)
-    paths = {path.rsplit(".")[-1]: path for path in known}
+    # of several classes of one name the one in the outermost package is meant
+    paths = {path.rsplit(".")[-1]: path for path in reversed(known)}
     yield from nearest(name, paths, lambda found: paths[found])
     if expected is not None and len(known) <= LISTED:
         yield f"known: {', '.join(sorted(paths))}"

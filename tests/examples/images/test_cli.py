@@ -48,6 +48,7 @@ def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_mistake_is_answered_in_a_few_lines(arguments, expected, capsys):
+    pytest.importorskip("pyro_resflow.interop.numpyro")  # which has a Krylov as well
     with pytest.raises(SystemExit) as end:
         main(["fit", DIGITS, *arguments])
     assert end.value.code == 2
