@@ -63,11 +63,7 @@ class Translated(Comparable, Transform):
 
 
 class InverseTransform(Comparable, _InverseTransform):
-    """The inverse of one of our transforms.
-
-    Args:
-        transform: the transform.
-    """
+    """The inverse of one of our transforms."""
 
 
 class OnePassTransform(Translated):
@@ -101,11 +97,7 @@ class OnePassTransform(Translated):
 
 
 class Composition(Translated, ComposeTransform):
-    """NumPyro's ``ComposeTransform``, evaluated in one pass, with a hash.
-
-    Args:
-        parts: NumPyro transforms, applied in this order.
-    """
+    """NumPyro's ``ComposeTransform`` of the same arguments, evaluated in one pass, with a hash."""
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
         """log|det(dy/dx)| at x."""
