@@ -56,7 +56,9 @@ class Exact(NamedTuple):
         _check_size(x)
         plus = linearized(net, x)[1]
         minus = 2 * jnp.eye(x.shape[-1], dtype=plus.dtype) - plus
-        return jnp.linalg.slogdet(minus)[1] - jnp.linalg.slogdet(plus)[1]
+        # In one call: two that run at once can wait for each other (_first_column_of_inverse).
+        both = jnp.linalg.slogdet(jnp.stack([minus, plus]))[1]
+        return both[0] - both[1]
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,38 @@ def _first_of_log(matrix: Array) -> Array:
     t = jnp.asarray(1 - rest**CLUSTERING, matrix.dtype)
     weights = jnp.asarray(masses / 2 * CLUSTERING * rest ** (CLUSTERING - 1), matrix.dtype)
     unit = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    first = jnp.broadcast_to(unit[0], (QUADRATURE_NODES, *matrix.shape[:-1]))
     shifted = unit + t.reshape(-1, *[1] * matrix.ndim) * matrix
-    solved = jnp.linalg.solve(shifted, first[..., None])[..., 0]
+    solved = _first_column_of_inverse(shifted)
     return jnp.einsum("q,q...k,...k->...", weights, solved, matrix[..., 0, :])
+
+
+def _first_column_of_inverse(hessenberg: Array) -> Array:
+    """A^-1 e_1 of Hessenberg matrices A, by Givens rotations and substitution.
+
+    In place of LAPACK: two of its batched solves that run at once on a CPU of two cores wait for
+    each other for ever (jaxlib 0.10.2), because each splits its batch over the threads that both
+    of them occupy.
+    """
+    size = hessenberg.shape[-1]
+    rows = [hessenberg[..., k, :] for k in range(size)]
+    right = [jnp.zeros(hessenberg.shape[:-2], hessenberg.dtype) for _ in range(size)]
+    right[0] = jnp.ones_like(right[0])
+    for k in range(size - 1):
+        above, below = rows[k][..., k], rows[k + 1][..., k]
+        length = jnp.sqrt(above**2 + below**2)
+        cos, sin = above / length, below / length
+        right[k], right[k + 1] = cos * right[k], -sin * right[k]
+        cos, sin = cos[..., None], sin[..., None]
+        rows[k], rows[k + 1] = (
+            cos * rows[k] + sin * rows[k + 1],
+            cos * rows[k + 1] - sin * rows[k],
+        )
+    triangular, rest = jnp.stack(rows, axis=-2), jnp.stack(right, axis=-1)
+    solution = []
+    for k in reversed(range(size)):
+        solution.append(rest[..., k] / triangular[..., k, k])
+        rest = rest - triangular[..., :, k] * solution[-1][..., None]
+    return jnp.stack(solution[::-1], axis=-1)
 
 
 def _check_size(x: Array) -> None:

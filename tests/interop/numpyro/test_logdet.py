@@ -13,7 +13,7 @@ import jax.test_util
 from pyro_resflow import conditional_residual, residual_flow
 from pyro_resflow.interop.numpyro import Krylov, to_jax, to_numpyro, with_logdet
 from pyro_resflow.interop.numpyro.layers import Chain, Linear
-from pyro_resflow.interop.numpyro.logdet import EXACT_UP_TO, Exact
+from pyro_resflow.interop.numpyro.logdet import EXACT_UP_TO, Exact, _first_column_of_inverse
 from pyro_resflow.nn import LipschitzConvNet
 from pyro_resflow.transforms import Residual, monotone
 
@@ -43,6 +43,30 @@ def test_estimates_average_to_the_exact_value(name: str) -> None:
         z = (draws.mean(0) - value(Exact())) / (draws.std(0) / np.sqrt(KEYS))
         assert (abs(z) < 4).all()
         assert (draws.std(0) > 1e-3).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_hessenberg_systems_are_solved(size: int) -> None:
+    with precision("float64"):
+        matrices = np.eye(size) + 0.5 * np.triu(
+            np.random.default_rng(0).normal(size=(5, size, size)), -1
+        )
+        unit = np.broadcast_to(np.eye(size)[:, :1], (5, size, 1))
+        np.testing.assert_allclose(
+            _first_column_of_inverse(jnp.asarray(matrices)),
+            np.linalg.solve(matrices, unit)[..., 0],
+            rtol=1e-10,
+        )
+
+
+@pytest.mark.parametrize("name", ["residual", "cayley"])
+def test_estimates_run_without_lapack(name: str) -> None:
+    """Batched calls of which hang on two cores, see :func:`_first_column_of_inverse`."""
+    net = to_jax(mlp(0.95)[0])
+    krylov = Krylov(jax.random.PRNGKey(0))
+    program = str(jax.make_jaxpr(lambda x: getattr(krylov, name)(net, x))(jnp.ones((2, 4))))
+    assert "dot_general" in program
+    assert not [call for call in ("triangular_solve", "lu[", "lu_solve") if call in program]
 
 
 @pytest.mark.parametrize("eigenvalue", [-0.99, 0.5])
