@@ -18,6 +18,11 @@ NEWTON_PRODUCTS = 100
 """The Krylov space of a system that is next to singular, as those are that are left."""
 
 
+CONTRACTION_ROUNDING = 8
+"""In units of rounding: how far below 1 a factor that is 1 can be measured. A product, its length
+and the division by the length before each round by about one."""
+
+
 class Anderson(Solver):
     r"""Anderson's acceleration of Banach's iteration, safeguarded by Banach's step: the default.
 
@@ -86,7 +91,8 @@ class Anderson(Solver):
         """Go on by Newton's steps from the best points, if g looks like a contraction."""
         failure = iteration.failure()
         extra = round(NEWTON_SHARE * self.max_iterations)
-        if not (failure.contraction < 1 and extra):
+        limit = 1 - CONTRACTION_ROUNDING * torch.finfo(iteration.y.dtype).eps
+        if not (failure.contraction < limit and extra):
             raise failure
         iteration.return_to_best(torch.ones_like(iteration.settled))
         iteration.max_iterations += extra

@@ -11,6 +11,8 @@ from pyro_resflow.solvers import (
     FixedPoint,
     FixedPointError,
     FixedPointIteration,
+    NewtonKrylov,
+    Solver,
     anderson,
 )
 from tests.networks import NETWORKS
@@ -91,6 +93,31 @@ def test_newton_takes_over_where_anderson_gives_up(dim: int) -> None:
     assert (x + net(x) - y).abs().max() < 1e-6 * x.abs().max()
     with pytest.raises(FixedPointError):
         FixedPoint(max_iterations=100)(net, y)
+
+
+@pytest.mark.parametrize("solver", [Anderson(), NewtonKrylov()], ids=["anderson", "newton"])
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_near_the_limit_the_residual_is_that_of_rounding(seed: int, solver: Solver) -> None:
+    # an eigenvalue is -0.999: the solution is hundreds of times as large as y
+    torch.manual_seed(seed)
+    net, y = Rotation(6, 0.999), torch.randn(4, 6)
+    matrix = torch.eye(6, dtype=torch.float64) + net.matrix.double()
+    truth = torch.linalg.solve(matrix, y.double().T).T
+    assert truth.abs().max() > 100 * y.abs().max()
+    eps = torch.finfo(torch.float32).eps
+
+    def residual(x: Tensor) -> Tensor:
+        return (x.double() @ matrix.T - y.double()).abs().amax(1)
+
+    # not even the solution itself, in float32, is within the tolerance
+    assert (residual(truth.float()) / y.abs().amax(1)).max() > 20 * 2e-7
+    x = solver(net, y)
+    assert (residual(x) < 16 * eps * x.abs().amax(1)).all()
+    # and the error is up to 1 / (1 - 0.999) times as large
+    assert ((x - truth).abs().amax(1) < 1000 * 16 * eps * truth.abs().amax(1)).all()
+    exact = solver(net.double(), y.double())
+    torch.testing.assert_close(exact, truth, rtol=0, atol=1e-7)
 
 
 @torch.no_grad()

@@ -248,12 +248,9 @@ def test_network_that_is_no_contraction_fails_to_invert_with_figures(size: int) 
 
     with pytest.raises(ConvergenceError, match="contraction factor") as error:
         Residual(Expands()).inv(torch.full((2, size), 3.0))
-    factor = error.value.contraction
-    assert factor == pytest.approx(1, abs=1e-6)
-    # Anderson spends 1000. Where rounding leaves the measured factor just below 1, as of 3 equal
-    # entries, Newton takes the 34 steps that begin within the next 100 evaluations. None helps
-    # where tanh is flat, so that each takes three: to linearize, for its point and for Banach's.
-    assert error.value.iterations == 1000 + (34 * 3 if factor < 1 else 0)
+    assert error.value.contraction == pytest.approx(1, abs=1e-6)
+    # of 3 equal entries the factor is measured just below 1: rounding, so Newton does not try
+    assert error.value.iterations == 1000
     assert error.value.residual > 0.5
 
 
