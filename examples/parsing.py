@@ -98,6 +98,7 @@ def unknown_classes(message: str, expected: type | None) -> Iterator[str]:
     """For a class that does not exist, name the nearest that does, and all if they are few."""
     match = re.search(
         r"dot import path string: ([\w.]+)"
+        r"|class_path '([\w.]+)':\s+module '[\w.]+' has no attribute"
         r"|has no attribute '(\w+)'"
         r"|Import path ([\w.]+) does not correspond",
         message,

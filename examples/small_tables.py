@@ -22,8 +22,8 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TransformModule
 
+from examples.atomic_files import write_whole
 from examples.conditions import Conditions
-from examples.files import write_whole
 from examples.parsing import command_line
 from examples.tabular import DataName, Split, Training, fit, load, score
 from pyro_resflow import residual_flow

@@ -36,8 +36,8 @@ from sklearn import datasets
 from torch import Tensor
 from tqdm import tqdm
 
+from examples.atomic_files import write_whole
 from examples.conditions import commit
-from examples.files import write_whole
 from examples.parsing import command_line
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.zuko import from_zuko

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import CatMetric
 
-from examples.images.checks import check_weights
 from examples.images.cli import main
 from examples.images.diagnosis import explained
 from examples.images.optimization import constant_rate, optimization
+from examples.images.setting_checks import check_weights
 from pyro_resflow.nn import initialize_by
 
 Labelled = tuple[Tensor, Tensor]

@@ -18,22 +18,24 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from examples.conditions import resuming
 from examples.images import quiet
-from examples.images.checks import (
+from examples.images.callbacks import (
+    FolderClaim,
+    Monitoring,
+    RandomStreams,
+    Report,
+    RunRecord,
+    Safekeeping,
+    SkipNonFinite,
+)
+from examples.images.data import ImageData
+from examples.images.run_errors import EarlyEnd, Interrupted, SetupError
+from examples.images.setting_checks import (
     check_barebones,
     check_callbacks,
     check_decided,
     check_labels,
     check_precision,
 )
-from examples.images.claims import FolderClaim
-from examples.images.data import ImageData
-from examples.images.errors import EarlyEnd, Interrupted, SetupError
-from examples.images.monitoring import Monitoring
-from examples.images.randomness import RandomStreams
-from examples.images.record import RunRecord
-from examples.images.report import Report
-from examples.images.safekeeping import Safekeeping
-from examples.images.stability import SkipNonFinite
 from examples.images.storage import AtomicCheckpoints, check_writable, read_checkpoint
 from examples.images.task import DensityEstimation
 from examples.parsing import ShortErrors, nearest

@@ -28,7 +28,7 @@ from examples.images.comparison.clock import AtSteps, Due, EverySoOften
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.results import Result, load_all, save_samples, write_summary
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
 from examples.images.storage import check_writable
 from examples.parsing import command_line

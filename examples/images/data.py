@@ -9,10 +9,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from examples.images.errors import SetupError
-from examples.images.order import TrainingOrder
+from examples.images.run_errors import SetupError
 from examples.images.sources import Portion, Source, hold_out
-from examples.images.sources.checks import check_source, loaded
+from examples.images.sources.source_checks import check_source, loaded
+from examples.images.training_order import TrainingOrder
 
 Batch = Tensor | tuple[Tensor, Tensor]
 """Images of shape `(N, C, H, W)`; where labels are asked for, with labels of shape `(N,)`."""

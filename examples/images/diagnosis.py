@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from examples.images.errors import DivergedError
+from examples.images.run_errors import DivergedError
 from examples.images.schedules import OneCycle
 from pyro_resflow.nn import NonFiniteWeightError
 

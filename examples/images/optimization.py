@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
 
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 
 
 def constant_rate(optimizer: Optimizer) -> LRScheduler:

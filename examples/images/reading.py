@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 
 
 @contextmanager

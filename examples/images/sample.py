@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
-from examples.images.errors import SetupError
 from examples.images.exploration import sample_at
 from examples.images.figures import square
+from examples.images.run_errors import SetupError
 from examples.images.storage import check_writable
 from examples.images.weights import load_part
 from examples.parsing import command_line

@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 
 
 class OneCycle(OneCycleLR):

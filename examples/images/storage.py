@@ -11,8 +11,8 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from examples.files import replacing
-from examples.images.errors import SetupError, StorageError
+from examples.atomic_files import replacing
+from examples.images.run_errors import SetupError, StorageError
 
 DAMAGED = (
     zipfile.BadZipFile,

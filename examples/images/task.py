@@ -12,11 +12,11 @@ from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from examples.images.checks import check_weights
 from examples.images.diagnosis import explained
-from examples.images.errors import SetupError
+from examples.images.initialization_bar import initialization_bar
 from examples.images.optimization import constant_rate, optimization
-from examples.images.progress import initialising
+from examples.images.run_errors import SetupError
+from examples.images.setting_checks import check_weights
 from pyro_resflow.distributions import BitsPerDim, Dequantized
 from pyro_resflow.nn import initialize_by
 from pyro_resflow.transforms import Dequantization, UniformDequantization
@@ -141,7 +141,7 @@ class DensityEstimation(LightningModule):
         """
         if self.trainer.ckpt_path is None:
             # a hook is not a step: the trainer has not set the default type of its precision
-            with initialising(self), self.trainer.precision_plugin.tensor_init_context():
+            with initialization_bar(self), self.trainer.precision_plugin.tensor_init_context():
                 images = self.trainer.datamodule.initial_images()
                 initialize_by(self.encode, [images.to(self.device)])
 

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from examples.images import models
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
 from pyro_resflow.flows import ImageFlow

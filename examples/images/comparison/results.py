@@ -13,8 +13,8 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from examples.atomic_files import replacing, write_whole
 from examples.conditions import Conditions
-from examples.files import replacing, write_whole
 from examples.images import figures
 from examples.images.comparison.clock import Point
 from examples.images.reading import reading

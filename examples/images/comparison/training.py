@@ -9,10 +9,10 @@ from lightning import Trainer, seed_everything
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from examples.images.callbacks.progress import RunProgress
 from examples.images.comparison.clock import Clock, Due, LearningCurve, Point, Schedule, score
 from examples.images.comparison.contenders import Contender
 from examples.images.data import ImageData
-from examples.images.progress import RunProgress
 from examples.images.sources import stacked
 from examples.images.task import DensityEstimation, HeldOut
 

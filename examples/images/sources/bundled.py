@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source, hold_out
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 from torchvision import datasets
 
-from examples.images.errors import SetupError
 from examples.images.reading import reading
+from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
 
 IDX_BYTES = 8

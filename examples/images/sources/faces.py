@@ -5,10 +5,10 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from examples.images.errors import SetupError
 from examples.images.reading import reading
+from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
-from examples.images.sources.files import SUFFIXES, ImageFiles, image_paths
+from examples.images.sources.image_files import SUFFIXES, ImageFiles, image_paths
 from examples.images.sources.reduction import averaged
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from examples.images.errors import SetupError
 from examples.images.reading import reading
+from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
-from examples.images.sources.files import check_shape, decode_image, image_paths, read_image
+from examples.images.sources.image_files import check_shape, decode_image, image_paths, read_image
 
 
 class DownsampledImageNet(Source):

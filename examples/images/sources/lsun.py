@@ -9,10 +9,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import CenterCrop, RandomCrop
 from torchvision.transforms.v2.functional import resize
 
-from examples.images.errors import SetupError
 from examples.images.reading import reading
+from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
-from examples.images.sources.files import ImageFiles, check_shape, decode_image, image_paths
+from examples.images.sources.image_files import ImageFiles, check_shape, decode_image, image_paths
 
 Category = Literal[
     "bedroom",

@@ -15,8 +15,8 @@ from lightning import LightningModule, Trainer
 
 from examples.images import quiet, sample
 from examples.images.cli import CONFIGS, main
-from examples.images.errors import SetupError
-from examples.images.progress import initialising
+from examples.images.initialization_bar import initialization_bar
+from examples.images.run_errors import SetupError
 from pyro_resflow import checkpoints, residual_flow
 from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.nn import initialize_by
@@ -59,6 +59,12 @@ def test_a_mistake_is_answered_in_a_few_lines(arguments, expected, capsys):
         assert line in said
 
 
+def test_a_class_that_has_moved_is_found_by_its_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", DIGITS, "--trainer.callbacks=examples.images.averaging.WeightAverage"])
+    assert "did you mean examples.images.callbacks.WeightAverage?" in capsys.readouterr().err
+
+
 def test_without_a_configuration_one_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["fit"])
@@ -99,7 +105,7 @@ def image_flow() -> ResidualFlow:
 
 def test_the_beginning_counts_the_layers_of_a_flow(capsys):
     flow = image_flow().requires_grad_(True)  # as it is before training
-    with initialising(flow, patience=0) as bar:
+    with initialization_bar(flow, delay=0) as bar:
         initialize_by(flow.inv, [torch.rand(8, 1, 4, 4)])
     assert bar.n == bar.total > 4
     assert re.search(r"initialising: 100%.*(s/layer|layer/s)", capsys.readouterr().err)

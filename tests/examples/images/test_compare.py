@@ -23,7 +23,7 @@ from examples.images.comparison import clock as timing
 from examples.images.comparison import results
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.sources import (
     Averaged,
     Digits,

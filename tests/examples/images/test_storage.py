@@ -1,14 +1,9 @@
-"""Checkpoints as files: claimed folders, full disks, damage."""
+"""Checkpoints as files: full disks, damage."""
 
 from __future__ import annotations
 
 import os
-import re
 import resource
-import signal
-from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,78 +11,11 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
-from examples.images.claims import LOCK, FolderClaim, claim
 from examples.images.cli import main
-from examples.images.errors import SetupError, StorageError
+from examples.images.run_errors import SetupError, StorageError
 from examples.images.storage import AtomicCheckpoints, read_checkpoint
 
 RUN = {"state_dict": {}, "global_step": 3, "pytorch-lightning_version": "2.0"}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
-
-
-@pytest.fixture
-def claimed(tmp_path: Path) -> Iterator[Path]:
-    """A folder that another process has claimed."""
-    folder = tmp_path / "run" / "checkpoints"
-    folder.mkdir(parents=True)
-    ready, done = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        kept = claim(folder)
-        os.write(ready[1], b"!")
-        os.read(done[0], 1)
-        kept.close()
-        os._exit(0)
-    os.read(ready[0], 1)
-    yield folder
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-
-
-def test_a_second_writer_is_stopped_before_the_first_step(claimed, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["images"])
-    config = "--config=examples/images/configs/residual_flow_digits.yaml"
-    with pytest.raises(SystemExit) as end:
-        main(["fit", config, f"--trainer.default_root_dir={claimed.parent}"])
-    assert re.search(
-        rf"error: trainer\.default_root_dir: another run is writing to '{claimed}' "
-        rf"\('process \d+ on .*'\)",
-        str(end.value),
-    )
-    assert names(claimed) == [LOCK]
-    assert not (claimed.parent / "config.yaml").exists()
-
-
-def test_a_claim_that_is_let_go_can_be_made_again(tmp_path):
-    claim(tmp_path).close()
-    child = os.fork()
-    if child == 0:
-        claim(tmp_path)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    with claim(tmp_path) as file:
-        file.seek(0)
-        assert file.read().startswith(f"process {os.getpid()} on ")
-    assert names(tmp_path) == [LOCK]
-
-
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "0123.partial").touch()
-
-    trainer = SimpleNamespace(
-        log_dir=str(tmp_path),
-        fast_dev_run=False,
-        is_global_zero=True,
-        strategy=SimpleNamespace(broadcast=lambda value: value),
-    )
-    folder = FolderClaim()
-    folder.setup(trainer, None, "fit")
-    assert names(tmp_path / "checkpoints") == [LOCK]
-    folder.teardown(trainer, None, "fit")
 
 
 def test_a_full_disk_is_named_and_leaves_the_old_file_alone(tmp_path):
@@ -103,14 +31,14 @@ def test_a_full_disk_is_named_and_leaves_the_old_file_alone(tmp_path):
             os._exit(0 if named else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert names(tmp_path) == ["last.ckpt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     assert read_checkpoint(path)["global_step"] == 3
 
 
 def test_what_is_no_fault_of_the_disk_stays_what_it_is(tmp_path):
     with pytest.raises(AttributeError, match="pickle"):
         AtomicCheckpoints().save_checkpoint({"function": lambda: 0}, tmp_path / "last.ckpt")
-    assert names(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def damaged(whole: bytes) -> list[bytes]:

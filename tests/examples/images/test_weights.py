@@ -11,7 +11,7 @@ pytest.importorskip("torchvision")
 from examples.images import weights
 from examples.images.comparison.clock import score
 from examples.images.comparison.contenders import CONTENDERS
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.task import DensityEstimation
 from pyro_resflow.checkpoints import NotRebuildableError
 

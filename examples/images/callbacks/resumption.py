@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 
 COUNTED = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 """What a schedule that waits for a metric has seen, beside its settings."""

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from examples.files import write_whole
-from examples.images.errors import SetupError
-from examples.images.resumption import renew
+from examples.atomic_files import write_whole
+from examples.images.callbacks.resumption import renew
+from examples.images.run_errors import SetupError
 
 Settings = dict[str, Any]
 """Values by the dotted names of their settings."""

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import CenterCrop
 from torchvision.transforms.v2.functional import resize
 
 from examples.images import sources
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.sources import (
     base,
     bundled,

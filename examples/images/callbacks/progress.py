@@ -1,66 +1,10 @@
-"""What is shown while a run goes on: a bar for its beginning, one for all of its training."""
+"""A progress bar for all of training, and one for the test."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
-from torch.distributions import Transform
 from tqdm import tqdm
-
-# A model that is initialised sooner needs no bar.
-PATIENCE = 2.0
-PASSES = ("_call", "_inverse", "call_and_ladj", "inverse_and_ladj")
-
-
-@contextmanager
-def initialising(module: nn.Module, patience: float = PATIENCE) -> Iterator["tqdm[Any]"]:
-    """Show how many layers of a flow the first batch has passed, with the seconds that each takes.
-
-    Args:
-        module: What contains the flow.
-        patience: Seconds after which the bar appears.
-    """
-    layers = [part for part in module.modules() if _is_layer(part)]
-    bar = tqdm(
-        desc="initialising",
-        total=len(layers),
-        unit="layer",
-        delay=patience,
-        disable=rank_zero_only.rank != 0,
-    )
-    passed: set[nn.Module] = set()  # some layers are passed more than once
-    patched = [(part, name) for part in layers for name in PASSES if hasattr(part, name)]
-    try:
-        for part, name in patched:
-            vars(part)[name] = _counted(getattr(part, name), part, passed, bar)
-        yield bar
-    finally:
-        for part, name in patched:
-            vars(part).pop(name, None)
-        bar.close()
-
-
-def _is_layer(part: nn.Module) -> bool:
-    """Whether this is a transform that no other transform is inside of."""
-    _, *inside = part.modules()
-    return isinstance(part, Transform) and not any(isinstance(p, Transform) for p in inside)
-
-
-def _counted(
-    method: Callable[..., Any], layer: nn.Module, passed: set[nn.Module], bar: "tqdm[Any]"
-) -> Callable[..., Any]:
-    def counted(*arguments: Any) -> Any:
-        result = method(*arguments)
-        if layer not in passed:
-            passed.add(layer)
-            bar.update()
-        return result
-
-    return counted
 
 
 class RunProgress(ProgressBar):

@@ -15,14 +15,14 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
+from examples.atomic_files import remove_unfinished
 from examples.conditions import resuming
-from examples.files import remove_unfinished
+from examples.images.callbacks.stop_request import StopRequest
 from examples.images.cli import ImageCLI, main
-from examples.images.stopping import StopRequest
 from examples.images.storage import AtomicCheckpoints
 from examples.images.task import DensityEstimation
-from tests.examples.recording import CrashError, Step, recorded
-from tests.examples.test_images import CONFIGS, NARROW
+from tests.examples.images.recording import CrashError, Step, recorded
+from tests.examples.images.test_runs import CONFIGS, NARROW
 
 STEPS = 18
 SETTINGS = {
@@ -41,7 +41,7 @@ def arguments(folder: Path, *happens: str, **settings: str) -> list[str]:
         "fit",
         f"--config={CONFIGS / 'residual_flow_digits.yaml'}",
         *(f"--{name}={value}" for name, value in options.items()),
-        "--trainer.callbacks+=tests.examples.recording.Recorder",
+        "--trainer.callbacks+=tests.examples.images.recording.Recorder",
         f"--trainer.callbacks.path={folder / 'record'}",
         *(f"--trainer.callbacks.{each}" for each in happens),
     ]

@@ -10,11 +10,12 @@ pytest.importorskip("torchvision")
 from torchvision.io import read_image
 
 from examples.conditions import commit
-from examples.images import report, sample
-from examples.images.averaging import WeightAverage
+from examples.images import sample
+from examples.images.callbacks import report
+from examples.images.callbacks.averaging import WeightAverage
+from examples.images.callbacks.report import PICTURES, Report
+from examples.images.callbacks.report_facts import duration
 from examples.images.cli import ImageCLI, main
-from examples.images.facts import duration
-from examples.images.report import PICTURES, Report
 from examples.images.task import HeldOut
 from pyro_resflow import checkpoints
 

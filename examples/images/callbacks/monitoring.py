@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from examples.images.checks import check_monitors, check_place, check_tested_images
+from examples.images.setting_checks import check_monitors, check_place, check_tested_images
 
 
 class Monitoring(Callback):

@@ -12,7 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from examples.images.averaging import WeightAverage
+from examples.images.callbacks.averaging import WeightAverage
 from pyro_resflow.transforms import UniformDequantization
 
 

@@ -1,8 +1,6 @@
-"""What configurations name beside flows and data: models, penalties."""
+"""Published models built from the numbers in a configuration."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,46 +10,8 @@ pytest.importorskip("lightning")
 from torch import nn
 
 from examples.images import models
-from examples.images.freezing import FrozenAtFirst
-from examples.images.naming import parameters_named
-from examples.images.penalty import SquaredPenalty
 from pyro_resflow.nn import WeightNormConv2d
 from pyro_resflow.transforms import AffineMap, Columns, Coupling, LogisticMixtureMap
-
-
-def test_parameters_are_found_by_the_end_of_their_name():
-    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    assert parameters_named(net, ["bias"]) == [net[0].bias, net[1].bias]
-    with pytest.raises(ValueError, match="the model has none named magnitude"):
-        parameters_named(net, ["bias", "magnitude"])
-
-
-def test_a_penalty_adds_its_gradient():
-    net = nn.Linear(2, 1)
-    x = torch.randn(5, 2)
-    (net(x).mean() + 0.3 * net.weight.square().sum()).backward()
-    expected = [net.weight.grad.clone(), net.bias.grad.clone()]
-    net.zero_grad()
-    net(x).mean().backward()
-    SquaredPenalty(0.3, ["weight"]).on_before_optimizer_step(None, net, None)
-    for parameter, gradient in zip(net.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
-
-
-def test_a_skipped_step_gets_no_penalty():
-    net = nn.Linear(2, 1)
-    SquaredPenalty(0.3, ["weight"]).on_before_optimizer_step(None, net, None)
-    assert net.weight.grad is None
-
-
-@pytest.mark.parametrize(("epoch", "learns"), [(0, False), (1, False), (2, True)])
-def test_frozen_parameters_learn_later(epoch, learns):
-    net = nn.Linear(2, 1)
-    net(torch.randn(5, 2)).mean().backward()
-    trainer = SimpleNamespace(current_epoch=epoch)
-    FrozenAtFirst(["bias"], epochs=2).on_before_optimizer_step(trainer, net, None)
-    assert (net.bias.grad is not None) == learns
-    assert net.weight.grad is not None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from examples.images.naming import parameters_named
+from examples.images.callbacks.parameter_names import parameters_named
 
 
 class SquaredPenalty(Callback):

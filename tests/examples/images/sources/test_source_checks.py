@@ -11,7 +11,7 @@ pytest.importorskip("torchvision")
 from torch.utils.data import TensorDataset
 
 from examples.images.data import ImageData
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.sources import Digits, Portion, Source
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
 from examples.images import sources
-from examples.images.errors import SetupError
-from examples.images.sources import files, imagenet
-from tests.examples.images.test_sources import pixels, png, save
+from examples.images.run_errors import SetupError
+from examples.images.sources import image_files, imagenet
+from tests.examples.images.sources.test_sources import pixels, png, save
 
 
 @pytest.mark.parametrize("cut", [20, 200, 3000])
@@ -100,7 +100,7 @@ def test_damaged_images_are_named(tmp_path):
         warnings.simplefilter("ignore")  # of Pillow, of large pictures
         for path in damaged_images(tmp_path):
             if path.name == "flat.npy":  # one number: of another shape
-                assert files.read_image(path).shape == ()
+                assert image_files.read_image(path).shape == ()
                 continue
             with pytest.raises(SetupError, match=f"{path.name} cannot be read"):
-                files.read_image(path)
+                image_files.read_image(path)

@@ -19,14 +19,14 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
+from examples.images.callbacks.record import RunRecord, changes, flat, refuse
+from examples.images.callbacks.resumption import renew
 from examples.images.cli import ImageCLI
 from examples.images.diagnosis import rate_setting
-from examples.images.errors import SetupError
-from examples.images.record import RunRecord, changes, flat, refuse
-from examples.images.resumption import renew
+from examples.images.run_errors import SetupError
 from examples.images.schedules import OneCycle
 from examples.images.storage import read_checkpoint
-from tests.examples.test_images import run
+from tests.examples.images.test_runs import run
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
-from tests.examples.recording import Step, recorded
-from tests.examples.test_survival import arguments
+from tests.examples.images.recording import Step, recorded
+from tests.examples.images.test_survival import arguments
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ SHARED = {"trainer.accelerator": "cpu", "trainer.devices": "2", "trainer.strateg
 EXACT = {
     "trainer.precision": "64-true",
     "model.flow.init_args.logdet": "pyro_resflow.logdet.Exact",
-    "trainer.callbacks+": "tests.examples.recording.FixedNoise",
+    "trainer.callbacks+": "tests.examples.images.recording.FixedNoise",
 }
 
 

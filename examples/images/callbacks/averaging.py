@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.autograd.graph import increment_version
 
-from examples.images.stability import was_skipped
+from examples.images.callbacks.stability import was_skipped
 
 
 class WeightAverage(EMAWeightAveraging):

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from examples.images.data import ImageData
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 
 HALF = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
 """Precisions whose weights have fewer than 32 bits: too few for norms and log-determinants."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.files import remove_unfinished, replacing, write_whole
+from examples.atomic_files import remove_unfinished, replacing, write_whole
 
 
 def names(folder: Path) -> list[str]:

@@ -7,8 +7,8 @@ from typing import IO
 
 from lightning import Callback, LightningModule, Trainer
 
-from examples.files import remove_unfinished
-from examples.images.errors import SetupError
+from examples.atomic_files import remove_unfinished
+from examples.images.run_errors import SetupError
 from examples.images.storage import check_writable, checkpoint_folder
 
 try:

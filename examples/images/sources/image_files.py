@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from examples.images.errors import SetupError
 from examples.images.reading import reading
+from examples.images.run_errors import SetupError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 

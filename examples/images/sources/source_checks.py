@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from examples.images.errors import SetupError
+from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
 
 # Images looked at in each portion: enough to find a wrong kind, few enough to be read from files.

@@ -6,9 +6,9 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from examples.images.errors import Interrupted
-from examples.images.stability import was_skipped
-from examples.images.stopping import StopRequest
+from examples.images.callbacks.stability import was_skipped
+from examples.images.callbacks.stop_request import StopRequest
+from examples.images.run_errors import Interrupted
 from examples.images.storage import checkpoint_folder
 
 

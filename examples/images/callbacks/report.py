@@ -15,8 +15,8 @@ from torchvision.utils import save_image
 
 from examples.conditions import Conditions, command
 from examples.images import figures, weights
+from examples.images.callbacks.report_facts import facts
 from examples.images.data import images_of
-from examples.images.facts import facts
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
 
@@ -181,7 +181,8 @@ def write_page(folder: Path, task: DensityEstimation, known: Mapping[str, str]) 
         known: What the page says of the run in a table, by title.
     """
     environment = Environment(
-        loader=PackageLoader("examples.images", "."), autoescape=select_autoescape(default=True)
+        loader=PackageLoader("examples.images.callbacks", "."),
+        autoescape=select_autoescape(default=True),
     )
     settings = folder / "config.yaml"
     page = environment.get_template("report.html.jinja").render(

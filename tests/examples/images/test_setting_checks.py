@@ -16,18 +16,18 @@ pytest.importorskip("torchvision")
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn
 
-from examples.images.checks import check_monitors, check_place, check_tested_images
+from examples.images.callbacks.report import first_images
 from examples.images.classification import Classification
 from examples.images.cli import ImageCLI, main, taken_out
 from examples.images.data import ImageData
-from examples.images.errors import SetupError
 from examples.images.hybrid import HybridEstimation
 from examples.images.optimization import optimization
-from examples.images.report import first_images
+from examples.images.run_errors import SetupError
+from examples.images.setting_checks import check_monitors, check_place, check_tested_images
 from examples.images.sources import Digits
 from examples.images.storage import read_checkpoint
 from examples.images.task import DensityEstimation
-from tests.examples.test_images import CONFIGS, run
+from tests.examples.images.test_runs import CONFIGS, run
 
 PLATEAU = {
     "model.lr_scheduler": "lightning.pytorch.cli.ReduceLROnPlateau",
