@@ -41,6 +41,8 @@ from examples.images.task import DensityEstimation
 from examples.parsing import ShortErrors, nearest
 
 CONFIGS = Path("examples/images/configs")
+BASE = Path(__file__).parent / "configs" / "base.yaml"
+"""Settings that all configurations share: every run reads them before its own."""
 
 
 class ImageTrainer(Trainer):
@@ -185,6 +187,15 @@ def taken_out(settings: Iterable[str], args: list[str]) -> tuple[dict[str, Any],
     return given, rest
 
 
+def check_base(path: Path) -> None:
+    """Raise a `SetupError` if the settings that all configurations share are missing."""
+    if not path.is_file():
+        raise SetupError(
+            f"{path} is missing: it holds the settings that all configurations share. Restore it "
+            f"with git restore {path}"
+        )
+
+
 def check_unused(folder: Path) -> None:
     """Raise a `SetupError` if a folder holds an earlier run."""
     last = folder / "checkpoints" / "last.ckpt"
@@ -234,6 +245,7 @@ def main(
     """
     quiet.silence()
     try:
+        check_base(BASE)
         return ImageCLI(
             task,
             ImageData,
@@ -247,7 +259,10 @@ def main(
             save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            parser_kwargs={"prog": f"python -m {task.program}"},
+            parser_kwargs={
+                "prog": f"python -m {task.program}",
+                **{name: {"default_config_files": [str(BASE)]} for name in ImageCLI.subcommands()},
+            },
             parser_class=ImageParser,
             auto_configure_optimizers=False,
             # It would tie the model to this object, and every copy of the model would copy both.

@@ -16,11 +16,12 @@ from lightning import LightningModule
 
 from examples.images import sources
 from examples.images.classification import Classification
-from examples.images.cli import ImageCLI, ImageTrainer, main
+from examples.images.cli import BASE, ImageCLI, ImageTrainer, main
 from examples.images.hybrid import HybridEstimation
 from examples.images.task import DensityEstimation
 
-CONFIGS = {path.stem: path for path in sorted(Path("examples/images/configs").glob("*.yaml"))}
+FOLDER = Path("examples/images/configs")
+CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml")) if path.name != BASE.name}
 
 PARAMETERS = {
     "residual_flow_mnist": 16.6e6,
@@ -112,6 +113,44 @@ def test_the_folder_of_a_run_is_named_like_its_configuration():
     for name, path in CONFIGS.items():
         settings = yaml.safe_load(path.read_text())
         assert settings["trainer"]["default_root_dir"] == f"runs/{name}"
+
+
+def resolved(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """All settings that the command line arrives at."""
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *arguments, "--print_config"])
+    assert not end.value.code
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_a_configuration_builds_on_the_base(capsys, tmp_path, monkeypatch):
+    config = CONFIGS["residual_flow_digits"].resolve()
+    monkeypatch.chdir(tmp_path)  # the base is found from any folder
+    trainer = resolved(f"--config={config}", capsys=capsys)["trainer"]
+    assert trainer["num_sanity_val_steps"] == 0  # of the base; Lightning's default is 2
+    assert trainer["log_every_n_steps"] == 5  # of the configuration; the base has 10
+    names = [callback["class_path"].rsplit(".")[-1] for callback in trainer["callbacks"]]
+    assert names == ["RunProgress", "ModelCheckpoint", "WeightAverage", "EarlyStopping"]
+
+
+def test_the_settings_of_a_run_are_read_again_as_they_were(capsys, tmp_path):
+    settings = resolved(f"--config={CONFIGS['flow_plus_plus_cifar10']}", capsys=capsys)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert resolved(f"--config={path}", capsys=capsys) == settings
+
+
+def test_a_configuration_repeats_no_setting_of_the_base():
+    shared = yaml.safe_load(BASE.read_text())["trainer"]
+    for path in CONFIGS.values():
+        own = yaml.safe_load(path.read_text())["trainer"]
+        assert not [name for name in shared if own.get(name) == shared[name]]
+
+
+def test_a_missing_base_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("examples.images.cli.BASE", tmp_path / "base.yaml")
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path / 'base.yaml'} is missing"):
+        main(["fit", f"--config={CONFIGS['residual_flow_digits']}"])
 
 
 def narrowed(settings: Any, name: str = "") -> Any:
