@@ -25,7 +25,7 @@ from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact, PowerSeries
 from pyro_resflow.nn import ELU, SpectralNorm
 from pyro_resflow.transforms import temporary_logdet
-from pyro_resflow.transforms.contraction import LogDet
+from pyro_resflow.transforms.contractive.base import LogDet
 
 
 def fitted(

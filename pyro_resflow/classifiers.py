@@ -15,9 +15,9 @@ from .flows.scales import steps_by_scale
 from .nn import ELU, InjectivePadding, scores_data
 from .rebuilding import Rebuildable
 from .transforms import ActNorm, Compose, Residual
-from .transforms.base import check_event_shape
-from .transforms.contraction import Solve
-from .transforms.evaluation import inverse_value, value
+from .transforms.contractive.base import Solve
+from .transforms.core.base import check_event_shape
+from .transforms.core.evaluation import inverse_value, value
 
 
 class IResNetClassifier(Rebuildable, nn.Module):

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from .arguments import checked
-from .transforms.determinism import (
+from .transforms.core.determinism import (
     DrawsNoise,
     inside,
     refuse_draws_in_energy,
     refuse_noise_in_average,
 )
-from .transforms.evaluation import call_and_ladj
+from .transforms.core.evaluation import call_and_ladj
 
 
 class Dequantizer(Protocol):

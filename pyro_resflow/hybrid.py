@@ -12,8 +12,8 @@ from .flows import ImageFlow
 from .nn import scores_data
 from .rebuilding import Rebuildable
 from .transforms import ActNorm, image_features
-from .transforms.evaluation import value
-from .transforms.features import Features
+from .transforms.core.evaluation import value
+from .transforms.core.features import Features
 
 
 class Hybrid(Rebuildable, nn.Module):

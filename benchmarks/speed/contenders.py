@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from pyro_resflow.logdet import Exact, Krylov
 from pyro_resflow.nn import Activation, Chain, LipschitzConv2d, LipschitzLayer
 from pyro_resflow.transforms import Compose, Inverse, Residual
-from pyro_resflow.transforms.contraction import LogDet
+from pyro_resflow.transforms.contractive.base import LogDet
 
 from .workloads import Workload
 

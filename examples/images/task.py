@@ -20,7 +20,7 @@ from examples.images.setting_checks import check_weights
 from pyro_resflow.distributions import BitsPerDim, Dequantized
 from pyro_resflow.nn import initialize_by
 from pyro_resflow.transforms import Dequantization, UniformDequantization
-from pyro_resflow.transforms.determinism import refuse_noise_in_average
+from pyro_resflow.transforms.core.determinism import refuse_noise_in_average
 
 
 class HeldOut(BitsPerDim):

@@ -13,10 +13,10 @@ from .errors import (
     UnsafePickleError,
     UnsupportedFlowError,
 )
-from .flows import load, save
 from .information import Information, info
 from .limits import Limits
-from .reference import load_reference
+from .reference.loading import load_reference
+from .saving import load, save
 
 __all__ = [
     "CheckpointError",

@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from . import CheckpointError, ContractionWarning, NoChecksumWarning, info, save
-from .reference import loaded
+from .reference.loading import loaded
 from .texts import printable, shown_path
 
 MESSAGE = 2000

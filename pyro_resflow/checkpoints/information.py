@@ -11,9 +11,9 @@ from .description import KINDS
 from .files import begins_as_torch_file, read_shapes
 from .limits import Limits
 from .opening import Path_, reading
-from .reference import Saved
+from .reference.loading import Saved
+from .reference.torch_files import TorchFile
 from .texts import printable, quoted, shown
-from .torch_files import TorchFile
 
 WIDTH = 100
 """The longest line that is shown of a flow, if it can be broken."""

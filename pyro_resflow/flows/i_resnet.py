@@ -10,7 +10,7 @@ from torch.distributions import AffineTransform, Transform
 from ..logdet import PowerSeries
 from ..nn import ELU
 from ..transforms import ActNorm, Flatten, Residual, Squeeze
-from ..transforms.contraction import LogDet, Solve
+from ..transforms.contractive.base import LogDet, Solve
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, NetworkRecipe
 from .scales import joined, steps_by_scale

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from ..transforms import Compose, Inverse, Logit
-from ..transforms.base import check_dtype, check_event_shape
-from ..transforms.noise import EntrywiseNoise, entrywise
-from ..transforms.ranges import check_not_pixels
+from ..transforms.core.base import check_dtype, check_event_shape
+from ..transforms.core.ranges import check_not_pixels
+from ..transforms.images.noise import EntrywiseNoise, entrywise
 
 
 class Encoder(Compose):

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Transform
 
 from ..transforms import ActNorm, Flatten, Logit, Residual, Squeeze
-from ..transforms.contraction import ContractionTransform, LogDet, Solve
+from ..transforms.contractive.base import ContractionTransform, LogDet, Solve
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, MLPBlock, NetworkRecipe
 from .scales import joined, steps_by_scale

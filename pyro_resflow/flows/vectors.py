@@ -20,8 +20,8 @@ from ..transforms import (
     conditional_residual,
     residual,
 )
-from ..transforms.contraction import LogDet, Solve
-from ..transforms.residual import Fast, checked_fast
+from ..transforms.contractive.base import LogDet, Solve
+from ..transforms.contractive.residual import Fast, checked_fast
 
 
 @checked(LipschitzMLP)

@@ -14,7 +14,7 @@ from ..flows.vectors import checked_blocks
 from ..nn import ConditionalLipschitzMLP
 from ..rebuilding import Rebuildable
 from ..transforms import ActNorm, ConditionalAffine, ConditionalCompose, conditional_residual
-from ..transforms.contraction import LogDet, Solve
+from ..transforms.contractive.base import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
 

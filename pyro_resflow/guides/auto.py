@@ -21,7 +21,7 @@ from ..flows import residual_flow
 from ..flows.vectors import checked_blocks
 from ..nn import LipschitzMLP
 from ..transforms import ActNorm, Compose, TriangularAffine, set_logdet
-from ..transforms.contraction import LogDet, Solve
+from ..transforms.contractive.base import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..nn import LipschitzLinear, LipschitzMLP
-from ..transforms.contraction import LogDet, default_logdet
+from ..transforms.contractive.base import LogDet, default_logdet
 
 EXACT_UP_TO = 16
 """Guides score few particles at once, so that the whole Jacobian is cheap in more dimensions than

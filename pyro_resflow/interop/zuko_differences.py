@@ -15,7 +15,7 @@ from torch.distributions import Transform
 from zuko import transforms as zuko_transforms
 from zuko.flows import continuous, neural
 
-from ..transforms.evaluation import call_and_ladj
+from ..transforms.core.evaluation import call_and_ladj
 from ..walk import modules_inside
 
 LEADS_BACK_WITHIN = 1e-2

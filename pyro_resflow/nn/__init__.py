@@ -28,10 +28,11 @@ from .conditioners import (
     ResidualNet,
     WeightNormConv2d,
 )
-from .contraction import check_contraction
+from .contraction_check import check_contraction
 from .initialization import DataInitialized, initialize_by, scores_data
-from .layers import LipschitzConv2d, LipschitzLinear
-from .lipschitz import LipschitzLayer, NonFiniteWeightError, update_norms
+from .lipschitz.base import LipschitzLayer, NonFiniteWeightError, update_norms
+from .lipschitz.layers import LipschitzConv2d, LipschitzLinear
+from .lipschitz.norms import InducedNorm, OperatorNorm, SpectralNorm
 from .networks import (
     Chain,
     DenseConcatenation,
@@ -40,7 +41,6 @@ from .networks import (
     LipschitzMLP,
     Shift,
 )
-from .norms import InducedNorm, OperatorNorm, SpectralNorm
 from .padding import InjectivePadding
 
 __all__ = [

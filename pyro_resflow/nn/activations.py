@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..differentiation import is_transformed
 from ..rebuilding import Rebuildable
-from .stages import BothSigns, Core, Scale, Stage, scaled
+from .stages.base import BothSigns, Core, Scale, Stage, scaled
 
 
 class Activation(Rebuildable, nn.Module):

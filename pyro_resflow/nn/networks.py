@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ..rebuilding import Rebuildable
 from .activations import Activation, CLipSwish, LipSwish
-from .layers import LipschitzConv2d, LipschitzLinear
-from .linearized import Beside, LinearizedStages, evaluate
-from .lipschitz import LipschitzLayer
-from .norms import InducedNorm, OperatorNorm, SpectralNorm
-from .stages import Layer, Stage, Translate, folded
+from .lipschitz.base import LipschitzLayer
+from .lipschitz.layers import LipschitzConv2d, LipschitzLinear
+from .lipschitz.norms import InducedNorm, OperatorNorm, SpectralNorm
+from .stages.base import Layer, Stage, Translate, folded
+from .stages.linearized import Beside, LinearizedStages, evaluate
 
 Norms = OperatorNorm | Sequence[OperatorNorm] | None
 

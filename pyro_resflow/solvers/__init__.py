@@ -10,7 +10,7 @@ All raise :class:`ConvergenceError` rather than return a point that is not a sol
 from .anderson import Anderson
 from .base import Solver
 from .bracketed_newton import BracketedNewton
-from .errors import ConvergenceError, FixedPointError
+from .convergence import ConvergenceError, FixedPointError
 from .fixed_point import FixedPoint
 from .iteration import FixedPointIteration
 from .newton_krylov import NewtonKrylov

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
-from .errors import FixedPointError
+from .convergence import FixedPointError
 from .implicit import implicit_solution
 from .iteration import FixedPointIteration
 from .tolerance import Iterative, Unsolved

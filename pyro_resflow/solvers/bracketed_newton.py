@@ -17,7 +17,7 @@ from ..differentiation import (
     pushed_forward,
 )
 from ..linearization import without_history
-from .errors import ConvergenceError, which
+from .convergence import ConvergenceError, which
 from .tolerance import Iterative, Unsolved
 
 Increasing = Callable[..., tuple[Tensor, Tensor]]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linearization import WithCoefficients
-from .errors import FixedPointError
+from .convergence import FixedPointError
 
 
 class FixedPointIteration:

@@ -1,63 +1,68 @@
 """Pyro transforms: every one a bijective ``TransformModule`` or ``ConditionalTransformModule``."""
 
-from .affine import TriangularAffine
-from .base import OnePassTransform
-from .batch_norm import BatchNorm
-from .compose import Compose
-from .conditional import (
-    ConditionalAffine,
-    ConditionalBijection,
-    ConditionalCompose,
-    ConditionalInverse,
-    ConditionedAffine,
-    ConditionedCompose,
-    ConditionedTransform,
-)
-from .coupling import ConditionalCoupling, ConditionedCoupling, Coupling, CouplingTransform
-from .coupling_step import CouplingStep
-from .dequantization import (
-    ConditionedUniformDequantization,
-    Dequantization,
-    UniformDequantization,
-)
-from .determinism import (
-    NoisyEnergyError,
-    NoisyExponentialError,
-    is_deterministic,
-    set_logdet,
-    temporary_logdet,
-)
-from .elementwise import ActNorm, Logit
-from .elementwise_maps import (
-    AffineMap,
-    BoundedLogScale,
-    ElementwiseMap,
-    LearnedLogScale,
-    SigmoidScale,
-)
-from .features import image_features
-from .full_image import OnFullImage
-from .halves import OnHalves
-from .initialization import initialize
-from .inverse import Inverse
-from .invertible_conv import InvertibleConv1x1
-from .logistic_mixture import LogisticMixtureMap
-from .masks import ChannelHalves, Checkerboard, Columns, Mask
-from .monotone import Monotone, monotone
-from .multiscale import Flatten, Multiscale, Split, Squeeze
-from .permutation import ChannelPermutation
-from .residual import (
+from .conditional_affine import ConditionalAffine, ConditionedAffine
+from .contractive.monotone import Monotone, monotone
+from .contractive.residual import (
     ConditionalResidual,
     ConditionedResidual,
     Residual,
     conditional_residual,
     residual,
 )
-from .split_prior import SplitPrior
-from .variational_dequantization import (
+from .core.base import OnePassTransform
+from .core.compose import Compose
+from .core.conditional import (
+    ConditionalBijection,
+    ConditionalCompose,
+    ConditionalInverse,
+    ConditionedCompose,
+    ConditionedTransform,
+)
+from .core.determinism import (
+    NoisyEnergyError,
+    NoisyExponentialError,
+    is_deterministic,
+    set_logdet,
+    temporary_logdet,
+)
+from .core.features import image_features
+from .core.initialization import initialize
+from .core.inverse import Inverse
+from .couplings.coupling import (
+    ConditionalCoupling,
+    ConditionedCoupling,
+    Coupling,
+    CouplingTransform,
+)
+from .couplings.full_image import OnFullImage
+from .couplings.halves import OnHalves
+from .couplings.logistic_mixture import LogisticMixtureMap
+from .couplings.maps import (
+    AffineMap,
+    BoundedLogScale,
+    ElementwiseMap,
+    LearnedLogScale,
+    SigmoidScale,
+)
+from .couplings.masks import ChannelHalves, Checkerboard, Columns, Mask
+from .couplings.step import CouplingStep
+from .images.dequantization import (
+    ConditionedUniformDequantization,
+    Dequantization,
+    UniformDequantization,
+)
+from .images.multiscale import Flatten, Multiscale, Split, Squeeze
+from .images.split_prior import SplitPrior
+from .images.variational_dequantization import (
     ConditionedVariationalDequantization,
     VariationalDequantization,
 )
+from .linear.invertible_conv import InvertibleConv1x1
+from .linear.permutation import ChannelPermutation
+from .linear.triangular import TriangularAffine
+from .logit import Logit
+from .normalization.act_norm import ActNorm
+from .normalization.batch_norm import BatchNorm
 
 __all__ = [
     "ActNorm",

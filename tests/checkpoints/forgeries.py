@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_resflow.checkpoints.opening import reading
-from pyro_resflow.checkpoints.records import StandIn
-from pyro_resflow.checkpoints.torch_files import TorchFile
+from pyro_resflow.checkpoints.reference.records import StandIn
+from pyro_resflow.checkpoints.reference.torch_files import TorchFile
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 NAMES = ["imagenet64_tiny", "mnist_tiny"]

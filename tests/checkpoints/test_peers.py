@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_resflow.checkpoints.counterparts import (
+from pyro_resflow.checkpoints.reference.counterparts import (
     Counterpart,
     LayerCounterpart,
     SwishCounterpart,
 )
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzConvNet, LipschitzLayer, LipschitzMLP, SpectralNorm
-from pyro_resflow.nn.lipschitz import trust_norms
+from pyro_resflow.nn.lipschitz.base import trust_norms
 from pyro_resflow.transforms import Residual
 
 nf = pytest.importorskip("normflows")

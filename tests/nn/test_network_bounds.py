@@ -23,7 +23,7 @@ from pyro_resflow.nn import (
     Tanh,
     check_contraction,
 )
-from pyro_resflow.nn.stages import Scale, Stage
+from pyro_resflow.nn.stages.base import Scale, Stage
 from tests.derivatives import jacobian
 from tests.networks import IMAGE, NETWORKS, activate_constraints
 from tests.nn.variants import CHAINS, VARIANTS, settled

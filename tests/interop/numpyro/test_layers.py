@@ -21,7 +21,6 @@ from pyro_resflow.nn import (
     ConditionalLipschitzMLP,
     CPila,
     InducedNorm,
-    LipschitzConvNet,
     LipschitzDenseNet,
     LipschitzLayer,
     LipschitzMLP,
@@ -140,8 +139,9 @@ def test_batch_dimensions_pass() -> None:
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (LipschitzConvNet((1, 4, 4), (2, 2)), "no translation of LipschitzConv2d"),
-        (LipschitzDenseNet((1, 4, 4), depth=1, growth=4), "dimension -3"),
+        (nn.Conv2d(1, 1, 3, stride=2, padding=1), "unit stride"),
+        (nn.Conv2d(1, 1, 3), "keeps the image size"),
+        (nn.Sequential(nn.MaxPool2d(2)), "no translation of MaxPool2d"),
         (nn.Sequential(nn.Linear(D, D), nn.Bilinear(2, 2, 2)), "no translation of Bilinear"),
         (nn.ELU(alpha=0.5), "alpha=1.0 only"),
     ],

@@ -1,0 +1,1 @@
+"""Checkpoints of the reference implementation, read as flows of this package."""

@@ -1,0 +1,57 @@
+"""A certified check that networks are contractions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from .lipschitz.base import LipschitzLayer
+from .networks import Chain
+
+
+def check_contraction(module: nn.Module) -> None:
+    """Raise unless every chain of Lipschitz layers inside ``module`` is a certified contraction.
+
+    Args:
+        module: any module that contains :class:`Chain` s, a flow for instance.
+
+    Raises:
+        ValueError: naming the layer that exceeds its coefficient most, with its certified bound;
+            or if there is no chain to certify.
+    """
+    chains = list(_outermost_chains(module))
+    if not chains:
+        raise ValueError(
+            "module: there is no pyro_resflow.nn network in it; of other networks nothing can be "
+            "certified."
+        )
+    for name, chain in chains:
+        bound = float(chain.lipschitz_bound())
+        if not bound < 1:
+            layer_name, layer = max(_lipschitz_layers(chain), key=lambda item: _excess(item[1]))
+            path = ".".join(part for part in (name, layer_name) if part)
+            raise ValueError(
+                f"network {name or type(chain).__name__!r}: its Lipschitz constant is certified "
+                f"to at most {bound:.4f} only. The layer that exceeds its coefficient "
+                f"{layer.norm.coefficient} most is {path!r}, with "
+                f"{float(layer.lipschitz_bound()):.4f}. If its iteration has not converged, lower "
+                "its norm's `tolerance`; if the norm came from a file, any change of the weight "
+                "has it measured anew."
+            )
+
+
+def _outermost_chains(module: nn.Module, name: str = "") -> Iterator[tuple[str, Chain]]:
+    if isinstance(module, Chain):
+        yield name, module
+        return
+    for child_name, child in module.named_children():
+        yield from _outermost_chains(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _lipschitz_layers(chain: Chain) -> list[tuple[str, LipschitzLayer]]:
+    return [(n, m) for n, m in chain.named_modules() if isinstance(m, LipschitzLayer)]
+
+
+def _excess(layer: LipschitzLayer) -> float:
+    return float(layer.lipschitz_bound()) / layer.norm.coefficient

@@ -1,0 +1,1 @@
+"""Linear and convolution layers held to a Lipschitz constant, and the norms that this takes."""

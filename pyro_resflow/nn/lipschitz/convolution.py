@@ -1,0 +1,117 @@
+r"""Zero-padded convolutions of stride 1, their adjoints and their gradients, as fast as we know.
+
+Images are kept with their channels last in memory, which spares the conversions around each
+convolution. A kernel to few channels (a block's last one; the adjoint of its first) is a product
+of each pixel with a small matrix, and a sum of the shifted products: the library's convolution
+would spend its time on channels that are not there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...differentiation import torch_func_is_active
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The convolution, differentiable.
+
+    Args:
+        x: shape ``(N, in, H, W)``.
+        weight: shape ``(out, in, k, k)``, k odd.
+        bias: shape ``(out,)``.
+
+    Returns:
+        Shape ``(N, out, H, W)``.
+    """
+    outputs, inputs, size, _ = weight.shape
+    if is_thin(outputs, inputs, size):
+        y = _scatter(x, weight.flip(-2, -1).permute(0, 2, 3, 1), size)
+        return y if bias is None else y + bias[:, None, None]
+    return F.conv2d(channels_last(x), channels_last(weight), bias, padding=size // 2)
+
+
+def convolve_transposed(y: Tensor, weight: Tensor) -> Tensor:
+    """The adjoint of :func:`convolve` without bias, differentiable.
+
+    Args:
+        y: shape ``(N, out, H, W)``.
+        weight: shape ``(out, in, k, k)``, k odd.
+
+    Returns:
+        Shape ``(N, in, H, W)``.
+    """
+    outputs, inputs, size, _ = weight.shape
+    if is_thin(inputs, outputs, size):
+        return _scatter(y, weight.permute(1, 2, 3, 0), size)
+    adjoint = weight.transpose(0, 1)
+    if size > 1:
+        adjoint = adjoint.flip(-2, -1)
+    return F.conv2d(channels_last(y), channels_last(adjoint), padding=size // 2)
+
+
+def kernel_gradient(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
+    """The gradient of the sum of y times :func:`convolve` of x by the weight.
+
+    Args:
+        y: shape ``(N, out, H, W)``.
+        x: shape ``(N, in, H, W)``.
+        shape: the weight's, ``(out, in, k, k)``.
+    """
+    outputs, inputs, size, _ = shape
+    if size == 1:
+        return (_pixels(y).t() @ _pixels(x)).view(shape)
+    if is_thin(outputs, inputs, size):
+        gradient = (_windows(y, size) @ _pixels(x)).unflatten(0, (outputs, size, size))
+        return gradient.permute(0, 3, 1, 2).flip(-2, -1)
+    if is_thin(inputs, outputs, size):
+        gradient = (_windows(x, size) @ _pixels(y)).t()
+        return gradient.reshape(shape)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return torch.ops.aten.convolution_backward(
+        channels_last(y.to(dtype)),
+        channels_last(x.to(dtype)),
+        x.new_empty((), dtype=dtype).expand(shape),
+        None,
+        (1, 1),
+        (size // 2, size // 2),
+        (1, 1),
+        False,
+        (0, 0),
+        1,
+        (False, True, False),
+    )[1]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x of shape ``(N, C, H, W)`` with the channels of a pixel side by side in memory."""
+    if torch_func_is_active():  # where vmap has no rule for formats of memory
+        return x
+    if x.shape[1] == 1:  # torch tells the two formats apart by the strides alone
+        return x.contiguous().squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def is_thin(outputs: int, inputs: int, size: int) -> bool:
+    """Whether the products of a pixel with the whole kernel are no more than its channels."""
+    return size > 1 and outputs * size * size <= inputs
+
+
+def _windows(x: Tensor, size: int) -> Tensor:
+    """The windows around all pixels of all images, one in each column: ``(C k k, N H W)``."""
+    return F.unfold(x, size, padding=size // 2).transpose(0, 1).flatten(1)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """The pixels of all images, one in each row: ``(N H W, C)``."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _scatter(x: Tensor, kernel: Tensor, size: int) -> Tensor:
+    """Each pixel times the kernel of shape ``(out, k, k, in)``, summed where they overlap."""
+    products = F.linear(_pixels(x), kernel.flatten(0, 2))
+    images, _, height, width = x.shape  # all by name: of no image, torch cannot tell the rest
+    columns = products.unflatten(0, (images, height * width)).transpose(1, 2)
+    return F.fold(columns, (height, width), size, padding=size // 2)

@@ -1,0 +1,78 @@
+"""A weight divided by its norm, with the norm's known gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...differentiation import forward_rule, is_transformed, refusing
+
+REMEDY = "the norm of a weight is differentiable once by the weight."
+
+
+class Measured(NamedTuple):
+    """What a weight of known norm is multiplied by, and how that changes with the weight.
+
+    Attributes:
+        contraction: 1 / max(1, sigma/c), a scalar.
+        inverse: 1 / sigma where the norm sigma is above c, else 0: how fast the contraction's
+            logarithm falls with the norm.
+        gradient: the norm's gradient, of the weight's shape.
+    """
+
+    contraction: Tensor
+    inverse: Tensor
+    gradient: Tensor
+
+
+class DividedByNorm(torch.autograd.Function):
+    """The weight times its contraction and a gain."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(measured: Measured, weight: Tensor, gain: Tensor | float) -> Tensor:
+        return weight * (measured.contraction * gain)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        measured, weight, gain = inputs
+        ctx.gain = None if isinstance(gain, Tensor) else gain
+        saved_gain = () if ctx.gain is not None else (gain,)
+        ctx.save_for_backward(weight, *measured, *saved_gain)
+        ctx.save_for_forward(weight, *measured, *saved_gain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, contraction, inverse, direction, *saved_gain = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed(weight, grad):
+            # what follows is right as a function of grad and gain; of how the norm's own gradient
+            # changes with the weight nothing is known
+            weight = refusing(weight, REMEDY)
+        gain = saved_gain[0] if saved_gain else ctx.gain
+        factor = contraction * gain
+        share = (grad * weight).sum()
+        by_weight = torch.addcmul(grad * factor, direction, share * factor * inverse, value=-1)
+        return None, by_weight, share * contraction if saved_gain else None
+
+    @staticmethod
+    @forward_rule
+    def jvp(
+        ctx: Any,
+        saved: Sequence[Tensor],
+        measured: None,
+        tangent: Tensor | None,
+        gain_tangent: Tensor | None,
+    ) -> Tensor:
+        weight, contraction, inverse, direction, *saved_gain = saved
+        weight = refusing(weight, REMEDY)
+        found = torch.zeros_like(weight)
+        if tangent is not None:
+            factor = contraction * (saved_gain[0] if saved_gain else ctx.gain)
+            found = factor * (tangent - weight * (inverse * (direction * tangent).sum()))
+        if gain_tangent is not None:
+            found = found + weight * (contraction * gain_tangent)
+        return found

@@ -1,0 +1,1 @@
+"""Transforms made of a contraction: residual and monotone ones."""

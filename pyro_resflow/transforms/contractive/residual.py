@@ -1,0 +1,291 @@
+"""Residual transforms y = x + g(x), unconditional and conditional."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+from torch.distributions import constraints
+
+from ...arguments import checked
+from ...linearization import Linearizable, flatten_batch, resolve_event_dim
+from ...nn import ConditionalLipschitzMLP, LipschitzMLP
+from ...solvers import Anderson
+from ..core.base import check_dtype, check_event_shape
+from ..core.conditional import (
+    ConditionalBijection,
+    ConditionalInverse,
+    ConditionedTransform,
+    check_context,
+)
+from ..core.determinism import EstimatesLogDet
+from ..core.inverse import Inverse
+from .base import (
+    ContractionTransform,
+    LogDet,
+    Network,
+    Solve,
+    check_settled,
+    default_logdet,
+    estimated,
+    known_event_shape,
+    solved,
+)
+
+Fast = Literal["sampling", "density"]
+
+
+class Residual(ContractionTransform):
+    r"""The residual transform :math:`y = x + g(x)` of a contraction g.
+
+    The forward direction is one pass of the network; the inverse iterates. The log-determinant
+    :math:`\log|\det(I + J_g(x))|` is unbiased with the default estimator, and so is its gradient.
+
+    Args:
+        net: g, any module from ``(N, *event)`` to ``(N, *event)`` with Lipschitz constant below 1.
+            The networks of :mod:`pyro_resflow.nn` are, and are the fastest.
+        event_dim: number of event dimensions; default ``net.event_dim`` if there is one, else 1.
+        logdet: estimator of the log-determinant, see :mod:`pyro_resflow.logdet`; default
+            ``Exact()`` where ``net`` says that it takes events of up to 8 dimensions, which is
+            about as fast there and has no noise, else ``Krylov()``.
+        solver: solver of the inverse, see :mod:`pyro_resflow.solvers`; default ``Anderson()``.
+        cache_size: 0 or 1.
+
+    Raises:
+        ConvergenceError: by the inverse, if g turns out to be no contraction.
+
+    Reference:
+        Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_resflow.nn import LipschitzMLP
+        >>> from pyro_resflow.transforms import Residual
+        >>> base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
+        >>> flow = dist.TransformedDistribution(base, [Residual(LipschitzMLP(2))])
+        >>> flow.log_prob(flow.sample((5,))).shape
+        torch.Size([5])
+    """
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._check("x", x)
+        g, ladj = estimated(self.logdet, self.net, x, self._event_dim)
+        return x + g, ladj
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._inverse(y)
+        return x, estimated(self.logdet, self.net, x, self._event_dim)[1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        self._check("x", x)
+        check_settled(self.net)
+        flat, _ = flatten_batch(x, self._event_dim)
+        return x + self.net(flat).reshape(x.shape)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        self._check("y", y)
+        return solved(self.solver, self.net, y, self._event_dim)
+
+
+class ConditionalNetwork(Protocol):
+    """A network of an input and a context."""
+
+    context_dim: int
+
+    def bind(self, context: Tensor) -> Network:
+        """The network of the input at one context per sample, ``(N, context_dim)``.
+
+        Gradients reach what it names as its ``coefficients``, so all that is computed from the
+        context has to be among them; of a plain module these are its parameters.
+        """
+
+
+class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
+    r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
+
+    ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
+    batch dimensions broadcast with those of x.
+
+    Args:
+        net: a module with ``bind(context)`` and ``context_dim``, for instance
+            :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+        event_dim: see :class:`Residual`.
+        logdet: see :class:`Residual`.
+        solver: see :class:`Residual`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow import conditional_residual
+        >>> t = conditional_residual(2, context_dim=3)
+        >>> t.condition(torch.randn(7, 3))(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(
+        self,
+        net: ConditionalNetwork,
+        *,
+        event_dim: int | None = None,
+        logdet: LogDet | None = None,
+        solver: Solve | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self._event_dim = resolve_event_dim(net, event_dim)
+        shape = known_event_shape(net, self._event_dim)
+        self.logdet = logdet if logdet is not None else default_logdet(shape)
+        self.solver = solver if solver is not None else Anderson()
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        """Real tensors of ``event_dim`` event dimensions."""
+        return constraints.independent(constraints.real, self._event_dim)
+
+    codomain = domain
+
+    def condition(self, context: Tensor) -> ConditionedResidual:
+        """The transform at a context.
+
+        Args:
+            context: shape ``(*batch, context_dim)``.
+
+        Raises:
+            ValueError: for a context of another width.
+        """
+        check_context(context, (self.net.context_dim,), self)
+        return ConditionedResidual(self, context)
+
+
+class ConditionedResidual(ConditionedTransform):
+    """A conditional residual transform at one context; made by ``condition``.
+
+    Args:
+        conditional: the transform that was conditioned.
+        context: shape ``(*batch, context_dim)``.
+        cache_size: 0 or 1.
+    """
+
+    def __init__(
+        self, conditional: ConditionalResidual, context: Tensor, *, cache_size: int = 1
+    ) -> None:
+        super().__init__(conditional, context, cache_size=cache_size)
+        self._event_shape = known_event_shape(conditional.net, self.domain.event_dim)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, net = self._aligned("x", x)
+        flat, batch_shape = flatten_batch(x, self.domain.event_dim)
+        g, ladj = estimated(self.conditional.logdet, net, flat, self.domain.event_dim)
+        return x + g.reshape(x.shape), ladj.reshape(batch_shape)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        y, net = self._aligned("y", y)
+        flat, batch_shape = flatten_batch(y, self.domain.event_dim)
+        x = solved(self.conditional.solver, net, flat, self.domain.event_dim)
+        ladj = estimated(self.conditional.logdet, net, x, self.domain.event_dim)[1]
+        return x.reshape(y.shape), ladj.reshape(batch_shape)
+
+    def _call(self, x: Tensor) -> Tensor:
+        x, net = self._aligned("x", x)
+        check_settled(net)
+        flat, _ = flatten_batch(x, self.domain.event_dim)
+        return x + net(flat).reshape(x.shape)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        y, net = self._aligned("y", y)
+        flat, _ = flatten_batch(y, self.domain.event_dim)
+        return solved(self.conditional.solver, net, flat, self.domain.event_dim).reshape(y.shape)
+
+    def _aligned(self, name: str, x: Tensor) -> tuple[Tensor, Network]:
+        """x at the common batch shape, and the network bound to the context at it, flattened."""
+        if self._event_shape is not None:
+            check_event_shape(name, x, self._event_shape)
+        check_dtype(name, x, self.conditional.net)
+        shape = self.forward_shape(x.shape)
+        batch_shape = shape[: len(shape) - self.domain.event_dim]
+        net = self.conditional.net.bind(self._flat_context(batch_shape))
+        if self.context.requires_grad and not isinstance(net, Linearizable):
+            raise ValueError(
+                f"net: bind returned a {type(net).__name__}, by which no gradient reaches the "
+                "context; return a pyro_resflow.nn.Chain, or another network with coefficients() "
+                "that hold what is computed from the context; or detach the context."
+            )
+        return x.expand(shape), net
+
+
+@checked(LipschitzMLP)
+def residual(
+    input_dim: int,
+    hidden_dims: Sequence[int] | None = None,
+    *,
+    fast: Fast = "sampling",
+    logdet: LogDet | None = None,
+    solver: Solve | None = None,
+    **network: Any,
+) -> Residual | Inverse:
+    """A residual transform of vectors.
+
+    Args:
+        input_dim: size of the vectors.
+        hidden_dims: widths of the hidden layers; default ``[64, 64]``.
+        fast: the direction without iteration: ``"sampling"`` (forward) for guides and variational
+            posteriors, ``"density"`` (inverse) for fitting data.
+        logdet: see :class:`Residual`.
+        solver: see :class:`Residual`.
+        network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
+
+    Raises:
+        ValueError: for an unknown ``fast``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow import residual
+        >>> residual(3)(torch.randn(3)).shape
+        torch.Size([3])
+    """
+    net = LipschitzMLP(input_dim, hidden_dims if hidden_dims is not None else (64, 64), **network)
+    block = Residual(net, logdet=logdet, solver=solver)
+    return block if checked_fast(fast) == "sampling" else Inverse(block)
+
+
+@checked(ConditionalLipschitzMLP)
+def conditional_residual(
+    input_dim: int,
+    context_dim: int,
+    hidden_dims: Sequence[int] | None = None,
+    *,
+    fast: Fast = "sampling",
+    logdet: LogDet | None = None,
+    solver: Solve | None = None,
+    **network: Any,
+) -> ConditionalResidual | ConditionalInverse:
+    """A residual transform of vectors given a context.
+
+    Args:
+        input_dim: size of the vectors.
+        context_dim: size of the context.
+        hidden_dims: widths of the hidden layers; default ``[64, 64]``.
+        fast: see :func:`residual`.
+        logdet: see :class:`Residual`.
+        solver: see :class:`Residual`.
+        network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+
+    Raises:
+        ValueError: for an unknown ``fast``.
+    """
+    widths = hidden_dims if hidden_dims is not None else (64, 64)
+    net = ConditionalLipschitzMLP(input_dim, context_dim, widths, **network)
+    block = ConditionalResidual(net, logdet=logdet, solver=solver)
+    return block if checked_fast(fast) == "sampling" else ConditionalInverse(block)
+
+
+def checked_fast(fast: str) -> str:
+    """``fast``, checked.
+
+    Raises:
+        ValueError: unless it is "sampling" or "density".
+    """
+    if fast not in ("sampling", "density"):
+        raise ValueError(f"fast: expected 'sampling' or 'density', got {fast!r}.")
+    return fast

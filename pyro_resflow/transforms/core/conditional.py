@@ -1,0 +1,177 @@
+"""Conditional transforms: what they share, their inverse and composition, and an affine one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import ConditionalTransformModule
+from pyro.distributions.conditional import ConditionalTransform
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from ...rebuilding import Rebuildable
+from .base import InverseMemory, OnePassTransform, check_dtype
+from .compose import Compose, MeasuredTogether, flattened
+
+
+class ConditionalBijection(Rebuildable, InverseMemory, ConditionalTransformModule):
+    """A conditional transform that is a bijection at every context, and knows its inverse."""
+
+    bijective = True
+
+    context_event_dim = 1
+    """Event dimensions of the context: 1 for vectors, 3 for feature maps of images."""
+
+    @property
+    def inv(self) -> ConditionalTransformModule:
+        """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
+        return self._remembered_inverse() or ConditionalInverse(self)
+
+
+class ConditionedTransform(OnePassTransform):
+    """A conditional transform at one context, whose batch dimensions broadcast with the input's.
+
+    Args:
+        conditional: the :class:`ConditionalBijection` that was conditioned; it has a ``domain``.
+        context: shape ``(*batch, *context_event)``.
+        cache_size: 0 or 1.
+    """
+
+    context: Tensor
+
+    def __init__(self, conditional: Any, context: Tensor, *, cache_size: int = 1) -> None:
+        super().__init__(cache_size=cache_size)
+        self.conditional = conditional
+        self.context = context
+        self._context_event_shape = context.shape[context.dim() - conditional.context_event_dim :]
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return self.conditional.domain
+
+    codomain = domain
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        event = len(shape) - self.domain.event_dim
+        context_batch = self.context.dim() - len(self._context_event_shape)
+        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:context_batch])
+        return torch.Size((*batch, *shape[event:]))
+
+    inverse_shape = forward_shape
+
+    def _flat_context(self, batch_shape: torch.Size) -> Tensor:
+        """One context per sample of a batch that it broadcasts to, ``(N, *context_event)``."""
+        event_shape = self._context_event_shape
+        expanded = self.context.expand(*batch_shape, *event_shape)
+        return expanded.reshape(batch_shape.numel(), *event_shape)
+
+
+class ConditionedCompose(Compose):
+    """Transforms one after the other, some of them at a context; made by ``condition``.
+
+    Args:
+        parts: see :class:`pyro_resflow.transforms.Compose`.
+        context: shape ``(*batch, *context_event)``.
+        cache_size: 0 or 1.
+    """
+
+    context: Tensor
+
+    def __init__(
+        self, parts: Iterable[Transform], context: Tensor, *, cache_size: int = 1
+    ) -> None:
+        super().__init__(parts, cache_size=cache_size)
+        self.context = context
+
+
+class ConditionalCompose(MeasuredTogether, ConditionalBijection):
+    """Transforms one after the other, some or all of them conditional, on the same context.
+
+    What ``condition(c)`` returns gathers value and log-determinant in one pass, as
+    :class:`pyro_resflow.transforms.Compose` does.
+
+    Args:
+        parts: conditional transforms and transforms, ours, Pyro's or torch's, at least one.
+
+    Raises:
+        ValueError: without parts, or for a part that is neither a conditional transform nor a
+            bijective transform.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow import conditional_residual
+        >>> from pyro_resflow.transforms import ActNorm, ConditionalCompose, initialize
+        >>> t = ConditionalCompose([conditional_residual(2, context_dim=3), ActNorm(2)])
+        >>> initialize(t, torch.randn(16, 2), context=torch.randn(16, 3))
+        >>> t.condition(torch.randn(7, 3))(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(self, parts: Iterable[Transform | ConditionalTransform]) -> None:
+        super().__init__()
+        self.parts: list[Transform | ConditionalTransform] = []
+        for part in parts:
+            if isinstance(part, ConditionalTransform):
+                self.parts.append(part)
+            else:
+                self.parts.extend(flattened([part]))
+        if not self.parts:
+            raise ValueError("parts: expected at least one transform, got none.")
+        for i, part in enumerate(self.parts):
+            if isinstance(part, nn.Module):
+                self.add_module(str(i), part)
+
+    def condition(self, context: Tensor) -> ConditionedCompose:
+        """The composition at a context of shape ``(*batch, *context_event)``."""
+        return ConditionedCompose(
+            [
+                part.condition(context) if isinstance(part, ConditionalTransform) else part
+                for part in self.parts
+            ],
+            context,
+        )
+
+
+class ConditionalInverse(Rebuildable, ConditionalTransformModule):
+    """The inverse of a conditional transform, sharing its parameters.
+
+    Args:
+        transform: the conditional transform.
+    """
+
+    bijective = True
+
+    def __init__(self, transform: ConditionalTransformModule) -> None:
+        super().__init__()
+        self.transform = transform
+        if isinstance(transform, InverseMemory):
+            transform.remember_inverse(self)
+
+    @property
+    def inv(self) -> ConditionalTransformModule:
+        """The conditional transform that this one inverts."""
+        return self.transform
+
+    def condition(self, context: Tensor) -> Transform:
+        """The inverse at a context of shape ``(*batch, *context_event)``."""
+        return self.transform.condition(context).inv
+
+
+def check_context(
+    context: Tensor, context_shape: Sequence[int], network: nn.Module | None = None
+) -> None:
+    """Raise unless ``context`` has shape ``(*batch, *context_shape)``, and the network's type.
+
+    Raises:
+        ValueError: saying what was expected and what was given.
+    """
+    expected = tuple(context_shape)
+    batch_dim = context.dim() - len(expected)
+    if batch_dim < 0 or tuple(context.shape[batch_dim:]) != expected:
+        raise ValueError(
+            f"context: expected shape (*batch, {', '.join(map(str, expected))}), got "
+            f"{tuple(context.shape)}."
+        )
+    check_dtype("context", context, network)

@@ -1,0 +1,81 @@
+"""Transforms of the two halves of an event, each of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from ..core.base import OnePassTransform, check_event_shape
+from ..core.compose import Compose
+from ..core.evaluation import call_and_ladj, event_dims, inverse_and_ladj, sum_rightmost
+from .masks import Mask
+
+OnePass = Callable[[Transform, Tensor], tuple[Tensor, Tensor]]
+
+
+class OnHalves(OnePassTransform):
+    r"""One transform for each half of an event, :math:`(a, b) \mapsto (f(a), g(b))`.
+
+    Args:
+        mask: what splits the event.
+        kept: f, a bijection of the half that the mask keeps, or of its entries.
+        changed: g, of the other half.
+        cache_size: 0 or 1.
+
+    Raises:
+        ValueError: for a transform of larger events than the mask's.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import ActNorm, Checkerboard, OnHalves, initialize
+        >>> t = OnHalves(Checkerboard((2, 4, 4)), ActNorm(2, event_dim=3), ActNorm(2, event_dim=3))
+        >>> initialize(t, torch.randn(16, 2, 4, 4))
+        >>> t(torch.randn(7, 2, 4, 4)).shape
+        torch.Size([7, 2, 4, 4])
+    """
+
+    def __init__(
+        self, mask: Mask, kept: Transform, changed: Transform, *, cache_size: int = 1
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        self.mask = mask
+        self.kept = _on_events("kept", kept, len(mask.event_shape))
+        self.changed = _on_events("changed", changed, len(mask.event_shape))
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.mask.event_shape))
+
+    codomain = domain
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._each("x", x, call_and_ladj)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._each("y", y, inverse_and_ladj)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_ladj(y)[0]
+
+    def _each(self, name: str, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
+        check_event_shape(name, x, self.mask.event_shape)
+        kept, changed = self.mask.split(x)
+        kept, first = self._half(self.kept, kept, one_pass)
+        changed, second = self._half(self.changed, changed, one_pass)
+        return self.mask.merge(kept, changed), first + second
+
+    def _half(self, transform: Transform, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
+        y, ladj = one_pass(transform, x)
+        return y, sum_rightmost(ladj, len(self.mask.event_shape) - event_dims(transform)[0])
+
+
+def _on_events(name: str, transform: Transform, event_dim: int) -> Transform:
+    """The transform, its parameters registered wherever they are, checked."""
+    if max(transform.domain.event_dim, transform.codomain.event_dim) > event_dim:
+        raise ValueError(
+            f"{name}: expected a transform of events of at most {event_dim} dimensions, which the "
+            f"mask has, got one of {transform.domain.event_dim}."
+        )
+    return transform if isinstance(transform, nn.Module) else Compose([transform])

@@ -1,0 +1,124 @@
+r"""Increasing functions of one variable, applied to each entry with parameters of its own.
+
+What couplings change one half of an event by: the parameters come from a network of the other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...rebuilding import Rebuildable
+
+
+class ElementwiseMap(Rebuildable, nn.Module):
+    r"""An increasing map of each entry, with parameters that are other for each entry.
+
+    Subclasses say how many parameters an entry takes, and implement both directions. Parameters
+    come as a tensor ``(N, num_parameters, *event)`` beside entries ``(N, *event)``.
+    """
+
+    num_parameters: int
+    """How many parameters one entry takes."""
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """y and log dy/dx, both of the shape of x."""
+        raise NotImplementedError
+
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """x and log dy/dx (of the forward direction) at it, both of the shape of y."""
+        raise NotImplementedError
+
+
+class BoundedLogScale(Rebuildable, nn.Module):
+    r"""The log-scale :math:`s = \bar s\tanh(h/\bar s)` of a network's output h.
+
+    No output makes a scale overflow, and zero gives the scale 1.
+
+    Args:
+        bound: :math:`\bar s`; 1 is Flow++'s.
+
+    Reference:
+        Ho et al., Flow++, 2019; its published code.
+    """
+
+    def __init__(self, bound: float = 1.0) -> None:
+        super().__init__()
+        if not bound > 0:
+            raise ValueError(f"bound: expected a positive number, got {bound}.")
+        self.bound = bound
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The log-scale, of the shape of h."""
+        return self.bound * (h / self.bound).tanh()
+
+
+class LearnedLogScale(Rebuildable, nn.Module):
+    r"""Real NVP's log-scale :math:`s = a\tanh(h)` with a learned scalar a, 0 to begin with.
+
+    The network that gives h must not be zero to begin with too: neither it nor a would ever learn.
+
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017; its published
+        code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.amplitude = nn.Parameter(torch.zeros(()))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The log-scale, of the shape of h."""
+        return self.amplitude * h.tanh()
+
+
+class SigmoidScale(Rebuildable, nn.Module):
+    r"""Glow's scale :math:`e^s = \sigma(h + o)`, below 1.
+
+    Zero gives :math:`\sigma(o)`, so that a coupling does not start as the identity: 0.88 at o = 2.
+
+    Args:
+        offset: o.
+
+    Reference:
+        Kingma and Dhariwal, Glow, 2018; its published code.
+    """
+
+    def __init__(self, offset: float = 2.0) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The log-scale, of the shape of h."""
+        return F.logsigmoid(h + self.offset)
+
+
+class AffineMap(ElementwiseMap):
+    r"""Scale and shift, :math:`y = e^{s(h)} x + b`, of two parameters (h, b) an entry.
+
+    Args:
+        log_scale: module from h to the log-scale s, of the same shape: :class:`BoundedLogScale`
+            (default), :class:`LearnedLogScale` (Real NVP) or :class:`SigmoidScale` (Glow).
+
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.2.
+    """
+
+    num_parameters = 2
+
+    def __init__(self, log_scale: nn.Module | None = None) -> None:
+        super().__init__()
+        self.log_scale = log_scale if log_scale is not None else BoundedLogScale()
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """y and log dy/dx, both of the shape of x."""
+        raw, shift = parameters.unbind(1)
+        log_scale = self.log_scale(raw)
+        return x * log_scale.exp() + shift, log_scale
+
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """x and log dy/dx (of the forward direction) at it, both of the shape of y."""
+        raw, shift = parameters.unbind(1)
+        log_scale = self.log_scale(raw)
+        return (y - shift) * (-log_scale).exp(), log_scale

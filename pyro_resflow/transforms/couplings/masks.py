@@ -1,0 +1,199 @@
+"""Masks of coupling layers: which half of an event is kept, and which is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...arguments import checked
+
+
+@checked()
+@dataclass(frozen=True)
+class Mask:
+    """A partition of the entries of an event into a half that is kept and one that is changed.
+
+    Either half is packed into a tensor of its own, so that nothing is computed for entries that
+    do not need it.
+
+    Args:
+        event_shape: shape of the events to split.
+    """
+
+    event_shape: Sequence[int]
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The kept and the changed half of x, shape ``(*batch, *event_shape)``."""
+        raise NotImplementedError
+
+    def merge(self, kept: Tensor, changed: Tensor) -> Tensor:
+        """The events, shape ``(*batch, *event_shape)``, whose halves these are."""
+        raise NotImplementedError
+
+    @property
+    def kept_shape(self) -> torch.Size:
+        """Shape of the kept half of an event."""
+        return self._half_shapes()[0]
+
+    @property
+    def changed_shape(self) -> torch.Size:
+        """Shape of the changed half of an event."""
+        return self._half_shapes()[1]
+
+    def _half_shapes(self) -> tuple[torch.Size, torch.Size]:
+        kept, changed = self.split(torch.empty(tuple(self.event_shape), device="meta"))
+        return kept.shape, changed.shape
+
+
+@checked()
+@dataclass(frozen=True)
+class ChannelHalves(Mask):
+    """The first half of the channels is kept, the rest is changed.
+
+    A vector's entries count as its channels. Of an odd number the first half is the larger.
+
+    Args:
+        event_shape: ``(C, H, W)`` or ``(D,)``.
+        swap: keep the second half instead.
+
+    Raises:
+        ValueError: for fewer than two channels.
+
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.4.
+
+    Example:
+        >>> from pyro_resflow.transforms import ChannelHalves
+        >>> mask = ChannelHalves((3, 8, 8))
+        >>> mask.kept_shape, mask.changed_shape
+        (torch.Size([2, 8, 8]), torch.Size([1, 8, 8]))
+    """
+
+    swap: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.event_shape) or self.event_shape[0] < 2:
+            raise ValueError(
+                "event_shape: expected at least two channels to split, got "
+                f"{tuple(self.event_shape)}. Squeeze images first."
+            )
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.event_shape[0] - self.event_shape[0] // 2
+        a, b = x.tensor_split([first], dim=-len(self.event_shape))
+        return (b, a) if self.swap else (a, b)
+
+    def merge(self, kept: Tensor, changed: Tensor) -> Tensor:
+        halves = (changed, kept) if self.swap else (kept, changed)
+        return torch.cat(halves, dim=-len(self.event_shape))
+
+
+@checked()
+@dataclass(frozen=True)
+class Columns(Mask):
+    """Every other column is kept, as in the published code of Flow++ (there "checkerboard").
+
+    The halves are images of half the width; of an odd width that of column 0 is the larger.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        parity: 0 to keep columns 0, 2, ...; 1 to keep columns 1, 3, ...
+
+    Raises:
+        ValueError: for an event that is no image of at least two columns, or another parity.
+
+    Reference:
+        Ho et al., Flow++, 2019; its published code.
+    """
+
+    parity: int = 0
+
+    def __post_init__(self) -> None:
+        _check_alternation(self, columns=2)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[..., self.parity :: 2], x[..., 1 - self.parity :: 2]
+
+    def merge(self, kept: Tensor, changed: Tensor) -> Tensor:
+        return _interleave(changed, kept) if self.parity else _interleave(kept, changed)
+
+
+@checked()
+@dataclass(frozen=True)
+class Checkerboard(Mask):
+    """The white squares of a checkerboard are kept, the black ones are changed.
+
+    Of an even width, either half is an image ``(C, H, W/2)``: row i holds that row's pixels of
+    one colour. Of an odd width, where rows hold unequal numbers, it is one row ``(C, 1, n)``;
+    there :class:`OnFullImage` gives a conditioner the image.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        parity: 0 to keep pixels (i, j) with i + j even; 1 to keep those with i + j odd.
+
+    Raises:
+        ValueError: for an event that is no image of at least two pixels, or another parity.
+
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.4.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import Checkerboard
+        >>> x = torch.arange(8).reshape(1, 2, 4)
+        >>> kept, changed = Checkerboard((1, 2, 4)).split(x)
+        >>> kept
+        tensor([[[0, 2],
+                 [5, 7]]])
+    """
+
+    parity: int = 0
+
+    def __post_init__(self) -> None:
+        _check_alternation(self, columns=1)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.event_shape[-1] % 2:
+            # the colours alternate along the rows laid end to end
+            raster = x.flatten(-2).unsqueeze(-2)
+            return raster[..., self.parity :: 2], raster[..., 1 - self.parity :: 2]
+        even, odd = x[..., 0::2], x[..., 1::2]
+        return self._swap_rows(even, odd)
+
+    def merge(self, kept: Tensor, changed: Tensor) -> Tensor:
+        if self.event_shape[-1] % 2:
+            halves = (changed, kept) if self.parity else (kept, changed)
+            return _interleave(*halves).reshape(*kept.shape[:-2], *self.event_shape[1:])
+        return _interleave(*self._swap_rows(kept, changed))
+
+    def _swap_rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Exchange the rows of the other parity; its own inverse."""
+        rows = torch.arange(a.shape[-2], device=a.device) % 2 == self.parity
+        return torch.where(rows[:, None], a, b), torch.where(rows[:, None], b, a)
+
+
+def _interleave(first: Tensor, second: Tensor) -> Tensor:
+    """first[0], second[0], first[1], ... along the last dimension; second may be shorter by 1."""
+    columns = first.shape[-1] + second.shape[-1]
+    second = F.pad(second, (0, first.shape[-1] - second.shape[-1]))
+    return torch.stack([first, second], dim=-1).flatten(-2)[..., :columns]
+
+
+def _check_alternation(mask: Columns | Checkerboard, columns: int) -> None:
+    """Raise unless there are both kinds of columns or pixels in an image, and the parity is one.
+
+    Raises:
+        ValueError: naming the argument and what was given.
+    """
+    shape = tuple(mask.event_shape)
+    if len(shape) != 3 or shape[2] < columns or shape[1] * shape[2] < 2:
+        raise ValueError(
+            f"event_shape: expected (C, H, W) with at least two columns or pixels to tell apart, "
+            f"got {shape}. ChannelHalves splits the channels instead."
+        )
+    if mask.parity not in (0, 1):
+        raise ValueError(f"parity: expected 0 or 1, got {mask.parity}.")

@@ -1,0 +1,1 @@
+"""Transforms of images: changes of shape, factoring out, dequantization."""

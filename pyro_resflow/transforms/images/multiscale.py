@@ -1,0 +1,193 @@
+"""Changes of shape: squeezing, factoring out, and the multiscale architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import ReshapeTransform, Transform, constraints
+from torch.nn import functional as F
+
+from ...nn import Conditioner
+from ..core.base import OnePassTransform, check_event_shape
+from ..core.compose import Compose
+from ..core.evaluation import call_and_ladj, inverse_and_ladj
+from .split_prior import SplitPrior
+
+
+class Squeeze(OnePassTransform):
+    """Trade image size for channels: ``(C, H, W)`` to ``(C f^2, H/f, W/f)``.
+
+    Args:
+        factor: f.
+        cache_size: 0 or 1.
+
+    Raises:
+        ValueError: when called, for an image size that f does not divide.
+
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.6.
+    """
+
+    def __init__(self, factor: int = 2, *, cache_size: int = 1) -> None:
+        super().__init__(cache_size=cache_size)
+        self.factor = factor
+
+    domain = constraints.independent(constraints.real, 3)
+    codomain = constraints.independent(constraints.real, 3)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = self.forward_shape(x.shape)
+        # torch leaves empty batches as they are, and cannot differentiate that
+        y = F.pixel_unshuffle(x, self.factor) if x.numel() else x.reshape(shape)
+        return y, x.new_zeros(x.shape[:-3])
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._inverse(y), y.new_zeros(y.shape[:-3])
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        shape = self.inverse_shape(y.shape)
+        return F.pixel_shuffle(y, self.factor) if y.numel() else y.reshape(shape)
+
+    def forward_shape(self, shape: Sequence[int]) -> torch.Size:
+        f = self.factor
+        if len(shape) < 3 or shape[-2] % f or shape[-1] % f:
+            raise ValueError(
+                f"x: expected shape (*batch, C, H, W) with H and W divisible by {f}, got "
+                f"{tuple(shape)}."
+            )
+        return torch.Size((*shape[:-3], shape[-3] * f * f, shape[-2] // f, shape[-1] // f))
+
+    def inverse_shape(self, shape: Sequence[int]) -> torch.Size:
+        f = self.factor
+        if len(shape) < 3 or shape[-3] % (f * f):
+            raise ValueError(
+                f"y: expected shape (*batch, C, H, W) with C divisible by {f * f}, got "
+                f"{tuple(shape)}."
+            )
+        return torch.Size((*shape[:-3], shape[-3] // (f * f), shape[-2] * f, shape[-1] * f))
+
+
+class Flatten(Compose):
+    """Images ``(C, H, W)`` as vectors ``(C H W,)``.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        shape = torch.Size(event_shape)
+        super().__init__([ReshapeTransform(shape, torch.Size((shape.numel(),)))])
+
+
+class Split(OnePassTransform):
+    r"""Factor out the second half of the channels; transform only the first.
+
+    :math:`(a, b) \mapsto [\mathrm{flat}(b), \mathrm{inner}(a)]`: the factored-out half comes
+    first, as a vector, then what the inner transform makes of the rest. A :class:`SplitPrior`
+    ahead of it gives b a learned prior given a.
+
+    Args:
+        inner: transform of images ``(C - C//2, H, W)`` to vectors or images.
+        event_shape: ``(C, H, W)``.
+        cache_size: 0 or 1.
+
+    Raises:
+        ValueError: for a single channel.
+
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.6.
+    """
+
+    def __init__(
+        self, inner: Transform, event_shape: Sequence[int], *, cache_size: int = 1
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        channels, height, width = event_shape
+        if channels < 2:
+            raise ValueError(
+                f"event_shape: expected at least two channels to split, got {tuple(event_shape)}."
+            )
+        self.event_shape = torch.Size(event_shape)
+        self.kept = channels - channels // 2
+        self.inner = Compose([inner, *_flattened(inner, (self.kept, height, width))])
+
+    domain = constraints.independent(constraints.real, 3)
+    codomain = constraints.independent(constraints.real, 1)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape("x", x, self.event_shape)
+        a, b = x.tensor_split([self.kept], dim=-3)
+        z, ladj = call_and_ladj(self.inner, a)
+        return torch.cat([b.flatten(-3), z], dim=-1), ladj
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        b, z = self._halves(y)
+        a, ladj = inverse_and_ladj(self.inner, z)
+        return torch.cat([a, b], dim=-3), ladj
+
+    def _call(self, x: Tensor) -> Tensor:
+        check_event_shape("x", x, self.event_shape)
+        a, b = x.tensor_split([self.kept], dim=-3)
+        return torch.cat([b.flatten(-3), self.inner._call(a)], dim=-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        b, z = self._halves(y)
+        return torch.cat([self.inner._inverse(z), b], dim=-3)
+
+    def _halves(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        check_event_shape("y", y, (self.event_shape.numel(),))
+        channels, height, width = self.event_shape
+        b, z = y.tensor_split([(channels - self.kept) * height * width], dim=-1)
+        return b.unflatten(-1, (channels - self.kept, height, width)), z
+
+    def forward_shape(self, shape: Sequence[int]) -> torch.Size:
+        return torch.Size((*shape[:-3], self.event_shape.numel()))
+
+    def inverse_shape(self, shape: Sequence[int]) -> torch.Size:
+        return torch.Size((*shape[:-1], *self.event_shape))
+
+
+class Multiscale(Compose):
+    """Levels of transforms, half of the channels factored out after each but the last.
+
+    The result is a vector: the half factored out first, then the second, and so on, then what the
+    last level leaves.
+
+    Args:
+        levels: transforms of images to images; the last may end in vectors.
+        event_shape: ``(C, H, W)``, the input of the first level.
+        prior: recipe of the networks of a learned Gaussian prior of every factored-out half, see
+            :class:`SplitPrior`; default: none, the factored-out halves are noise themselves.
+        cache_size: 0 or 1.
+
+    Raises:
+        ValueError: without levels, or if one leaves a single channel to be halved.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Transform],
+        event_shape: Sequence[int],
+        *,
+        prior: Conditioner | None = None,
+        cache_size: int = 1,
+    ) -> None:
+        if not levels:
+            raise ValueError("levels: expected at least one transform, got none.")
+        first, *rest = levels
+        if not rest:
+            super().__init__([first, *_flattened(first, event_shape)], cache_size=cache_size)
+            return
+        shape = first.forward_shape(torch.Size(event_shape))
+        kept = shape[0] - shape[0] // 2
+        inner = Multiscale(rest, (kept, *shape[1:]), prior=prior)
+        priors = [SplitPrior(shape, prior)] if prior is not None else []
+        super().__init__([first, *priors, Split(inner, shape)], cache_size=cache_size)
+
+
+def _flattened(transform: Transform, event_shape: Sequence[int]) -> list[Transform]:
+    """What makes a vector of the transform's output, if it is not one yet."""
+    shape = transform.forward_shape(torch.Size(event_shape))
+    return [Flatten(shape)] if len(shape) == 3 else []

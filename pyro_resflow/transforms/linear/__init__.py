@@ -1,0 +1,1 @@
+"""Invertible linear maps of vectors and of channels."""

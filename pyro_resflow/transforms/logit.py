@@ -1,0 +1,73 @@
+"""The logit, which maps pixels to the real line."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from .core.base import OnePassTransform
+from .core.evaluation import sum_rightmost
+from .core.ranges import check_interval
+
+
+class Logit(OnePassTransform):
+    r"""Pixels to the real line, :math:`y = \mathrm{logit}(\alpha + (1 - 2\alpha)\,x)`.
+
+    A bijection of the interval :math:`(-\alpha, 1-\alpha)/(1-2\alpha)`, a little more than [0, 1],
+    to the real line.
+
+    Args:
+        alpha: margin that keeps 0 and 1 away from infinity, in [0, 0.5).
+        event_dim: event dimensions over which the log-determinant is summed.
+        cache_size: 0 or 1.
+
+    Raises:
+        ValueError: for an alpha outside [0, 0.5), and for pixels outside the interval, such as
+            0 .. 255, where ``pyro.enable_validation`` is on.
+
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 4.1.
+    """
+
+    def __init__(self, alpha: float = 0.05, *, event_dim: int = 0, cache_size: int = 1) -> None:
+        super().__init__(cache_size=cache_size)
+        if not 0 <= alpha < 0.5:
+            raise ValueError(f"alpha: expected a number in [0, 0.5), got {alpha}.")
+        self.alpha = alpha
+        self._event_dim = event_dim
+
+    @property
+    def margin(self) -> float:
+        """How far the domain goes beyond [0, 1]."""
+        return self.alpha / (1 - 2 * self.alpha)
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return _independent(constraints.interval(-self.margin, 1 + self.margin), self._event_dim)
+
+    @constraints.dependent_property(is_discrete=False)
+    def codomain(self) -> constraints.Constraint:
+        return _independent(constraints.real, self._event_dim)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_interval(x, -self.margin, 1 + self.margin)
+        y = torch.logit(self.alpha + (1 - 2 * self.alpha) * x)
+        return y, self._ladj(y)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._inverse(y), self._ladj(y)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return (torch.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha)
+
+    def _ladj(self, y: Tensor) -> Tensor:
+        entries = math.log1p(-2 * self.alpha) + F.softplus(y) + F.softplus(-y)
+        return sum_rightmost(entries, self._event_dim)
+
+
+def _independent(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:
+    return constraints.independent(constraint, event_dim) if event_dim else constraint

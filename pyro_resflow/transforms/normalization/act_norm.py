@@ -1,0 +1,127 @@
+"""Activation normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ...nn.initialization import DataInitialized, Moments
+from ..core.base import OnePassTransform, check_event_shape
+
+
+class ActNorm(DataInitialized, OnePassTransform):
+    r"""Learned scale and shift per feature, :math:`y = e^s x + b`, set by the first batch of data.
+
+    That batch comes out with mean 0 and standard deviation 1 in every feature, in whichever
+    direction it passes: see :func:`initialize` for what counts as data. Until then the transform
+    is the identity. The flag that this has happened is a buffer, so that it is saved.
+
+    Args:
+        num_features: entries of a vector, or channels of an image; or the shape ``(C, H, W)``,
+            for a scale and a shift of every pixel's own.
+        event_dim: 1 for vectors ``(*, D)``, 3 for images ``(*, C, H, W)``.
+        initialized: keep the identity as a start instead of waiting for data: for flows whose
+            fast direction starts from standard noise.
+        cache_size: 0 or 1.
+
+    Raises:
+        ValueError: if a batch is scored before there was one to start from and may not be that
+            one itself, see :func:`initialize`.
+
+    Reference:
+        Kingma and Dhariwal, Glow, 2018, section 3.1; per pixel: Ho et al., Flow++, 2019.
+    """
+
+    def __init__(
+        self,
+        num_features: int | Sequence[int],
+        *,
+        event_dim: int = 1,
+        initialized: bool = False,
+        cache_size: int = 1,
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        if event_dim not in (1, 3):
+            raise ValueError(f"event_dim: expected 1 (vectors) or 3 (images), got {event_dim}.")
+        shape = (num_features,) if isinstance(num_features, int) else tuple(num_features)
+        if len(shape) not in (1, event_dim):
+            raise ValueError(
+                f"num_features: expected a number or {event_dim} sizes, got {tuple(shape)}."
+            )
+        self.feature_shape = torch.Size(shape)
+        self._event_dim = event_dim
+        self.log_scale = nn.Parameter(torch.zeros(shape))
+        self.shift = nn.Parameter(torch.zeros(shape))
+        self._start(initialized)
+
+    def await_batch(self) -> None:
+        super().await_batch()
+        with torch.no_grad():
+            self.log_scale.zero_()
+            self.shift.zero_()
+
+    @property
+    def num_features(self) -> int:
+        """How many scales and shifts there are."""
+        return self.feature_shape.numel()
+
+    @constraints.dependent_property(is_discrete=False)
+    def domain(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, self._event_dim)
+
+    codomain = domain
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self._call(x)
+        return y, self._ladj(x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._inverse(y)
+        return x, self._ladj(x)
+
+    def _call(self, x: Tensor) -> Tensor:
+        self._check("x", x)
+        if self._awaits_batch(x, self._batch(x)):
+            self._initialize(self._samples(x), self._standardize_inputs)
+        return x * self._spread(self.log_scale.exp()) + self._spread(self.shift)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        self._check("y", y)
+        if self._awaits_batch(y, self._batch(y)):
+            self._initialize(self._samples(y), self._standardize_outputs)
+        return (y - self._spread(self.shift)) * self._spread((-self.log_scale).exp())
+
+    def _ladj(self, x: Tensor) -> Tensor:
+        shared = x.shape[x.dim() - self._event_dim + len(self.feature_shape) :].numel()
+        total = self.log_scale.sum() * shared
+        return total.expand(x.shape[: x.dim() - self._event_dim])
+
+    def _check(self, name: str, x: Tensor) -> None:
+        shared = self._event_dim - len(self.feature_shape)
+        check_event_shape(name, x, (*self.feature_shape, *x.shape[x.dim() - shared :]))
+
+    def _spread(self, features: Tensor) -> Tensor:
+        return features.reshape(
+            *self.feature_shape, *[1] * (self._event_dim - len(self.feature_shape))
+        )
+
+    def _samples(self, x: Tensor) -> Tensor:
+        """The batch as ``(N, features, *)``."""
+        samples = x.reshape(-1, *x.shape[x.dim() - self._event_dim :])
+        return samples.flatten(1, len(self.feature_shape)).to(self.shift.dtype)
+
+    def _batch(self, x: Tensor) -> int:
+        return x.shape[: x.dim() - self._event_dim].numel()
+
+    def _standardize_inputs(self, data: Moments) -> None:
+        self._set(-data.std.log(), -data.mean / data.std)
+
+    def _standardize_outputs(self, data: Moments) -> None:
+        self._set(data.std.log(), data.mean)
+
+    def _set(self, log_scale: Tensor, shift: Tensor) -> None:
+        self.log_scale.copy_(log_scale.reshape(self.feature_shape))
+        self.shift.copy_(shift.reshape(self.feature_shape))
