@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 
@@ -17,16 +19,17 @@ def modules_inside(module: nn.Module) -> list[nn.Module]:
         each = waiting.pop()
         if id(each) not in found:
             found[id(each)] = each
-            children = [child for child in each._modules.values() if child is not None]
-            waiting.extend(reversed(children))
+            if each._modules:  # most have none
+                children = [child for child in each._modules.values() if child is not None]
+                waiting.extend(reversed(children))
     return list(found.values())
 
 
-def tensors_inside(module: nn.Module) -> list[Tensor]:
-    """The parameters and the buffers of a module and of all modules inside it."""
+def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """The parameters and the buffers that modules hold themselves."""
     return [
         tensor
-        for each in modules_inside(module)
+        for each in modules
         for tensors in (each._parameters, each._buffers)
         for tensor in tensors.values()
         if tensor is not None

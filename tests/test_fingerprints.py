@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_resflow.fingerprints import REMEMBERED_WHOLE, Fingerprint
+from pyro_resflow.fingerprints import REMEMBERED_WHOLE, Fingerprint, which_fit
 
 SHAPES = [(), (3,), (5, 4), (300, 200), (64, 16, 3, 3), (2, 70_000)]
 
@@ -93,7 +93,26 @@ def test_a_change_is_noticed_under_autocast_and_with_lowered_products() -> None:
 
 def test_large_tensors_are_remembered_in_short() -> None:
     seen = Fingerprint([torch.randn(100, 10_000), torch.randn(50)])
-    assert [len(values) for values in seen._values] == [150]
+    assert [len(part.bits) for part in seen._parts.values()] == [150]
+
+
+def test_several_are_taken_and_compared_together() -> None:
+    groups = [
+        [torch.randn(3), torch.ones(2, dtype=torch.bool)],
+        [torch.empty(0)],
+        [],
+        [torch.randn(300, 200), torch.randint(2**40, (3,)), torch.randint(9, (70, 70))],
+        [torch.randn(4)],
+    ]
+    several = Fingerprint.of_each(groups)
+    assert which_fit(several, groups) == [True] * 5
+    groups[0][1].data[0] = False
+    assert which_fit(several, groups) == [False, True, True, True, True]
+    groups[0][1].data[0] = True
+    groups[3][1].data.add_(1)  # beyond what float32 tells apart
+    groups[4][0].add_(1)
+    assert which_fit(several, groups) == [True, True, True, False, False]
+    assert which_fit([], []) == []
 
 
 def test_nan_is_a_value() -> None:

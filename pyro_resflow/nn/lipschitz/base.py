@@ -34,7 +34,7 @@ from ..stages.base import Affine, Stage
 from .divided import REMEDY, DividedByNorm, Measured
 from .norms import OperatorNorm, SpectralNorm
 from .operators import LinearOperator
-from .verification import Seen, fit
+from .verification import Seen, fit, see, unchanged
 
 _UPDATE_LOCK = threading.RLock()
 _KEYS = itertools.count()
@@ -116,7 +116,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
     @property
     def is_current(self) -> bool:
         """Whether the iteration has seen the weight, and the orders of its norm, as they are."""
-        return self._seen is not None and self._seen.still_holds(self)
+        return unchanged([self])[0]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -132,8 +132,7 @@ class LipschitzLayer(Rebuildable, nn.Module):
 
     def trust_vectors(self) -> None:
         """Take the vectors as those of the weight as it is, unmeasured."""
-        self._measured, self._loaded = None, False
-        self._seen = Seen(self)  # last, for other threads look at it first
+        _trust([self])
 
     def check_finite(self) -> None:
         """Raise if the weight holds nan, or values that are infinite or too large to be squared.
@@ -292,8 +291,9 @@ def update_norms(module: nn.Module) -> None:
         return
     with _UPDATE_LOCK, untraced():
         groups: dict[tuple[Any, ...], list[LipschitzLayer]] = {}
-        for layer in _layers_inside(module):
-            if not layer.is_current:
+        inside = _layers_inside(module)
+        for layer, current in zip(inside, unchanged(inside), strict=True):
+            if not current:
                 groups.setdefault(layer.kind(), []).append(layer)
         for layers in groups.values():
             _update(layers)
@@ -330,9 +330,14 @@ def trust_norms(module: nn.Module) -> None:
     Args:
         module: any module.
     """
-    for layer in module.modules():
-        if isinstance(layer, LipschitzLayer):
-            layer.trust_vectors()
+    _trust([layer for layer in module.modules() if isinstance(layer, LipschitzLayer)])
+
+
+def _trust(layers: Sequence[LipschitzLayer]) -> None:
+    """Take the vectors as those of the weights as they are, unmeasured."""
+    for layer, seen in zip(layers, see(layers), strict=True):
+        layer._measured, layer._loaded = None, False
+        layer._seen = seen  # last, for other threads look at it first
 
 
 def _update(layers: Sequence[LipschitzLayer]) -> None:
@@ -349,8 +354,7 @@ def _update(layers: Sequence[LipschitzLayer]) -> None:
         # tensors that were made in inference mode can be written to in no other
         with torch.inference_mode() if held[0].is_inference() else nullcontext():
             torch._foreach_copy_(held, [*us, *vs])
-    for layer in layers:
-        layer.trust_vectors()
+    _trust(layers)
     if isinstance(layers[0].norm, SpectralNorm):
         for layer, measured in zip(layers, _measured(layers), strict=True):
             layer._measured = measured

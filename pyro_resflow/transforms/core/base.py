@@ -18,7 +18,7 @@ from ...fingerprints import Fingerprint
 from ...precision import precision, refuse_half_precision
 from ...rebuilding import Rebuildable
 from ...tracing import check_known, tracing_state, untraced
-from ...walk import modules_inside, tensors_inside
+from ...walk import modules_inside, tensors_of
 from .determinism import refuse_noise_in_energy, refuse_noise_in_exponential
 
 
@@ -128,11 +128,10 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         refuse_half_precision(self)
         refuse_noise_in_energy(self)
         refuse_noise_in_exponential(self, x, y)
-        if self._known_pair(x, y) is not None:
-            ladj = _LAST.passes[self].take_ladj()
-            if ladj is not None:
-                return ladj
-        return self.call_and_ladj(x)[1]
+        last = self._last_pass(x, y)
+        if last is None or last.ladj is None or last.pair_given(*self._surroundings()) is None:
+            return self.call_and_ladj(x)[1]
+        return last.take_ladj()
 
     @property
     def inv(self) -> Transform:
@@ -164,9 +163,9 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         self._forget()
         if torch._C._are_functorch_transforms_active():
             return  # what is made inside of torch.func's transformations ends with them
-        dependencies = self._dependencies()
+        dependencies, modes = self._surroundings()
         if not any(tensor.is_inference() for tensor in (x, y, *dependencies)):
-            _LAST.passes[self] = _Pass(x, y, ladj, dependencies, self._modes())
+            _LAST.passes[self] = _Pass(x, y, ladj, dependencies, modes)
 
     def _forget(self) -> None:
         last = _LAST.passes.pop(self, None)
@@ -177,22 +176,29 @@ class OnePassTransform(Rebuildable, InverseMemory, dist.TransformModule):
         self, x: Tensor | None = None, y: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Input and output of the last pass, if it was of x or y or both, and still holds."""
+        last = self._last_pass(x, y)
+        return None if last is None else last.pair_given(*self._surroundings())
+
+    def _last_pass(self, x: Tensor | None, y: Tensor | None) -> _Pass | None:
+        """The last pass, if it was of x or y or both; it may no longer hold."""
         if tracing_state() is not None:
             check_known(self.parameters())
         last = _LAST.passes.get(self)
-        if last is None or not last.is_of(x, y):
-            return None
-        return last.pair_given(self._dependencies(), self._modes())
+        return last if last is not None and last.is_of(x, y) else None
 
-    def _dependencies(self) -> list[Tensor]:
-        """Every tensor, beside the input, that a pass depends on, contexts inside among them."""
-        inside = [each for each in modules_inside(self) if isinstance(each, OnePassTransform)]
-        contexts = [each.context for each in inside if each.context is not None]
-        return [*tensors_inside(self), *contexts]
+    def _surroundings(self) -> tuple[list[Tensor], list[bool]]:
+        """What a pass depends on beside its input.
 
-    def _modes(self) -> list[bool]:
-        """Which of the modules inside are in training mode."""
-        return [module.training for module in modules_inside(self)]
+        Returns:
+            Every tensor, contexts inside among them, and which modules are in training mode.
+        """
+        inside = modules_inside(self)
+        contexts = [
+            each.context
+            for each in inside
+            if isinstance(each, OnePassTransform) and each.context is not None
+        ]
+        return [*tensors_of(inside), *contexts], [each.training for each in inside]
 
 
 class _Pass:
@@ -244,9 +250,10 @@ class _Pass:
         with untraced():
             return pair if self.fingerprint.fits(tensors) else None
 
-    def take_ladj(self) -> Tensor | None:
+    def take_ladj(self) -> Tensor:
         """The log-determinant, once."""
         ladj, self.ladj = self.ladj, None
+        assert ladj is not None  # for the type checker
         return ladj
 
     def release(self) -> None:

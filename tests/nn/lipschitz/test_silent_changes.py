@@ -11,14 +11,14 @@ import pyro.optim
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_resflow import fingerprints, residual_flow
-from pyro_resflow.fingerprints import Fingerprint
 from pyro_resflow.nn import InducedNorm, LipschitzLayer, LipschitzLinear, LipschitzMLP
 from tests.networks import converged_norm
 from tests.nn.layers import CountingNorm, operator_norm, redraw
 
-_FITS, _VALUES = Fingerprint.fits, fingerprints._values
+_PARTS = fingerprints._parts
 
 
 def network() -> LipschitzMLP:
@@ -108,28 +108,53 @@ def test_a_single_entry_of_a_wide_weight() -> None:
     assert norm.updates == 2
 
 
-def test_a_pass_looks_once_whether_a_weight_has_changed() -> None:
-    flow = residual_flow(3, 2, [8])
-    with torch.no_grad():
-        flow(torch.randn(5, 3))
-        with mock.patch.object(Fingerprint, "fits", autospec=True, side_effect=_FITS) as fits:
-            flow._call(torch.randn(5, 3))
-        assert fits.call_count == len(layers_of(flow))
-        flow.parts[0].net[0].weight.data.mul_(30)
-        flow._call(torch.randn(5, 3))
-        assert operator_norm(flow.parts[0].net[0]) < 0.99
+class Comparisons(TorchDispatchMode):
+    """Counts comparisons of values, each of which waits for an accelerator."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func is torch.ops.aten.equal.default
+        return func(*args, **(kwargs or {}))
 
 
-def test_training_step_takes_one_fingerprint_of_each_weight_and_compares_none() -> None:
+def flow_and_model() -> tuple[nn.Module, dist.TransformedDistribution]:
     flow = residual_flow(3, 2, [8])
     base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
-    model = dist.TransformedDistribution(base, [flow])
+    return flow, dist.TransformedDistribution(base, [flow])
+
+
+def test_an_evaluation_compares_the_weights_of_all_layers_at_once() -> None:
+    flow, model = flow_and_model()
+    with torch.no_grad():
+        model.log_prob(torch.randn(5, 3))
+        # a score takes two passes, the inverse and the log-determinant at it
+        for evaluation, passes in ((flow._call, 1), (flow._inverse, 1), (model.log_prob, 2)):
+            with Comparisons() as made:
+                evaluation(torch.randn(5, 3))
+            assert made.count == passes
+
+
+def test_one_changed_weight_among_others_is_measured_alone() -> None:
+    flow, _ = flow_and_model()
+    with torch.no_grad():
+        flow._call(torch.randn(5, 3))
+        first, *others = layers_of(flow)
+        first.weight.data.mul_(30)
+        seen = [layer._seen for layer in others]
+        flow._call(torch.randn(5, 3))
+        assert operator_norm(first) < 0.99
+        assert all(layer._seen is each for layer, each in zip(others, seen, strict=True))
+
+
+def test_a_training_step_copies_weights_once_and_compares_the_remembered_pass_alone() -> None:
+    flow, model = flow_and_model()
     adam = torch.optim.Adam(flow.parameters())
     for _ in range(2):
-        with mock.patch.object(fingerprints, "_values", side_effect=_VALUES) as values:
+        taken = mock.patch.object(fingerprints, "_parts", side_effect=_PARTS)
+        with taken as parts, Comparisons() as made:
             model.log_prob(torch.randn(5, 3)).sum().backward()
         adam.step()
-        of_weights = [call for call in values.call_args_list if len(call.args[0]) == 1]
-        assert len(of_weights) == len(layers_of(flow))
-        # and one of all that the pass depends on, to be compared when it is used again
-        assert len(values.call_args_list) - len(of_weights) == 2
+        copied = [len(call.args[0]) for call in parts.call_args_list]
+        assert copied == [len(layers_of(flow)), 1]  # the layers, of one shape, and the pass
+        assert made.count == 1
