@@ -1,8 +1,10 @@
-"""Published models by their numbers alone, as configurations name them."""
+"""Published models that a configuration builds from numbers and class names alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from copy import deepcopy
+from dataclasses import InitVar, dataclass
+from functools import partial
+from typing import Literal, TypeVar
 
 from pyro_resflow import flows, transforms
 from pyro_resflow.nn import (
@@ -14,36 +16,79 @@ from pyro_resflow.nn import (
     InitializedConv2d,
     WeightNormConv2d,
 )
-from pyro_resflow.transforms import AffineMap, Columns, CouplingStep, LogisticMixtureMap
+from pyro_resflow.transforms import (
+    AffineMap,
+    Columns,
+    CouplingStep,
+    ElementwiseMap,
+    LogisticMixtureMap,
+)
+
+Saved = TypeVar("Saved", bound=type)
+
+SAVED_CLASSES: list[type] = []
+"""Classes of the examples that files of weights name, beside those of the package."""
+
+
+def saved_in_files(each: Saved) -> Saved:
+    """Register a class, so that `examples.images.weights` loads files that name it."""
+    SAVED_CLASSES.append(each)
+    return each
+
 
 MIXINGS = {"attention": GatedSelfAttention(), "maxout": GatedMaxout(), "none": None}
 Mixing = Literal["attention", "maxout", "none"]
 
 
+@saved_in_files
 @dataclass(frozen=True)
 class GatedStep:
-    """The numbers of a coupling step of Flow++; the defaults are those of CIFAR-10.
+    """The numbers of a coupling step of Flow++; the defaults are those for CIFAR-10.
 
     Attributes:
         channels: Width of the conditioner.
-        blocks: Its blocks.
-        components: Logistic distributions in each mixture; 0 for an affine map instead.
-        mixing: What follows each gated convolution: attention between pixels, a layer of as many
-            parameters that does not look at other pixels, or nothing.
+        blocks: Number of its blocks.
+        elementwise: The coupling's map: a `LogisticMixtureMap` (by default, of 32 logistics), an
+            `AffineMap`, or one of your own. Each coupling gets a copy.
+        mixing: The layer after each gated convolution: attention between pixels, a layer with as
+            many parameters that looks at one pixel alone, or none.
         dropout: Probability that a hidden entry is dropped.
         weight_norm: Whether convolutions have weight normalisation.
         last_activation: Whether an activation precedes the last convolution.
         mix_channels: Whether each half passes a 1x1 convolution before the coupling.
+        components: The older form of `elementwise`, which saved files hold: the number of
+            logistics, 0 for an affine map.
+
+    Raises:
+        TypeError: If `elementwise` is no elementwise map.
+        ValueError: If both `elementwise` and `components` are given.
     """
 
     channels: int = 96
     blocks: int = 10
-    components: int = 32
+    elementwise: ElementwiseMap | None = None
     mixing: Mixing = "attention"
     dropout: float = 0.2
     weight_norm: bool = False
     last_activation: bool = False
     mix_channels: bool = True
+    components: InitVar[int | None] = None
+
+    def __post_init__(self, components: int | None) -> None:
+        if not isinstance(self.elementwise, ElementwiseMap | None):
+            raise TypeError(
+                f"elementwise: expected a map such as LogisticMixtureMap(32) or AffineMap(), got "
+                f"{self.elementwise!r}"
+            )
+        if components is None:
+            return
+        if self.elementwise is not None:
+            raise ValueError(
+                f"components {components}, elementwise {type(self.elementwise).__name__}: both "
+                "choose the coupling's map; leave components out, which is the older form"
+            )
+        chosen = LogisticMixtureMap(components) if components else AffineMap()
+        object.__setattr__(self, "elementwise", chosen)  # past the frozen dataclass
 
     def recipe(self) -> CouplingStep:
         """Return the recipe of the step."""
@@ -55,19 +100,20 @@ class GatedStep:
             convolution=_convolution(self.weight_norm),
             last_activation=self.last_activation,
         )
-        return CouplingStep(conditioner, self._elementwise, mix_channels=self.mix_channels)
+        if self.elementwise is None:
+            return CouplingStep(conditioner, mix_channels=self.mix_channels)
+        copies = partial(deepcopy, self.elementwise)
+        return CouplingStep(conditioner, copies, mix_channels=self.mix_channels)
 
-    def _elementwise(self) -> AffineMap | LogisticMixtureMap:
-        return LogisticMixtureMap(self.components) if self.components else AffineMap()
 
-
+@saved_in_files
 @dataclass(frozen=True)
 class Features:
-    """The numbers of the network by which Flow++'s dequantizer looks at an image.
+    """The numbers of the network through which Flow++'s dequantizer sees an image.
 
     Attributes:
-        channels: Its width.
-        blocks: Its gated convolutions.
+        channels: Width of the network.
+        blocks: Number of its gated convolutions.
         mixing: See `GatedStep`.
         norm: Whether layer normalisation follows each layer.
         dropout: Probability that a hidden entry is dropped.
@@ -93,13 +139,14 @@ class Features:
         )
 
 
+@saved_in_files
 class FlowPlusPlus(flows.FlowPlusPlus):
-    """Flow++ as the authors built it: their checkerboards are in truth alternate columns.
+    """Flow++ as the authors built it, with alternate columns where the paper has checkerboards.
 
     Args:
         event_shape: Channels, height and width of an image.
-        couplings: Numbers of channel and of checkerboard couplings at each scale.
-        step: Each coupling.
+        couplings: Numbers of channel couplings and of spatial couplings at each scale.
+        step: Numbers of each coupling.
         squeeze_first: Whether images are squeezed before the first scale.
     """
 
@@ -116,6 +163,7 @@ class FlowPlusPlus(flows.FlowPlusPlus):
         )
 
 
+@saved_in_files
 class VariationalDequantization(transforms.VariationalDequantization):
     """Flow++'s dequantizer as the authors built it, on alternate columns.
 
@@ -123,8 +171,8 @@ class VariationalDequantization(transforms.VariationalDequantization):
         event_shape: Channels, height and width of an image.
         bins: Number of grey levels.
         couplings: Number of couplings.
-        step: Each coupling; by default of 2 blocks.
-        features: The network of the image.
+        step: Numbers of each coupling; by default 2 blocks.
+        features: Numbers of the network through which the dequantizer sees the image.
     """
 
     def __init__(
@@ -145,8 +193,9 @@ class VariationalDequantization(transforms.VariationalDequantization):
         )
 
 
+@saved_in_files
 class Glow(flows.Glow):
-    """Glow with convolutions of a width.
+    """Glow whose conditioners have a given width.
 
     Args:
         event_shape: Channels, height and width of an image.

@@ -6,22 +6,13 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from examples.images import models
+from examples.images.models import SAVED_CLASSES
 from examples.images.run_errors import SetupError
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
 from pyro_resflow.flows import ImageFlow
 
 FLOW, DEQUANTIZER = "flow.safetensors", "dequantizer.safetensors"
-
-OWN_CLASSES = (
-    models.Features,
-    models.FlowPlusPlus,
-    models.GatedStep,
-    models.Glow,
-    models.VariationalDequantization,
-)
-"""Those of the examples that a model may be made of, beside the package's."""
 
 
 def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> None:
@@ -73,4 +64,4 @@ def load(folder: Path) -> DensityEstimation:
 
 def load_part(path: Path) -> nn.Module:
     """Return the part of a task that is in a file, in evaluation mode."""
-    return checkpoints.load(path, classes=OWN_CLASSES).eval()
+    return checkpoints.load(path, classes=SAVED_CLASSES).eval()

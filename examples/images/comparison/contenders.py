@@ -1,7 +1,7 @@
 """The models that are compared, of about 300,000 parameters each on images of 14x14."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from examples.images.task import uniform_noise
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, ImageFlow, MLPBlock, RealNVP, ResidualFlow
 from pyro_resflow.logdet import PowerSeries
 from pyro_resflow.nn import ELU, CPila, ResidualConditioner
-from pyro_resflow.transforms import Dequantization, Monotone
+from pyro_resflow.transforms import AffineMap, Dequantization, LogisticMixtureMap, Monotone
 
 Shape = Sequence[int]
 
@@ -46,7 +46,7 @@ def residual_flow(shape: Shape, **options: Any) -> ResidualFlow:
 variational = partial(
     VariationalDequantization,
     couplings=2,
-    step=GatedStep(channels=16, blocks=1, components=4, dropout=0.0),
+    step=GatedStep(channels=16, blocks=1, elementwise=LogisticMixtureMap(4), dropout=0.0),
     features=Features(channels=16, blocks=1, dropout=0.0),
 )
 """The dequantizer of all contenders that have one: 37,748 parameters."""
@@ -55,21 +55,20 @@ variational = partial(
 TITLES: dict[Mixing, str] = {"attention": "attention", "maxout": "no attention"}
 
 
-def flow_plus_plus(step: GatedStep, noise: str, mixing: Mixing) -> Contender:
-    """Make a contender of Flow++: 2 couplings, a squeeze, 4 couplings."""
-    elementwise = "mixture" if step.components else "affine"
+def flow_plus_plus(step: GatedStep, noise: str, coupling: str, mixing: Mixing) -> Contender:
+    """Return a contender of Flow++: 2 couplings, a squeeze, 4 couplings."""
     return Contender(
-        f"Flow++: {noise}, {elementwise}, {TITLES[mixing]}",
+        f"Flow++: {noise}, {coupling}, {TITLES[mixing]}",
         partial(FlowPlusPlus, couplings=((0, 2), (2, 2)), step=step),
         variational if noise == "variational" else uniform_noise,
     )
 
 
 GATED = {
-    ("uniform", "affine"): {"channels": 24, "blocks": 3, "components": 0},
-    ("uniform", "mixture"): {"channels": 24, "blocks": 2, "components": 10},
-    ("variational", "affine"): {"channels": 20, "blocks": 4, "components": 0},
-    ("variational", "mixture"): {"channels": 24, "blocks": 2, "components": 6},
+    ("uniform", "affine"): GatedStep(24, 3, AffineMap(), dropout=0.0),
+    ("uniform", "mixture"): GatedStep(24, 2, LogisticMixtureMap(10), dropout=0.0),
+    ("variational", "affine"): GatedStep(20, 4, AffineMap(), dropout=0.0),
+    ("variational", "mixture"): GatedStep(24, 2, LogisticMixtureMap(6), dropout=0.0),
 }
 """Sizes of Flow++ that bring all of them to about the same number of parameters."""
 
@@ -131,10 +130,10 @@ COUPLINGS: dict[str, Contender] = {
     ),
     "glow": Contender("Glow", partial(Glow, steps=(12,), channels=132)),
     **{
-        f"flow_plus_plus_{noise}_{elementwise}_{TITLES[mixing].replace(' ', '_')}": (
-            flow_plus_plus(GatedStep(mixing=mixing, dropout=0.0, **sizes), noise, mixing)
+        f"flow_plus_plus_{noise}_{coupling}_{TITLES[mixing].replace(' ', '_')}": (
+            flow_plus_plus(replace(step, mixing=mixing), noise, coupling, mixing)
         )
-        for (noise, elementwise), sizes in GATED.items()
+        for (noise, coupling), step in GATED.items()
         for mixing in TITLES
     },
 }

@@ -19,6 +19,7 @@ from examples.images.classification import Classification
 from examples.images.cli import BASE, ImageCLI, ImageTrainer, main
 from examples.images.hybrid import HybridEstimation
 from examples.images.task import DensityEstimation
+from pyro_resflow.transforms import AffineMap, Coupling, LogisticMixtureMap
 
 FOLDER = Path("examples/images/configs")
 CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml")) if path.name != BASE.name}
@@ -138,6 +139,22 @@ def test_the_settings_of_a_run_are_read_again_as_they_were(capsys, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings))
     assert resolved(f"--config={path}", capsys=capsys) == settings
+
+
+@pytest.mark.parametrize(("components", "kind"), [(0, AffineMap), (3, LogisticMixtureMap)])
+def test_settings_of_older_runs_choose_the_map_by_a_number(
+    components, kind, tmp_path, monkeypatch
+):
+    settings = yaml.safe_load(CONFIGS["flow_plus_plus_fashion_mnist"].read_text())
+    step = settings["model"]["flow"]["init_args"]["step"]
+    del step["elementwise"]
+    step["components"] = components
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    cli = built(path, tmp_path, monkeypatch)
+    couplings = [part for part in cli.model.modules() if isinstance(part, Coupling)]
+    assert {type(coupling.elementwise) for coupling in couplings} == {kind}
+    assert {getattr(c.elementwise, "components", 0) for c in couplings} == {components}
 
 
 def test_a_configuration_repeats_no_setting_of_the_base():
