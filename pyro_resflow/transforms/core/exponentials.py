@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from ...callers import callers, module_of
+from ...callers import callers, callers_in, module_of
 
 Judge = Callable[[FrameType, torch.Size, int], str | None]
 """Of a frame, the batch shape of the log-determinant and the event dimensions of its points."""
@@ -108,12 +108,11 @@ EXPONENTIALS: dict[str, Judge] = {
 
 def exponential_asked_for(transform: Transform, x: Tensor, y: Tensor) -> str | None:
     """What a caller exponentiates the log-determinant at a pair for, if one does."""
-    for frame in callers():
-        judge = EXPONENTIALS.get(module_of(frame))
-        if judge is not None:
-            dims = transform.domain.event_dim, transform.codomain.event_dim
-            batches = (t.shape[: t.dim() - dim] for t, dim in zip((x, y), dims, strict=True))
-            what = judge(frame, torch.broadcast_shapes(*batches), max(dims))
-            if what is not None:
-                return what
+    for frame in callers_in(EXPONENTIALS):
+        dims = transform.domain.event_dim, transform.codomain.event_dim
+        batches = (t.shape[: t.dim() - dim] for t, dim in zip((x, y), dims, strict=True))
+        judge = EXPONENTIALS[module_of(frame)]
+        what = judge(frame, torch.broadcast_shapes(*batches), max(dims))
+        if what is not None:
+            return what
     return None

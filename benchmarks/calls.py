@@ -1,0 +1,130 @@
+"""Count the calls inside the package that one evaluation makes.
+
+Run: ``python -m benchmarks.calls``. With ``--functions`` it lists how often each function ran.
+
+A count does not depend on the machine or its load. For each case it prints how many frames of the
+package ran (a generator counts once for each value), in how many files, how often the walk
+went from one file of the package to another, and how many frames of the package were on the stack
+at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import pyro.distributions as dist
+import torch
+
+import pyro_resflow
+from pyro_resflow import residual_flow
+from pyro_resflow.logdet import Krylov
+from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.transforms import Residual
+
+PACKAGE = str(Path(pyro_resflow.__file__).parent)
+
+
+@dataclass
+class Walk:
+    """The way of one call through the package.
+
+    Attributes:
+        functions: how often each function ran, by file and name.
+        changes: how often a frame ran in another file than the frame before it.
+        depth: the most frames of the package on the stack at once.
+    """
+
+    functions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    changes: int = 0
+    depth: int = 0
+
+    @property
+    def calls(self) -> int:
+        """How many frames of the package ran."""
+        return sum(self.functions.values())
+
+    @property
+    def files(self) -> int:
+        """In how many files they stand."""
+        return len({file for file, _ in self.functions})
+
+
+def walk_of(call: Callable[[], object]) -> Walk:
+    """The walk of a call.
+
+    Args:
+        call: what to run, once.
+    """
+    walk = Walk()
+    last_file, depth = "", 0
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal last_file, depth
+        file = frame.f_code.co_filename
+        if not file.startswith(PACKAGE):
+            return
+        if event == "return":
+            depth -= 1
+        elif event == "call":
+            depth += 1
+            walk.depth = max(walk.depth, depth)
+            walk.changes += bool(last_file) and file != last_file
+            walk.functions[file[len(PACKAGE) + 1 :], frame.f_code.co_qualname] += 1
+            last_file = file
+
+    outside = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(outside)
+    return walk
+
+
+def block_call() -> Callable[[], object]:
+    """One residual block in two dimensions: value and log-determinant of a batch."""
+    torch.manual_seed(0)
+    block = Residual(LipschitzMLP(2, [32]), logdet=Krylov())
+    x = torch.randn(8, 2)
+    block.call_and_ladj(x)  # measures the norms
+    torch.manual_seed(0)
+    return lambda: block.call_and_ladj(x)
+
+
+def flow_call() -> Callable[[], object]:
+    """The density of a batch under a flow of two blocks, each followed by an ActNorm."""
+    torch.manual_seed(0)
+    base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
+    flow = residual_flow(2, blocks=2, fast="density")
+    density = dist.TransformedDistribution(base, flow)
+    first, second = torch.randn(2, 32, 2)
+    density.log_prob(first)  # measures the norms and sets the ActNorms
+    torch.manual_seed(0)
+    return lambda: density.log_prob(second)
+
+
+CASES = {"call_and_ladj of one block": block_call, "log_prob of two blocks": flow_call}
+
+
+def main() -> None:
+    """Print the counts of all cases."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--functions", action="store_true", help="list the functions of each case")
+    show_functions = parser.parse_args().functions
+    print(f"{'case':<28}{'calls':>7}{'files':>7}{'changes of file':>17}{'depth':>7}")
+    for name, case in CASES.items():
+        walk = walk_of(case())
+        print(f"{name:<28}{walk.calls:>7}{walk.files:>7}{walk.changes:>17}{walk.depth:>7}")
+        if show_functions:
+            for (file, function), count in walk.functions.most_common():
+                print(f"{count:>8}  {file}: {function}")
+
+
+if __name__ == "__main__":
+    main()
