@@ -1,21 +1,22 @@
-"""The precision that networks run in, and how to leave it for a while.
+"""The precision that networks run in, and regions of full precision.
 
-Two kinds of settings lower it. Autocast lets whole layers run in half precision. And products of
-float32 matrices and convolutions may be taken in TF32 or bfloat16, with 10 or 7 bits of mantissa:
-torch does so by default for convolutions on CUDA, and for matrices after
-``torch.set_float32_matmul_precision("high")``. An inverse need not converge to seven digits in
-these, and no norm is known to more than three.
+Two kinds of settings lower the precision. Autocast runs whole layers in half precision. And torch
+may take products of float32 matrices and convolutions in TF32 or bfloat16, with 10 or 7 bits of
+mantissa: by default for convolutions on CUDA, and for matrices after
+``torch.set_float32_matmul_precision("high")``. With so few bits an inverse need not converge to
+seven digits, and a norm is known to three at most.
 
-Autocast is each thread's own, the other settings are those of the process.
+Each thread has its own autocast; the other settings belong to the process.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,11 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class HalfPrecisionError(ValueError):
-    """Parameters are in half precision, in which neither norms nor inverses nor densities are."""
+    """Parameters are in half precision, too short for norms, inverses and densities."""
 
 
 def refuse_half_precision(module: nn.Module) -> None:
-    """Raise if a module's parameters are in half precision; the first stands for all.
+    """Raise if a module's first parameter is in half precision.
 
     Raises:
         HalfPrecisionError: naming the module, the type and the remedies.
@@ -38,13 +39,13 @@ def refuse_half_precision(module: nn.Module) -> None:
         raise HalfPrecisionError(
             f"{type(module).__name__}: expected parameters in float32 or float64, got "
             f"{parameter.dtype}. Norms, inverses and log-densities need more digits than half "
-            "precision has. Call float() on the flow, and for speed compute under torch.autocast, "
-            "in Lightning by precision='bf16-mixed' in place of 'bf16-true'."
+            "precision has. Call float() on the flow. For speed, compute under torch.autocast, in "
+            "Lightning with precision='bf16-mixed' in place of 'bf16-true'."
         )
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """What autocast computes in on the tensor's device, ``None`` where it is off."""
+    """The dtype of autocast on the tensor's device, ``None`` where autocast is off."""
     kind = tensor.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
@@ -52,23 +53,26 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def precision(tensor: Tensor) -> tuple[object, ...]:
-    """All settings that operations on the tensor's device heed, to be compared."""
-    return autocast_dtype(tensor), *PRODUCTS.heeded()
+    """All settings that operations on the tensor's device follow; two passes compare them."""
+    return autocast_dtype(tensor), *PRODUCTS.requested()
+
+
+_AS_IT_IS: AbstractContextManager[object] = nullcontext()
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """A context in which operations keep the precision of what they are given.
+    """A context in which operations keep the precision of their inputs.
 
-    In a compiled function that is without autocast alone: it cannot change the process.
+    A compiled function only leaves autocast: it cannot change the settings of the process.
 
     Args:
-        tensor: on the device of the operations.
+        tensor: a tensor on the device of the operations.
     """
-    kind = tensor.device.type
-    if not torch.compiler.is_compiling():
-        return _full(kind)
     lowered = autocast_dtype(tensor) is not None
-    return torch.autocast(kind, enabled=False) if lowered else nullcontext()
+    kind = tensor.device.type
+    if torch.compiler.is_compiling():
+        return torch.autocast(kind, enabled=False) if lowered else _AS_IT_IS
+    return _full(kind) if lowered or not PRODUCTS.are_full(kind) else _AS_IT_IS
 
 
 @contextmanager
@@ -78,48 +82,60 @@ def _full(kind: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Ambient:
-    """What was in force around a region of full precision.
+class SurroundingPrecision:
+    """The precision around a region of full precision, to come back to inside of it.
 
     Attributes:
         kind: of device, ``"cpu"`` for instance.
-        autocast: what autocast computed in, ``None`` where it was off.
+        autocast: the dtype of autocast, ``None`` where it was off.
     """
 
     kind: str
     autocast: torch.dtype | None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Ambient:
-        """What is in force now, on the tensor's device."""
+    def of(cls, tensor: Tensor) -> SurroundingPrecision:
+        """The precision in force now, on the tensor's device."""
         return cls(tensor.device.type, autocast_dtype(tensor))
 
+    def in_force(self) -> AbstractContextManager[object]:
+        """A context with this autocast, and with products as the process allows them."""
+        if self.autocast is None and not PRODUCTS.own_regions():
+            return _autocast(self.kind, None)
+        return self._restored()
+
     @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """A context of this autocast, with products as the process allows them."""
+    def _restored(self) -> Iterator[None]:
         with _autocast(self.kind, self.autocast), PRODUCTS.allowed():
             yield
 
 
 def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
+        return _AS_IT_IS
     if dtype is None:
         enabled = torch.is_autocast_enabled(kind)
-        return torch.autocast(kind, enabled=False) if enabled else nullcontext()
+        return torch.autocast(kind, enabled=False) if enabled else _AS_IT_IS
     return torch.autocast(kind, dtype=dtype)
 
 
-class Setting(Protocol):
-    """One of torch's settings of float32 products."""
+@dataclass(frozen=True)
+class Setting:
+    """One of torch's settings of float32 products.
 
-    full: ClassVar[str]
-    """The value by which they are taken in float32."""
+    Attributes:
+        read: returns its value.
+        write: sets its value.
+        full: the value that keeps products in float32.
+        lowered: the values that do not.
+        device: the kind of device that follows it, ``None`` for all.
+    """
 
-    value: str
-
-    def is_lowered(self) -> bool:
-        """Whether they are taken in less."""
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    full: object
+    lowered: tuple[object, ...]
+    device: str | None = None
 
 
 class Products:
@@ -133,15 +149,25 @@ class Products:
         self._lock = threading.Lock()
         self._regions = 0
         self._own = threading.local()
-        self._settings: list[Setting] = []
-        self._allowed: tuple[str, ...] = ()
+        self._settings: Sequence[Setting] = ()
+        self._allowed: tuple[object, ...] = ()
 
-    def heeded(self) -> tuple[str, ...]:
-        """The values that this thread has asked for, or was given."""
+    def requested(self) -> tuple[object, ...]:
+        """The values that this thread works with, whatever another thread has raised them to."""
         with self._lock:
-            if self._regions and not self._own_regions:
+            if self._regions and not self.own_regions():
                 return self._allowed
             return _values(_settings())
+
+    def are_full(self, kind: str) -> bool:
+        """Whether products on a kind of device are in float32, without a region that ends."""
+        with self._lock:
+            if self._regions:  # another thread's region may end, and lower them, at any moment
+                return False
+            for setting in _settings():
+                if setting.device in (None, kind) and setting.read() in setting.lowered:
+                    return False
+            return True
 
     @contextmanager
     def full(self) -> Iterator[None]:
@@ -151,10 +177,10 @@ class Products:
                 self._settings = _settings()
                 self._allowed = _values(self._settings)
             self._regions += 1
-            self._own.regions = self._own_regions + 1
+            self._own.regions = self.own_regions() + 1
         try:
             with self._lock:
-                self._raise()
+                self._raise_to_full()
             yield
         finally:
             with self._lock:
@@ -167,10 +193,10 @@ class Products:
     def allowed(self) -> Iterator[None]:
         """A context within one of :meth:`full` with products as they were before.
 
-        Where another one is open there is no going back, which is slower and no less exact.
+        While another region is open they stay in float32, which is slower and as exact.
         """
         with self._lock:
-            alone = self._regions == self._own_regions == 1
+            alone = self._regions == self.own_regions() == 1
             if alone:
                 self._restore()
         try:
@@ -178,114 +204,97 @@ class Products:
         finally:
             if alone:
                 with self._lock:
-                    self._raise()
+                    self._raise_to_full()
 
-    @property
-    def _own_regions(self) -> int:
-        """The open regions of this thread."""
+    def own_regions(self) -> int:
+        """The number of regions that this thread has open."""
         count: int = getattr(self._own, "regions", 0)
         return count
 
-    def _raise(self) -> None:
+    def _raise_to_full(self) -> None:
         for setting in self._settings:
-            if setting.is_lowered():
-                setting.value = setting.full
+            if setting.read() in setting.lowered:
+                setting.write(setting.full)
 
     def _restore(self) -> None:
         for setting, value in zip(self._settings, self._allowed, strict=True):
-            if setting.value != value:
-                setting.value = value
+            if setting.read() != value:
+                setting.write(value)
 
 
 PRODUCTS = Products()
 
 
-class _Matrices:
-    """Of matrices, on every device, by the older of torch's interfaces."""
-
-    full: ClassVar[str] = "highest"
-
-    @property
-    def value(self) -> str:
-        return torch.get_float32_matmul_precision()
-
-    @value.setter
-    def value(self, value: str) -> None:
-        torch.set_float32_matmul_precision(value)
-
-    def is_lowered(self) -> bool:
-        return self.value != self.full
+def _operation(holder: Any, device: str) -> Setting:
+    """The setting of one operation on one kind of device, in the interface of torch 2.9."""
+    read = partial(getattr, holder, "fp32_precision")
+    return Setting(read, partial(_write, holder), "ieee", ("tf32", "bf16"), device)
 
 
-class _Convolutions:
-    """Of convolutions on CUDA, by the older of torch's interfaces."""
-
-    full: ClassVar[str] = "False"
-
-    @property
-    def value(self) -> str:
-        return str(torch.backends.cudnn.allow_tf32)
-
-    @value.setter
-    def value(self, value: str) -> None:
-        torch.backends.cudnn.allow_tf32 = value == "True"
-
-    def is_lowered(self) -> bool:
-        return self.value != self.full
+def _write(holder: Any, value: str) -> None:
+    # a value that came from the setting of all operations goes on coming from there
+    holder.fp32_precision = "none"
+    if holder.fp32_precision != value:
+        holder.fp32_precision = value
 
 
-class _Operation:
-    """Of one kind of operation on one kind of device, by the newer interface (torch 2.9).
+_BACKENDS: Any = torch.backends
 
-    Args:
-        holder: the object with the attribute ``fp32_precision``.
+_OLDER = (
+    Setting(
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+        "highest",
+        ("high", "medium"),
+    ),
+    Setting(
+        partial(getattr, _BACKENDS.cudnn, "allow_tf32"),
+        partial(setattr, _BACKENDS.cudnn, "allow_tf32"),
+        False,
+        (True,),
+        "cuda",
+    ),
+)
+"""Products of matrices on every device, and convolutions on CUDA."""
+
+_HAS_NEWER = hasattr(_BACKENDS.cudnn, "conv")  # since torch 2.9
+
+_NEWER = (
+    (
+        _operation(_BACKENDS.cuda.matmul, "cuda"),
+        _operation(_BACKENDS.mkldnn.matmul, "cpu"),
+        _operation(_BACKENDS.cudnn.conv, "cuda"),
+        _operation(_BACKENDS.cudnn.rnn, "cuda"),
+    )
+    if _HAS_NEWER
+    else ()
+)
+
+_NEWER_ALONE = (
+    (_operation(_BACKENDS.mkldnn.conv, "cpu"), _operation(_BACKENDS.mkldnn.rnn, "cpu"))
+    if _HAS_NEWER
+    else ()
+)
+"""Operations that only the newer interface has a setting of."""
+
+
+def _settings() -> Sequence[Setting]:
+    """All settings, by the older interface unless the newer one has been used.
+
+    torch refuses to read the older one where the newer one contradicts it. And readers of the
+    older one, such as torch's compiler, would fail if only the newer one were changed.
     """
-
-    full: ClassVar[str] = "ieee"
-
-    def __init__(self, holder: Any) -> None:
-        self.holder = holder
-
-    @property
-    def value(self) -> str:
-        value: str = self.holder.fp32_precision
-        return value
-
-    @value.setter
-    def value(self, value: str) -> None:
-        # a value that came from the setting of all operations goes on coming from there
-        self.holder.fp32_precision = "none"
-        if self.holder.fp32_precision != value:
-            self.holder.fp32_precision = value
-
-    def is_lowered(self) -> bool:
-        return self.value in ("tf32", "bf16")
+    if not _HAS_NEWER:
+        return _OLDER
+    if _BACKENDS.fp32_precision == _BACKENDS.cudnn.fp32_precision == "none":
+        try:
+            for setting in _OLDER:
+                setting.read()
+        except RuntimeError:
+            return _NEWER + _NEWER_ALONE
+        return _OLDER + _NEWER_ALONE
+    return _NEWER + _NEWER_ALONE
 
 
-def _settings() -> list[Setting]:
-    """All of them, by the older interface unless the newer one has been used.
-
-    torch refuses to read the older one where the newer one says otherwise, and what reads it, as
-    torch's compiler does, would fail where the newer one alone is changed.
-    """
-    backends: Any = torch.backends
-    if not hasattr(backends.cudnn, "conv"):  # before torch 2.9
-        return [_Matrices(), _Convolutions()]
-    above = (backends.fp32_precision, backends.cudnn.fp32_precision)
-    on_cpu = [_Operation(backends.mkldnn.conv), _Operation(backends.mkldnn.rnn)]
-    if set(above) == {"none"} and _are_readable(_Matrices(), _Convolutions()):
-        return [_Matrices(), _Convolutions(), *on_cpu]
-    matrices = [_Operation(backends.cuda.matmul), _Operation(backends.mkldnn.matmul)]
-    return [*matrices, _Operation(backends.cudnn.conv), _Operation(backends.cudnn.rnn), *on_cpu]
-
-
-def _are_readable(*settings: Setting) -> bool:
-    try:
-        _values(settings)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _values(settings: Sequence[Setting]) -> tuple[str, ...]:
-    return tuple(setting.value for setting in settings)
+def _values(settings: Sequence[Setting]) -> tuple[object, ...]:
+    return tuple([setting.read() for setting in settings])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_resflow.logdet import Exact, Krylov
 from pyro_resflow.nn import LipschitzMLP, SpectralNorm
-from pyro_resflow.precision import PRODUCTS, Ambient, full_precision, precision
+from pyro_resflow.precision import PRODUCTS, SurroundingPrecision, full_precision, precision
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov
 from pyro_resflow.transforms import Residual, TriangularAffine
 
@@ -152,6 +152,37 @@ def test_full_precision_leaves_alone_what_is_full() -> None:
         assert precision(torch.zeros(1)) == before
 
 
+def test_no_region_is_opened_where_products_are_in_float32() -> None:
+    torch.backends.cudnn.allow_tf32 = True  # which concerns no product on the CPU
+    x = torch.zeros(1)
+    with full_precision(x), SurroundingPrecision.of(x).in_force():
+        assert torch.backends.cudnn.allow_tf32
+        assert PRODUCTS.own_regions() == 0
+    torch.set_float32_matmul_precision("high")
+    with full_precision(x):
+        assert PRODUCTS.own_regions() == 1
+        assert products() == "highest"
+
+
+@pytest.mark.usefixtures("lowered")
+def test_full_precision_outlasts_the_region_of_another_thread() -> None:
+    opened, done = Barrier(2), Barrier(2)
+
+    def solve() -> None:
+        with PRODUCTS.full():
+            opened.wait(10)
+            done.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(solve)
+        opened.wait(10)
+        with full_precision(torch.zeros(1)):  # full already, by the other thread's doing
+            done.wait(10)
+            other.result()
+            assert products() == "highest"
+    assert products() == "medium"
+
+
 def test_convolutions_on_cuda_are_among_the_settings() -> None:
     torch.backends.cudnn.allow_tf32 = True
     with PRODUCTS.full():
@@ -215,5 +246,5 @@ def test_the_newer_interface_is_heeded_where_the_older_may_not_be_read() -> None
 
 def test_meta_tensors_have_no_settings() -> None:
     x = torch.zeros(1, device="meta")
-    with full_precision(x), Ambient.of(x).in_force():
+    with full_precision(x), SurroundingPrecision.of(x).in_force():
         assert (x + x).is_meta

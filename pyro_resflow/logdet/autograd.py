@@ -26,7 +26,7 @@ from ..differentiation import (
     refusing,
 )
 from ..linearization import Linearizable
-from ..precision import Ambient, full_precision
+from ..precision import SurroundingPrecision, full_precision
 from ..vmapped import VmappedNetwork, folded
 from .probes import Probe
 
@@ -92,7 +92,7 @@ class _ValueAndLogDet(torch.autograd.Function):
         *coefficients: Tensor,
     ) -> tuple[Any, ...]:
         """The value, the log-determinant, and what the derivatives need of this pass."""
-        ambient = Ambient.of(x)
+        ambient = SurroundingPrecision.of(x)
         linearization = net.linearize(x.detach(), coefficients)
 
         def vjp(w: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from ..linearization import (
     flatten_batch,
     resolve_event_dim,
 )
-from ..precision import Ambient, full_precision
+from ..precision import SurroundingPrecision, full_precision
 from ..rebuilding import Rebuildable
 from .functions import LOG_ONE_PLUS, SpectralFunction
 
@@ -201,7 +201,8 @@ class _ExactLogDet(torch.autograd.Function):
             adjoints = None
             if differentiable:  # ctx.needs_input_grad does not know of torch.no_grad
                 adjoints = _derivative(function, jacobian).permute(1, 0, 2).to(value.dtype)
-        ctx.exact, ctx.net, ctx.function, ctx.ambient = exact, net, function, Ambient.of(x)
+        ctx.exact, ctx.net, ctx.function = exact, net, function
+        ctx.ambient = SurroundingPrecision.of(x)
         ctx.linearization = linearization if exact.chunk_size is None else None
         ctx.save_for_backward(x, adjoints, *coefficients)
         # what is returned refers to this node, and what the node holds must not refer back
