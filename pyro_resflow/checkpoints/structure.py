@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.initialization import DataInitialized
-from ..nn.lipschitz.base import trust_norms
+from ..nn.lipschitz.update import trust_norms
 from ..rebuilding import Rebuildable
 from .dtypes import FLOATING
 from .encoding import Encoder

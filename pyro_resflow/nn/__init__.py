@@ -30,9 +30,11 @@ from .conditioners import (
 )
 from .contraction_check import check_contraction
 from .initialization import DataInitialized, initialize_by, scores_data
-from .lipschitz.base import LipschitzLayer, NonFiniteWeightError, update_norms
-from .lipschitz.layers import LipschitzConv2d, LipschitzLinear
+from .lipschitz.base import LipschitzLayer
+from .lipschitz.linear import LipschitzConv2d, LipschitzLinear
 from .lipschitz.norms import InducedNorm, OperatorNorm, SpectralNorm
+from .lipschitz.state import NonFiniteWeightError
+from .lipschitz.update import update_norms
 from .networks import (
     Chain,
     DenseConcatenation,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..rebuilding import Rebuildable
 from .activations import Activation, LipSwish
-from .lipschitz.layers import LipschitzLinear
+from .lipschitz.linear import LipschitzLinear
 from .networks import Chain, LipschitzMLP, Norms, Shift
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..rebuilding import Rebuildable
 from .activations import Activation, CLipSwish, LipSwish
 from .lipschitz.base import LipschitzLayer
-from .lipschitz.layers import LipschitzConv2d, LipschitzLinear
+from .lipschitz.linear import LipschitzConv2d, LipschitzLinear
 from .lipschitz.norms import InducedNorm, OperatorNorm, SpectralNorm
 from .stages.base import Layer, Stage, Translate, folded
 from .stages.linearized import Beside, LinearizedStages, evaluate

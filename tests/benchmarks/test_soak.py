@@ -46,7 +46,7 @@ def test_excess_is_that_of_the_largest_singular_value() -> None:
         assert norm == pytest.approx(truth, rel=1e-9)
     name, layer = next(iter(layers.items()))
     layer.u.div_(1.02)  # as if the norm had been found too small
-    layer._measured = None
+    layer.norm_state.measured = None
     assert measured.excess().layer == name
     assert measured.excess().relative == pytest.approx(0.02, abs=2e-3)
 

@@ -17,7 +17,7 @@ from pyro_resflow.checkpoints.reference.counterparts import (
 )
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzConvNet, LipschitzLayer, LipschitzMLP, SpectralNorm
-from pyro_resflow.nn.lipschitz.base import trust_norms
+from pyro_resflow.nn.lipschitz.update import trust_norms
 from pyro_resflow.transforms import Residual
 
 nf = pytest.importorskip("normflows")

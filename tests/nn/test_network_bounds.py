@@ -85,7 +85,7 @@ def test_induced_norms_bound_the_network_in_the_first_norm() -> None:
 def understate(layer: LipschitzLayer, factor: float) -> None:
     """Make the layer's norm as if an iteration had found a fraction of it."""
     layer.u.div_(factor)
-    layer._measured = None
+    layer.norm_state.measured = None
 
 
 def test_bound_counts_nested_chains() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...flows import ResidualFlow
-from ...nn.lipschitz.base import trust_norms
+from ...nn.lipschitz.update import trust_norms
 from ..budget import AllocationBudget
 from ..dtypes import FLOATING, check_floating
 from ..errors import (

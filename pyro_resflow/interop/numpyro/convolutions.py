@@ -13,7 +13,7 @@ from torch import nn
 
 from ... import nn as lipschitz
 from ...extras import extra
-from ...nn.conditioners.layers import ChannelNorm as TorchChannelNorm
+from ...nn.conditioners.building_blocks import ChannelNorm as TorchChannelNorm
 from .layers import Chain, Linear, array, to_jax
 
 with extra("numpyro"):

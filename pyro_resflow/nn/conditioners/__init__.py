@@ -1,9 +1,9 @@
 """Networks that make a coupling's parameters of the half that it keeps (torch only)."""
 
 from .attention import GatedAttentionConditioner, GatedEncoder, GatedNet, GatedStack
+from .building_blocks import InitializedConv2d, WeightNormConv2d
 from .convolutional import ConvConditioner, ConvNet
 from .gated import GatedConv, GatedMaxout, GatedSelfAttention
-from .layers import InitializedConv2d, WeightNormConv2d
 from .recipe import Conditioner
 from .residual import ResidualConditioner, ResidualNet
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ...arguments import checked
 from ...rebuilding import Rebuildable
+from .building_blocks import ChannelNorm, Convolution, InitializedConv2d, concat_elu
 from .gated import GATE_STD, GatedConv, GatedSelfAttention, Mixing
-from .layers import ChannelNorm, Convolution, InitializedConv2d, concat_elu
 
 
 @checked()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...arguments import checked
 from ...rebuilding import Rebuildable
-from .layers import Convolution, InitializedConv2d
+from .building_blocks import Convolution, InitializedConv2d
 from .recipe import check_context
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ...arguments import checked
 from ...differentiation import is_transformed
 from ...rebuilding import Rebuildable
-from .layers import Convolution, InitializedConv2d, concat_elu
+from .building_blocks import Convolution, InitializedConv2d, concat_elu
 from .recipe import check_context
 
 GATE_STD = 0.1

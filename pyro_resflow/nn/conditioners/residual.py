@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...arguments import checked
 from ...rebuilding import Rebuildable
-from .layers import WeightNormConv2d
+from .building_blocks import WeightNormConv2d
 from .recipe import check_context
 
 OUTPUT_STD = 0.1

@@ -11,7 +11,7 @@ from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
 from ...nn import NonFiniteWeightError
-from ...nn.lipschitz.base import norms_updated
+from ...nn.lipschitz.update import norms_updated
 from ...precision import HalfPrecisionError
 from .base import OnePassTransform
 from .evaluation import Nested, Steps

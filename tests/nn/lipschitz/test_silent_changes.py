@@ -141,10 +141,10 @@ def test_one_changed_weight_among_others_is_measured_alone() -> None:
         flow._call(torch.randn(5, 3))
         first, *others = layers_of(flow)
         first.weight.data.mul_(30)
-        seen = [layer._seen for layer in others]
+        seen = [layer.norm_state.seen for layer in others]
         flow._call(torch.randn(5, 3))
         assert operator_norm(first) < 0.99
-        assert all(layer._seen is each for layer, each in zip(others, seen, strict=True))
+        assert all(layer.norm_state.seen is each for layer, each in zip(others, seen, strict=True))
 
 
 def test_a_training_step_copies_weights_once_and_compares_the_remembered_pass_alone() -> None:

@@ -1,0 +1,240 @@
+"""Measuring the norms of layers: when their weights have changed, and those of one shape together.
+
+Every use of a weight asks whether its norm is up to date. :func:`update_norms` measures all norms
+of a module at once, which saves time, and :func:`norms_updated` asks once for a whole pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, library, nn
+
+from ...differentiation import is_transformed, outside_torch_func, torch_func_is_active
+from ...precision import full_precision, refuse_half_precision
+from ...tracing import untraced
+from ...walk import modules_inside
+from .divided import Measured
+from .norms import SpectralNorm
+from .state import NormedLayer, layer_of, trust, which_are_current
+
+LOADED_WITHIN = 0.01
+"""Largest relative excess of a norm over its value at loaded vectors, for these to be kept. A step
+of training changes a norm by less, and the vectors of another weight miss it by more."""
+
+_UPDATE_LOCK = threading.RLock()
+
+_UPDATED: ContextVar[frozenset[int]] = ContextVar("updated", default=frozenset())
+"""The keys of layers that a pass around has updated."""
+
+
+@torch.no_grad()
+def update_norms(module: nn.Module) -> None:
+    """Measure the norms of all weights in a module that have changed, those of one shape together.
+
+    Using a weight does this for its own norm. Calling it for a whole flow first saves time.
+
+    Args:
+        module: any module.
+
+    Raises:
+        NonFiniteWeightError: if a weight holds nan or infinite values.
+    """
+    if torch_func_is_active():
+        outside_torch_func(partial(update_norms, module))
+        return
+    with _UPDATE_LOCK, untraced():
+        groups: dict[tuple[Any, ...], list[NormedLayer]] = {}
+        inside = _layers_inside(module)
+        for layer, is_current in zip(inside, which_are_current(inside), strict=True):
+            if not is_current:
+                groups.setdefault(layer.kind(), []).append(layer)
+        for layers in groups.values():
+            _update(layers)
+
+
+@torch.no_grad()
+def update_layer(layer: NormedLayer) -> None:
+    """Measure a layer's norm if its weight has changed, unless a pass around has done so.
+
+    Args:
+        layer: the layer.
+
+    Raises:
+        NonFiniteWeightError: if the weight holds nan or infinite values.
+    """
+    if torch_func_is_active():
+        outside_torch_func(partial(update_layer, layer))
+        return
+    state = layer.norm_state
+    if state.key not in _UPDATED.get() and not state.is_current(layer):
+        update_norms(layer)
+
+
+@contextmanager
+def norms_updated(module: nn.Module) -> Iterator[None]:
+    """A context for one pass, in which layers do not ask again whether their weights have changed.
+
+    Args:
+        module: any module. Norms inside it that are out of date are measured first.
+    """
+    update_norms(module)
+    inside = [layer.norm_state.key for layer in _layers_inside(module)]
+    token = _UPDATED.set(_UPDATED.get().union(inside))
+    try:
+        yield
+    finally:
+        _UPDATED.reset(token)
+
+
+def trust_norms(module: nn.Module) -> None:
+    """Take the vectors of all layers in a module as those of their weights, without measuring.
+
+    Args:
+        module: any module.
+    """
+    trust([layer for layer in module.modules() if isinstance(layer, NormedLayer)])
+
+
+def updated_vectors(layer: NormedLayer) -> tuple[Tensor, Tensor]:
+    """Copies of a layer's vectors u and v, up to date."""
+    with _UPDATE_LOCK:
+        update_layer(layer)
+        return layer.u.clone(), layer.v.clone()
+
+
+def updated_measured(layer: NormedLayer) -> Measured:
+    """The value and gradient of a layer's spectral norm, up to date."""
+    update_layer(layer)
+    measured = layer.norm_state.measured  # another thread's update may take it away at any moment
+    if measured is not None:
+        return measured
+    with _UPDATE_LOCK:
+        if layer.norm_state.measured is None:
+            outside_torch_func(partial(_measure, layer))
+        assert layer.norm_state.measured is not None  # for the type checker
+        return layer.norm_state.measured
+
+
+def _measure(layer: NormedLayer) -> None:
+    (layer.norm_state.measured,) = _measured([layer])
+
+
+@library.custom_op("pyro_resflow::current_vectors", mutates_args=())
+def recorded_vectors(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
+    """:func:`updated_vectors` as one operation, which compiled and traced code runs each time.
+
+    Args:
+        weight: the layer's weight, so that the operation follows each change of it.
+        key: the layer's key.
+    """
+    return updated_vectors(layer_of(key))
+
+
+@recorded_vectors.register_fake
+def _(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
+    layer = layer_of(key)
+    return weight.new_empty(layer.u.shape), weight.new_empty(layer.v.shape)
+
+
+def _layers_inside(module: nn.Module) -> list[NormedLayer]:
+    """All layers with a weight of their own, without those whose weight is replaced for a call."""
+    return [
+        layer
+        for layer in modules_inside(module)
+        if isinstance(layer, NormedLayer) and isinstance(layer.weight, nn.Parameter)
+    ]
+
+
+def _update(layers: Sequence[NormedLayer]) -> None:
+    """Measure the norms of layers of one kind, with the gradients where these are known."""
+    found = iterated(layers)
+    changed = [
+        (layer, *vectors)
+        for layer, vectors in zip(layers, found, strict=True)
+        if not (layer.norm_state.arrived and _loaded_vectors_fit(layer, *vectors))
+    ]
+    if changed:
+        written, us, vs = zip(*changed, strict=True)
+        held = [*(layer.u for layer in written), *(layer.v for layer in written)]
+        # inference tensors can only be written to in inference mode
+        with torch.inference_mode() if held[0].is_inference() else nullcontext():
+            torch._foreach_copy_(held, [*us, *vs])
+    trust(layers)
+    if isinstance(layers[0].norm, SpectralNorm):
+        for layer, measured in zip(layers, _measured(layers), strict=True):
+            layer.norm_state.measured = measured
+
+
+@torch.no_grad()
+def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
+    """The vectors that the iteration finds for the weights as they are; the layers keep theirs.
+
+    Args:
+        layers: of one kind.
+
+    Raises:
+        NonFiniteWeightError: if a weight holds nan or infinite values.
+    """
+    refuse_half_precision(layers[0])
+    # no_grad does not stop tangents, and the derivative of the norm takes u and v as constants
+    weights = [w.detach() if is_transformed(w) else w for w in (each.weight for each in layers)]
+    operators = [
+        layer.measured_operator(weight) for layer, weight in zip(layers, weights, strict=True)
+    ]
+    us = [layer.u.to(layer.weight.dtype) for layer in layers]
+    vs = [layer.v.to(layer.weight.dtype) for layer in layers]
+    try:
+        with full_precision(weights[0]):
+            found = layers[0].norm.iterate_together(operators, us, vs)
+        if not weights[0].is_meta:
+            _check_lengths(found)
+        return found
+    except RuntimeError:  # raised by the small eigenvalue problem too
+        for layer in layers:
+            layer.check_finite()
+        raise
+
+
+def _check_lengths(found: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Raise a RuntimeError if the length of a vector is nan or overflows."""
+    lengths = torch.stack([torch.linalg.vector_norm(x) for pair in found for x in pair])
+    if not bool(lengths.isfinite().all()):
+        raise RuntimeError("a norm is not finite")
+
+
+@torch.no_grad()
+def _loaded_vectors_fit(layer: NormedLayer, u: Tensor, v: Tensor) -> bool:
+    """Whether the vectors of a loaded layer belong to its weight, given those of the iteration.
+
+    Such vectors are kept, so that a training run continues from a file to the last bit.
+    """
+    if layer.weight.is_meta:
+        return True
+    norm, operator = layer.norm, layer.measured_operator(layer.weight)
+    loaded = layer.u.to(u.dtype), layer.v.to(v.dtype)
+    with full_precision(layer.weight):
+        before, now = (norm.sigma(operator, *vectors) for vectors in (loaded, (u, v)))
+        within = abs(now - before) <= LOADED_WITHIN * before
+        return bool(within) and norm.belong(operator, *loaded)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _measured(layers: Sequence[NormedLayer]) -> list[Measured]:
+    """The values and gradients of spectral norms, at the vectors of layers of one kind."""
+    norm = layers[0].norm
+    assert isinstance(norm, SpectralNorm)  # for the type checker
+    with _UPDATE_LOCK, full_precision(layers[0].weight):
+        operators = [layer.measured_operator(layer.weight) for layer in layers]
+        found = norm.measured(operators, [each.u for each in layers], [each.v for each in layers])
+    return [
+        measured._replace(gradient=measured.gradient.view(layer.weight.shape))
+        for layer, measured in zip(layers, found, strict=True)
+    ]
