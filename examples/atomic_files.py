@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import os
 import secrets
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 UNFINISHED = ".partial"
-"""How the names of files that are being written end."""
+"""Suffix of files that are being written."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of another when the block has ended.
+    """Open a new file that replaces another when the block ends.
 
-    What stops on the way leaves the file that was there and nothing beside it; only a process
-    that is killed leaves its part behind. Each part has a name of its own, so that two processes
-    that write to one place do not write into each other's file.
+    If the block fails, the old file stays and the new one is removed. Only a killed process leaves
+    an unfinished file behind. Every unfinished file has its own name, so that two processes can
+    write to one path without mixing their files.
 
     Args:
-        path: The file to be replaced.
+        path: The file to replace.
 
     Yields:
-        A file open for writing.
+        The new file, open for writing.
     """
     partial = path.with_name(secrets.token_hex(8) + UNFINISHED)
     try:
@@ -37,21 +37,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file; what stops on the way leaves the one that was there.
+    """Write a text file; if writing fails, the old file stays.
 
     Args:
         path: The file.
-        text: All that it is to hold.
+        text: Its content.
     """
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes have left in a folder that nobody else writes to.
+    """Remove the unfinished files of killed processes.
 
     Args:
-        folder: The folder.
+        folder: The folder; no other process may be writing to it.
     """
     for partial in folder.glob(f"*{UNFINISHED}"):
         partial.unlink(missing_ok=True)

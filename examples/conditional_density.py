@@ -1,9 +1,10 @@
 """Conditional density estimation: y given x, on one branch with wide noise or two with narrow.
 
-For x from -3 to 3 the density of y is a mixture of two normals whose means part, whose widths
-shrink and whose weights change on the way. A conditional residual flow is fitted to pairs (x, y)
-by SVI, and so is heteroscedastic normal regression: the same base through a conditional affine map
-alone. What is printed is measured on unseen pairs, against the density they were drawn from.
+The density of y given x is a mixture of two normals. As x goes from -3 to 3, their means move
+apart, their widths shrink and their weights change. SVI fits a conditional residual flow to pairs
+(x, y), and normal regression whose mean and width depend on x: the same noise through a
+conditional affine map alone. The figures printed are measured on held-out pairs and compared with
+the true density.
 
     python -m examples.conditional_density
     python -m examples.conditional_density --steps 300 --width 16
@@ -24,7 +25,8 @@ from pyro.optim import LambdaLR
 from torch import Tensor
 
 from examples.parsing import command_line
-from examples.training import no_guide, train
+from examples.plotting import save_figure
+from examples.training import empty_guide, train
 from pyro_resflow import conditional_residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import SpectralNorm
@@ -41,10 +43,10 @@ Density = Callable[[Tensor], dist.TorchDistribution]
 
 
 def truth(x: Tensor) -> dist.TorchDistribution:
-    """The density of y at each x.
+    """Return the true density of y at each x.
 
     Args:
-        x: shape ``(*batch, 1)``.
+        x: Inputs, shape ``(*batch, 1)``.
 
     Returns:
         A distribution of batch shape ``batch`` and event shape ``(1,)``.
@@ -58,19 +60,19 @@ def truth(x: Tensor) -> dist.TorchDistribution:
 
 
 def draw_pairs(n: int) -> tuple[Tensor, Tensor]:
-    """Inputs and outputs, each of shape ``(n, 1)``."""
+    """Draw n inputs and outputs, each of shape ``(n, 1)``."""
     x = INPUTS.sample((n, 1))
     return x, truth(x).sample()
 
 
 def over_noise(transform: dist.ConditionalTransformModule) -> Conditional:
-    """The conditional distribution that a transform makes of standard normal noise in one dim."""
+    """Return standard normal noise in one dimension, pushed through a conditional transform."""
     base = dist.Normal(torch.zeros(1), torch.ones(1)).to_event(1)
     return dist.ConditionalTransformedDistribution(base, [transform])
 
 
 def residual_flow(blocks: int, width: int) -> Conditional:
-    """A conditional residual flow whose density takes one pass, with the exact log-determinant."""
+    """Build a conditional residual flow whose density takes one pass, with the exact log-det."""
     return over_noise(
         conditional_residual_flow(
             1,
@@ -85,7 +87,7 @@ def residual_flow(blocks: int, width: int) -> Conditional:
 
 
 def normal_regression() -> Conditional:
-    """A normal whose mean and width are networks of x."""
+    """Build a normal distribution whose mean and width are networks of x."""
     return over_noise(
         ConditionalInverse(ConditionalCompose([ActNorm(1), ConditionalAffine(1, 1, (64, 64))]))
     )
@@ -99,14 +101,14 @@ def fit(
     batch_size: int,
     learning_rate: float,
 ) -> None:
-    """Maximise the mean of log q(y | x) over pairs, by SVI with nothing for a guide.
+    """Maximise the mean of log q(y | x) over pairs, by SVI with an empty guide.
 
     Args:
-        conditional: q, of one conditional transform.
-        draw: n -> that many pairs (x, y), shapes ``(n, context_dim)`` and ``(n, input_dim)``.
-        steps: training steps.
-        batch_size: pairs at each step.
-        learning_rate: of Adam at its largest; it rises for a fifth of the steps, then falls.
+        conditional: The model q, with one conditional transform.
+        draw: Draws n pairs (x, y) of shapes ``(n, context_dim)`` and ``(n, input_dim)``.
+        steps: Training steps.
+        batch_size: Pairs at each step.
+        learning_rate: Largest learning rate of Adam; it rises for a fifth of the steps.
     """
 
     @poutine.scale(scale=1 / batch_size)
@@ -116,7 +118,7 @@ def fit(
             pyro.sample("y", conditional.condition(x), obs=y)
 
     def rise_and_fall(step: int) -> float:
-        """Share of the learning rate; at full rate the first steps could be lost in the tails."""
+        """Return the factor of the learning rate: at the full rate early steps may diverge."""
         return min(5 * (step + 1), 1.25 * (steps - step)) / steps
 
     pyro.clear_param_store()
@@ -128,24 +130,24 @@ def fit(
         }
     )
     batches = (draw(batch_size) for _ in range(steps))
-    train(model, no_guide, optimizer, batches, steps=steps)
+    train(model, empty_guide, optimizer, batches, steps=steps)
 
 
 @torch.no_grad()
 def held_out(conditional: Conditional, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of each unseen pair under q, and how many more than under the truth: KL on average."""
+    """Return the nats of each held-out pair under q, and the excess over the true density."""
     nats = -conditional.condition(x).log_prob(y)
     return nats, nats + truth(x).log_prob(y)
 
 
 def with_error(values: Tensor) -> str:
-    """Mean and its standard error."""
+    """Format the mean and its standard error."""
     return f"{values.mean():.4f} +- {values.std() / len(values) ** 0.5:.4f}"
 
 
 @torch.no_grad()
 def draw_densities(axes: dict[str, Axes], densities: dict[str, Density]) -> None:
-    """The density of y at each x, one square for each of the densities."""
+    """Draw the density of y at each x, one square for each density."""
     x, y = torch.linspace(-3, 3, 200), torch.linspace(-4, 4, 200)
     context, value = x.reshape(1, -1, 1), y.reshape(-1, 1, 1).expand(-1, 200, 1)
     for name, density in densities.items():
@@ -156,7 +158,7 @@ def draw_densities(axes: dict[str, Axes], densities: dict[str, Density]) -> None
 
 @torch.no_grad()
 def draw_slices(axes: Sequence[Axes], densities: dict[str, Density]) -> None:
-    """The densities of y at three x, one above the other."""
+    """Draw the densities of y at three values of x."""
     y = torch.linspace(-4, 4, 400)[:, None]
     for axis, x in zip(axes, (-2.0, 0.0, 2.0), strict=True):
         for name, density in densities.items():
@@ -176,17 +178,17 @@ def main(
     seed: int = 0,
     folder: Path = Path("runs/conditional_density"),
 ) -> None:
-    """Fit both models, print held-out nats against the truth and draw the densities.
+    """Fit both models, print their held-out nats beside the truth's, and draw the densities.
 
     Args:
-        steps: training steps of each.
-        blocks: conditional residual blocks.
-        width: size of both hidden layers of a block.
-        batch_size: fresh pairs drawn at each step.
-        learning_rate: of Adam at its largest; it rises for a fifth of the steps, then falls.
-        points: held-out pairs.
-        seed: seed of everything random.
-        folder: where the figure is written.
+        steps: Training steps of each.
+        blocks: Conditional residual blocks.
+        width: Size of both hidden layers of a block.
+        batch_size: Fresh pairs drawn at each step.
+        learning_rate: Largest learning rate of Adam; it rises for a fifth of the steps.
+        points: Held-out pairs.
+        seed: Random seed.
+        folder: Folder for the figure.
     """
     pyro.set_rng_seed(seed)
     models = {
@@ -210,15 +212,12 @@ def main(
 
 
 def draw(models: dict[str, Conditional], path: Path) -> None:
-    """Truth and models as images over (x, y), and as curves at three x."""
+    """Draw the truth and the models as images over (x, y), and as curves at three x."""
     densities = {"truth": truth, **{name: q.condition for name, q in models.items()}}
     figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     draw_densities(dict(zip(densities, axes[0], strict=True)), densities)
     draw_slices(axes[1], densities)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    print(f"wrote {path}")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

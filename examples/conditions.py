@@ -1,4 +1,4 @@
-"""What a result was had with."""
+"""The command, commit and machine behind a result."""
 
 import os
 import platform
@@ -15,16 +15,16 @@ import torch
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a result was had with.
+    """The command, commit and machine behind a result.
 
     Attributes:
         command: The command line.
-        commit: The commit of the code, with a plus sign if files differ from it.
+        commit: The commit of the code, with a plus sign if files have changed since.
         machine: The processor.
-        cores: Its cores.
-        threads: Threads that computed.
+        cores: Number of its cores.
+        threads: Number of threads of torch.
         torch: The version of torch.
-        accelerator: The graphics card that is there to compute on, `none` without one.
+        accelerator: The graphics card, `none` without one.
     """
 
     command: str
@@ -37,10 +37,10 @@ class Conditions:
 
     @classmethod
     def here(cls, program: str) -> "Conditions":
-        """Those of this process.
+        """Return the conditions of this process.
 
         Args:
-            program: The module that was run.
+            program: The module that Python runs.
         """
         return cls(
             command=command(program),
@@ -48,12 +48,12 @@ class Conditions:
             machine=processor(),
             cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(),
-            torch=str(torch.__version__),  # of a type of its own, which no checkpoint takes
+            torch=str(torch.__version__),  # checkpoints refuse torch's own string type
             accelerator=accelerator(),
         )
 
     def notes(self) -> dict[str, str]:
-        """For a checkpoint."""
+        """Return the conditions as notes of a checkpoint."""
         return {name: str(value) for name, value in asdict(self).items()}
 
 
@@ -61,18 +61,18 @@ def command(program: str) -> str:
     """Return the command line of this process.
 
     Args:
-        program: The module that was run.
+        program: The module that Python runs.
     """
     return shlex.join(["python", "-m", program, *sys.argv[1:]])
 
 
 def resuming(program: str, arguments: Sequence[str], checkpoint: str | Path) -> str:
-    """Return the command line that resumes a run, to be pasted into the shell that started it.
+    """Return the command line that resumes a run, for the shell that started it.
 
     Args:
-        program: The module that was run.
+        program: The module that Python runs.
         arguments: Its arguments.
-        checkpoint: What to resume from, in place of what the run itself was resumed from.
+        checkpoint: The checkpoint to resume from; it replaces the one in the arguments.
     """
     threads = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS",) if name in os.environ]
     kept = without_option("--ckpt_path", arguments)
@@ -82,7 +82,7 @@ def resuming(program: str, arguments: Sequence[str], checkpoint: str | Path) -> 
 
 
 def interpreter() -> str:
-    """Return how a shell in this folder calls this Python."""
+    """Return the command that starts this Python from the current folder."""
     found = shutil.which("python")
     if found is not None and os.path.abspath(found) == sys.executable:
         return "python"
@@ -92,7 +92,7 @@ def interpreter() -> str:
 
 
 def without_option(option: str, arguments: Sequence[str]) -> list[str]:
-    """Leave out an option with its value, written `--option value` or `--option=value`."""
+    """Remove an option and its value, written `--option value` or `--option=value`."""
     kept = list(arguments)
     while option in kept:
         place = kept.index(option)
@@ -101,7 +101,7 @@ def without_option(option: str, arguments: Sequence[str]) -> list[str]:
 
 
 def commit() -> str:
-    """Return the commit that this file is of, `unknown` outside a repository."""
+    """Return the commit of this file's repository, `unknown` outside one."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         name = _output([*git, "rev-parse", "--short", "HEAD"])

@@ -1,7 +1,7 @@
 """Density estimation in the plane: checkerboard, two moons, rings and pinwheel.
 
-For each data set, a residual flow is fitted to fresh draws by SVI. What is printed is measured on
-points that it has not seen; the figure shows data, samples and density side by side.
+For each data set, SVI fits a residual flow to fresh draws. The nats printed are measured on
+held-out points; the figure shows data, samples and density side by side.
 
     python -m examples.density_2d
     python -m examples.density_2d --data '[rings]' --steps 300
@@ -23,21 +23,22 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from examples.parsing import command_line
-from examples.training import no_guide, slowing_adam, train
+from examples.plotting import draw_density, save_figure
+from examples.training import decaying_adam, empty_guide, train
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipSwish, SpectralNorm
 
 
 def checkerboard(n: int) -> Tensor:
-    """Uniform on 8 of the 16 squares of a board of side 8, so its entropy is log 32: 5 bits."""
+    """Draw from the uniform distribution on 8 of 16 squares of side 2: its entropy is 5 bits."""
     column = torch.randint(4, (n,))
     row = 2 * torch.randint(2, (n,)) + column % 2
     return 2 * (torch.stack([column, row], dim=-1) + torch.rand(n, 2)) - 4
 
 
 def two_moons(n: int) -> Tensor:
-    """Two half circles of radius 2, each reaching into the other, with normal noise."""
+    """Draw from two interleaved half circles of radius 2, with normal noise."""
     angle = math.pi * torch.rand(n)
     upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=-1)
     side = 2.0 * torch.randint(2, (n, 1)) - 1
@@ -45,14 +46,14 @@ def two_moons(n: int) -> Tensor:
 
 
 def rings(n: int) -> Tensor:
-    """Two circles around the origin, of radius 1.5 and 3.5, equally likely, with normal noise."""
+    """Draw from two circles around the origin, of radius 1.5 and 3.5, with normal noise."""
     radius = 1.5 + 2 * torch.randint(2, (n,)) + 0.2 * torch.randn(n)
     angle = 2 * math.pi * torch.rand(n)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
 
 
 def pinwheel(n: int) -> Tensor:
-    """Five normal arms, bent around the centre the more the further out they are."""
+    """Draw from five normal arms that wind around the centre."""
     radius, width = 1 + 0.3 * torch.randn(n), 0.1 * torch.randn(n)
     angle = 2 * math.pi * torch.randint(5, (n,)) / 5 + 0.25 * radius.exp()
     x = radius * angle.cos() - width * angle.sin()
@@ -69,15 +70,19 @@ DATA: dict[str, Callable[[int], Tensor]] = {
 Name = Literal["checkerboard", "two_moons", "rings", "pinwheel"]
 
 
-def sharp_swish() -> LipSwish:
-    """An activation that starts with a sharp bend: a small network learns edges sooner."""
+def sharp_swish(raw_beta: float = 20.0) -> LipSwish:
+    """Build an activation with a sharper bend at the start: small networks learn edges sooner.
+
+    Args:
+        raw_beta: Initial value of the activation's parameter; larger is sharper.
+    """
     activation = LipSwish()
-    nn.init.constant_(activation.raw_beta, 20.0)
+    nn.init.constant_(activation.raw_beta, raw_beta)
     return activation
 
 
 def build(blocks: int, width: int) -> dist.TransformedDistribution:
-    """Normal noise through a residual flow whose density takes one pass.
+    """Build a residual flow of normal noise whose density takes one pass.
 
     In two dimensions the exact log-determinant costs no more than an estimate of it.
     """
@@ -102,7 +107,7 @@ def fit(
     batch_size: int,
     learning_rate: float,
 ) -> None:
-    """Maximise the likelihood of fresh draws in Pyro's own way: SVI, with nothing for a guide."""
+    """Maximise the likelihood of fresh draws by SVI with an empty guide."""
 
     @poutine.scale(scale=1 / batch_size)
     def model(data: Tensor) -> None:
@@ -112,28 +117,25 @@ def fit(
 
     pyro.clear_param_store()
     batches = ((draw(batch_size),) for _ in range(steps))
-    optimizer = slowing_adam(learning_rate, steps)
-    train(model, no_guide, optimizer, batches, steps=steps, description=draw.__name__)
+    optimizer = decaying_adam(learning_rate, steps)
+    train(model, empty_guide, optimizer, batches, steps=steps, description=draw.__name__)
 
 
 @torch.no_grad()
 def held_out(density: dist.TransformedDistribution, data: Tensor) -> tuple[float, float]:
-    """Nats per point, and the standard error of that."""
+    """Return the nats per point and their standard error."""
     nats = -density.log_prob(data)
     return nats.mean().item(), nats.std().item() / len(data) ** 0.5
 
 
 @torch.no_grad()
 def draw_row(axes: Sequence[Axes], data: Tensor, density: dist.TransformedDistribution) -> None:
-    """Data, as many samples, and the density, in squares of one extent."""
+    """Draw data, as many samples, and the density, on squares of one size."""
     limit = 1.1 * data.abs().max().item()
     edges = torch.linspace(-limit, limit, 201)
-    centres = (edges[1:] + edges[:-1]) / 2
-    grid = torch.cartesian_prod(centres, centres)
-    height = density.log_prob(grid).exp().reshape(200, 200)
     for axis, points in zip(axes, (data, density.sample((len(data),))), strict=False):
         axis.hist2d(*points.T.numpy(), bins=edges.numpy())
-    axes[2].pcolormesh(edges.numpy(), edges.numpy(), height.T.numpy())
+    draw_density(axes[2], density, limit)
 
 
 def main(
@@ -150,15 +152,15 @@ def main(
     """Fit a residual flow to each data set, print held-out nats and draw the densities.
 
     Args:
-        data: the data sets.
-        steps: training steps for each.
-        blocks: residual blocks.
-        width: size of both hidden layers of a block.
-        batch_size: fresh points drawn at each step.
-        learning_rate: of Adam at the start; it falls to a twentieth.
-        points: held-out points, and samples, for each data set.
-        seed: seed of everything random.
-        folder: where the figure is written.
+        data: The data sets.
+        steps: Training steps for each.
+        blocks: Residual blocks.
+        width: Size of both hidden layers of a block.
+        batch_size: Fresh points drawn at each step.
+        learning_rate: Initial learning rate of Adam; it falls to a twentieth.
+        points: Held-out points, and samples, for each data set.
+        seed: Random seed.
+        folder: Folder for the figure.
     """
     pyro.set_rng_seed(seed)
     figure, axes = plt.subplots(
@@ -185,10 +187,7 @@ def main(
         axis.set_title(title)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], aspect="equal")
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "density_2d.png", dpi=120)
-    plt.close(figure)
-    print(f"wrote {folder / 'density_2d.png'}")
+    save_figure(figure, folder / "density_2d.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Guides compared: eight schools, Neal's funnel, a banana, and a logistic regression.
 
-Each guide is trained for the same number of steps, from the same number of particles, once at
-each learning rate, of which the one with the best ELBO counts. The flows get the width that brings
-their number of parameters nearest to ``--parameters``. What is printed is measured on fresh draws
-with a deterministic log-density: the ELBO and its standard error; Pareto's k of the importance
-weights, which should be below 0.7; and the root mean square error of the posterior means, in
-posterior standard deviations. The truth is a closed form, or a long NUTS run.
+Each guide is trained at each learning rate, for the same number of steps with the same number of
+particles; the learning rate with the best ELBO counts. The flows get the width that brings their
+number of parameters nearest to ``--parameters``. The table is measured on fresh draws with a
+deterministic log-density: the ELBO and its standard error; Pareto's k of the importance weights,
+which should be below 0.7; and the root mean square error of the posterior means, in posterior
+standard deviations. The true moments come from a closed form or a long NUTS run.
 
     python -m examples.guides
     python -m examples.guides --problems '[banana]' --guides '[AutoNormal,AutoResidualFlow]'
@@ -40,45 +40,39 @@ from pyro.infer.importance import vectorized_importance_weights
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from examples.density_2d import sharp_swish
 from examples.parsing import command_line
 from examples.posteriors import PROBLEMS, Moments, Problem
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.interop.arviz import psis
 from pyro_resflow.interop.zuko import from_zuko
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import LipSwish, SpectralNorm
+from pyro_resflow.nn import SpectralNorm
 from pyro_resflow.transforms import ActNorm, Compose
 
-pyro.enable_validation(True)  # zuko turns it off for everyone
+pyro.enable_validation(True)  # importing zuko turns it off
 
 Builder = Callable[[Callable[[], None], int], AutoGuide]
-"""Makes a guide of a model from the width of its hidden layers."""
+"""Builds the guide of a model, given the width of the hidden layers."""
 
 
 def spline(width: int, latent_dim: int) -> Compose:
-    """zuko's autoregressive rational-quadratic splines, cheap from noise to latent variables.
+    """Build zuko's autoregressive rational-quadratic splines, fast from noise to latent variables.
 
-    They are the identity outside of [-5, 5]; a scale and shift comes after them.
+    They are the identity outside [-5, 5]; a scale and shift follows.
     """
     flow = zuko.flows.NSF(latent_dim, transforms=2, hidden_features=(width, width))
     return Compose([from_zuko(flow.transform.inv), ActNorm(latent_dim, initialized=True)])
 
 
-def sharp_swish() -> LipSwish:
-    """An activation that starts with a sharper bend than the default."""
-    activation = LipSwish()
-    nn.init.constant_(activation.raw_beta, 3.0)
-    return activation
-
-
 def residual_flow_guide(model: Callable[[], None], width: int) -> AutoResidualFlow:
-    """The guide of this package."""
+    """Build the guide of this package."""
     return AutoResidualFlow(
         model,
         blocks=8,
         hidden_dims=[width],
         init_scale=1.0,
-        activation=sharp_swish,
+        activation=partial(sharp_swish, 3.0),
         norm=SpectralNorm(0.98, tolerance=1e-3),
     )
 
@@ -99,12 +93,12 @@ GuideName = Literal[
 
 
 def size(guide: nn.Module) -> int:
-    """Number of parameters."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in guide.parameters())
 
 
-def built(build: Builder, problem: Problem, width: int) -> AutoGuide:
-    """The guide with this width, which has seen its model."""
+def initialized_guide(build: Builder, problem: Problem, width: int) -> AutoGuide:
+    """Build a guide of this width and run it once, which creates its parameters."""
     pyro.clear_param_store()
     guide = build(problem.model, width)
     guide()
@@ -112,13 +106,13 @@ def built(build: Builder, problem: Problem, width: int) -> AutoGuide:
 
 
 def fitting_width(build: Builder, problem: Problem, parameters: int) -> int:
-    """The width that brings the number of parameters nearest to what is wanted."""
-    # Pyro's autoregressive networks need a unit for every entry
+    """Return the width that brings the number of parameters nearest to the given one."""
+    # Pyro's autoregressive networks need a unit for every entry.
     least = problem.latent_dim if build is GUIDES["AutoIAFNormal"] else 4
     widths = range(least, least + 129, 4)
 
     def size_at(width: int) -> int:
-        return size(built(build, problem, width))
+        return size(initialized_guide(build, problem, width))
 
     above = bisect_left(widths, parameters, key=size_at)
     nearest = widths[max(above - 1, 0) : above + 1]
@@ -128,7 +122,10 @@ def fitting_width(build: Builder, problem: Problem, parameters: int) -> int:
 def fit(
     guide: AutoGuide, problem: Problem, *, steps: int, particles: int, learning_rate: float
 ) -> float:
-    """Maximise the ELBO, the learning rate falling to a hundredth; processor seconds per step."""
+    """Maximise the ELBO and return the processor seconds per step.
+
+    The learning rate falls to a hundredth.
+    """
     options = {"lr": learning_rate, "lrd": 0.01 ** (1 / steps), "clip_norm": 10.0}
     elbo = Trace_ELBO(
         num_particles=particles,
@@ -144,14 +141,14 @@ def fit(
 
 @dataclass(frozen=True)
 class Score:
-    """What is measured of a trained guide.
+    """Measurements of a trained guide.
 
     Attributes:
-        elbo: in nats.
-        error: standard error of the ELBO.
-        pareto_k: shape of the tail of the importance weights.
-        mean_error: root mean square error of the means, in posterior standard deviations.
-        draws: of the variables, by name.
+        elbo: The ELBO in nats.
+        error: Standard error of the ELBO.
+        pareto_k: Shape of the tail of the importance weights.
+        mean_error: Root mean square error of the means, in posterior standard deviations.
+        draws: Draws of the variables, by name.
     """
 
     elbo: float
@@ -163,7 +160,7 @@ class Score:
 
 @torch.no_grad()
 def score(guide: AutoGuide, problem: Problem, truth: Moments, draws: int) -> Score:
-    """Measure a guide on fresh draws, a thousand at a time."""
+    """Measure a guide on fresh draws, in batches of a thousand."""
     if isinstance(guide, AutoResidualFlow):
         guide.set_logdet(Exact())
     log_weights, values = [], []
@@ -208,32 +205,34 @@ def best(
     draws: int,
     seed: int,
 ) -> tuple[Score, float, float]:
-    """The best score over the learning rates, with the rate and the milliseconds per step."""
+    """Return the best score over the learning rates, its rate and the milliseconds per step."""
     tried = []
     for learning_rate in learning_rates:
         pyro.set_rng_seed(seed)
-        guide = built(build, problem, width)
+        guide = initialized_guide(build, problem, width)
         try:
             seconds = fit(
                 guide, problem, steps=steps, particles=particles, learning_rate=learning_rate
             )
             found = score(guide, problem, truth, draws)
-        except ValueError as error:  # a guide that has diverged draws nan
+        except ValueError as error:  # a diverged guide draws nan
             print(f"{type(guide).__name__} at {learning_rate:g}: {str(error).splitlines()[0]}")
             continue
         if math.isfinite(found.elbo):
             tried.append((found, learning_rate, 1000 * seconds))
     if not tried:
-        raise RuntimeError("The guide diverged at every learning rate; try smaller ones.")
+        raise RuntimeError(
+            f"learning_rates {list(learning_rates)}: the guide diverged at each; try smaller ones"
+        )
     return max(tried, key=lambda result: result[0].elbo)
 
 
 PLANES = {"funnel": ("x", "v"), "banana": ("a", "b")}
-"""The variables drawn against each other; of a vector the first entry."""
+"""The two variables of each picture; of a vector, the first entry."""
 
 
 def log_density(name: str, first: Tensor, second: Tensor) -> Tensor:
-    """The true log-density in the plane that is drawn."""
+    """Return the true log-density in the plane of the picture."""
     if name == "funnel":
         scale = (second / 2).exp()
         return dist.Normal(0.0, 3.0).log_prob(second) + dist.Normal(0.0, scale).log_prob(first)
@@ -243,7 +242,7 @@ def log_density(name: str, first: Tensor, second: Tensor) -> Tensor:
 
 
 def draw(axis: Axes, name: str, draws: dict[str, Tensor]) -> None:
-    """Draws of a guide over contours of the true density."""
+    """Draw samples of a guide over contours of the true density."""
     limits = {"funnel": (-15, 15, -9, 9), "banana": (-7, 7, -5, 15)}[name]
     first = torch.linspace(limits[0], limits[1], 301)
     second = torch.linspace(limits[2], limits[3], 301)
@@ -283,19 +282,19 @@ def main(
 ) -> None:
     """Train every guide on every problem, print the table and draw the funnel and the banana.
 
-    Seconds are of processor time, on one thread.
+    Times are processor seconds on one thread.
 
     Args:
-        problems: the posteriors.
-        guides: the guides.
-        steps: optimisation steps for each guide and learning rate.
-        particles: draws at each step.
-        learning_rates: those that are tried, at the start; they fall to a hundredth.
-        parameters: number of parameters that the flows are brought near to.
-        draws: fresh draws on which a guide is measured.
-        nuts_draws: length of the reference chain of the logistic regression.
-        seed: seed of everything random.
-        folder: where the table and the figure are written.
+        problems: The posteriors.
+        guides: The guides.
+        steps: Optimisation steps for each guide and learning rate.
+        particles: Draws at each step.
+        learning_rates: Initial learning rates to try; each falls to a hundredth.
+        parameters: Approximate number of parameters of each flow.
+        draws: Fresh draws to measure each guide on.
+        nuts_draws: Length of the reference chain of the logistic regression.
+        seed: Random seed.
+        folder: Folder for the table and the figure.
     """
     torch.set_num_threads(1)  # the networks are too small to share
     folder.mkdir(parents=True, exist_ok=True)
@@ -333,7 +332,7 @@ def main(
                 seed=seed,
             )
             lines.append(
-                f"| {name} | {guide_name} | {size(built(build, problem, width))} "
+                f"| {name} | {guide_name} | {size(initialized_guide(build, problem, width))} "
                 f"| {found.elbo:.3f} ± {found.error:.3f} | {found.pareto_k:.2f} "
                 f"| {found.mean_error:.3f} | {learning_rate:g} | {milliseconds:.0f} |"
             )

@@ -1,10 +1,10 @@
-"""A hierarchical regression whose group effects have a residual flow for their prior.
+"""A hierarchical regression with a residual flow as the prior of the group effects.
 
-Each group has an intercept and a slope, and few noisy points. How the effects are distributed over
-groups is not known; here they lie on a ring, which no normal describes. SVI fits a residual flow
-as that distribution together with a normal posterior for each group. Then the flow is held fixed
-and NUTS samples the posterior itself: its log-density, with the exact log-determinant, is one
-function. What is printed compares the two, and both with the same model under a normal prior.
+Each group has an intercept, a slope and a few noisy points. The distribution of the effects over
+groups is unknown; here it is a ring, which no normal describes. SVI fits a residual flow to that
+distribution, together with a normal posterior for each group. NUTS then samples the exact
+posterior under the fitted flow, whose log-determinant is exact. The program compares SVI with
+NUTS, and both with the same model under a normal prior.
 
     python -m examples.hierarchical_prior
     python -m examples.hierarchical_prior --groups 50 --steps 500 --samples 100
@@ -20,7 +20,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from matplotlib.axes import Axes
 from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_value
@@ -28,7 +27,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from examples.parsing import command_line
-from examples.training import slowing_adam, train
+from examples.plotting import draw_density, save_figure
+from examples.training import decaying_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.transforms import ActNorm, Inverse, initialize
@@ -38,12 +38,12 @@ NOISE = 0.5
 
 @dataclass(frozen=True)
 class Groups:
-    """Data of J groups of n points.
+    """Data of J groups with n points each.
 
     Attributes:
-        effects: intercept and slope of each group, shape ``(J, 2)``: the truth.
-        x: inputs, shape ``(J, n)``.
-        y: outputs, shape ``(J, n)``.
+        effects: True intercept and slope of each group, shape ``(J, 2)``.
+        x: Inputs, shape ``(J, n)``.
+        y: Outputs, shape ``(J, n)``.
     """
 
     effects: Tensor
@@ -51,17 +51,17 @@ class Groups:
     y: Tensor
 
     def least_squares(self) -> Tensor:
-        """Intercept and slope of each group by itself, shape ``(J, 2)``."""
+        """Return the least-squares intercept and slope of each group, shape ``(J, 2)``."""
         return torch.linalg.lstsq(design(self.x), self.y[..., None]).solution[..., 0]
 
 
 def design(x: Tensor) -> Tensor:
-    """The columns (1, x), shape ``(J, n, 2)``."""
+    """Return the design matrix with columns (1, x), shape ``(J, n, 2)``."""
     return torch.stack([torch.ones_like(x), x], dim=-1)
 
 
 def simulate(groups: int, points: int) -> Groups:
-    """Effects near a circle of radius 2, and points about the lines that they make."""
+    """Draw effects near a circle of radius 2, and noisy points on their lines."""
     angle = 2 * math.pi * torch.rand(groups)
     radius = 2 + 0.1 * torch.randn(groups)
     effects = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
@@ -71,11 +71,11 @@ def simulate(groups: int, points: int) -> Groups:
 
 
 class Hierarchy:
-    """The model of the groups, with a prior of group effects that is learned, and its guide.
+    """The model of the groups, whose prior of group effects is learned, and its guide.
 
     Args:
-        data: the groups.
-        transform: from standard normal noise to effects.
+        data: The groups.
+        transform: Maps standard normal noise to effects.
     """
 
     def __init__(self, data: Groups, transform: dist.TransformModule) -> None:
@@ -84,12 +84,12 @@ class Hierarchy:
         initialize(transform, data.least_squares())
 
     def prior(self) -> dist.TorchDistribution:
-        """The distribution of the effects of a group, of event shape ``(2,)``."""
+        """Return the prior of the effects of a group, of event shape ``(2,)``."""
         noise = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
         return dist.TransformedDistribution(noise, [self.transform])
 
     def model(self) -> None:
-        """Noise, effects, and the points of every group."""
+        """Sample the noise, the effects, and the points of every group."""
         pyro.module("prior", self.transform)
         noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
         with pyro.plate("groups", len(self.data.x)):
@@ -98,7 +98,7 @@ class Hierarchy:
             pyro.sample("y", dist.Normal(mean, noise).to_event(1), obs=self.data.y)
 
     def guide(self) -> None:
-        """A normal for each group, and a log-normal for the noise."""
+        """Sample the effects of each group from a normal, and the noise from a log-normal."""
         groups = len(self.data.x)
         loc = pyro.param("loc", self.data.least_squares)
         tril = pyro.param(
@@ -114,13 +114,13 @@ class Hierarchy:
 
 
 def fit(hierarchy: Hierarchy, *, steps: int, learning_rate: float) -> dist.MultivariateNormal:
-    """Fit prior and guide by SVI, and return the guide's effects, of batch shape ``(J,)``."""
+    """Fit prior and guide by SVI; return the guide's effects, of batch shape ``(J,)``."""
     pyro.clear_param_store()
     groups = len(hierarchy.data.x)
     train(
         poutine.scale(hierarchy.model, 1 / groups),
         poutine.scale(hierarchy.guide, 1 / groups),
-        slowing_adam(learning_rate, steps),
+        decaying_adam(learning_rate, steps),
         (() for _ in range(steps)),
         steps=steps,
     )
@@ -132,16 +132,16 @@ def fit(hierarchy: Hierarchy, *, steps: int, learning_rate: float) -> dist.Multi
 def sample(
     hierarchy: Hierarchy, start: Tensor, *, samples: int, warmup: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Draws of the effects by NUTS under the prior as it is, and their diagnostics.
+    """Draw the effects by NUTS under the fitted prior, with diagnostics.
 
     Args:
-        hierarchy: the model; its prior is not trained any more.
-        start: effects to start from, shape ``(J, 2)``.
-        samples: draws that are kept.
-        warmup: draws before them.
+        hierarchy: The model; its prior is frozen.
+        start: Initial effects, shape ``(J, 2)``.
+        samples: Number of draws.
+        warmup: Number of warm-up draws, which are discarded.
 
     Returns:
-        Shape ``(samples, J, 2)``, and Pyro's ``n_eff`` and ``r_hat``, each ``(J, 2)``.
+        The draws, shape ``(samples, J, 2)``, and Pyro's ``n_eff`` and ``r_hat``, each ``(J, 2)``.
     """
     hierarchy.transform.requires_grad_(False).eval()
     values = {"effects": start, "noise": torch.tensor(NOISE)}
@@ -152,7 +152,7 @@ def sample(
 
 
 def rmse(found: Tensor, truth: Tensor) -> str:
-    """Root mean square error over groups, and its standard error."""
+    """Format the root mean square error over groups, and its standard error."""
     squares = (found - truth).square().sum(-1)
     root = squares.mean().sqrt()
     error = squares.std() / len(squares) ** 0.5 / (2 * root)
@@ -166,7 +166,7 @@ def report(
     draws: Tensor,
     diagnostics: dict[str, Tensor],
 ) -> None:
-    """Print how well each posterior mean finds the effects, and how SVI and NUTS agree."""
+    """Print the error of each posterior mean, and how far SVI and NUTS agree."""
     print("error of the effects (root mean square over groups):")
     print(f"  least squares, group by group  {rmse(data.least_squares(), data.effects)}")
     print(f"  normal prior, SVI              {rmse(normal.mean, data.effects)}")
@@ -197,19 +197,19 @@ def main(
     seed: int = 0,
     folder: Path = Path("runs/hierarchical_prior"),
 ) -> None:
-    """Fit the model with a flow and with a normal for its prior, sample it, compare and draw.
+    """Fit the model with a flow and with a normal prior, sample it, compare and draw.
 
     Args:
-        groups: number of groups.
-        points: points in each group.
-        steps: steps of SVI.
-        blocks: residual blocks of the flow.
-        width: size of both hidden layers of a block.
-        learning_rate: of Adam at the start; it falls to a twentieth.
-        samples: draws by NUTS.
-        warmup: draws before them.
-        seed: seed of everything random.
-        folder: where the figure is written.
+        groups: Number of groups.
+        points: Points in each group.
+        steps: Steps of SVI.
+        blocks: Residual blocks of the flow.
+        width: Size of both hidden layers of a block.
+        learning_rate: Initial learning rate of Adam; it falls to a twentieth.
+        samples: Number of draws by NUTS.
+        warmup: Number of warm-up draws.
+        seed: Random seed.
+        folder: Folder for the figure.
     """
     pyro.set_rng_seed(seed)
     data = simulate(groups, points)
@@ -230,7 +230,7 @@ def main(
 
 @torch.no_grad()
 def draw(hierarchy: Hierarchy, guide: dist.MultivariateNormal, draws: Tensor, path: Path) -> None:
-    """The prior with the true effects, the posterior means, and the group least like a normal."""
+    """Draw the prior, the posterior means, and the posterior of the least normal group."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
     data, limit = hierarchy.data, 3.2
     draw_density(axes[0], hierarchy.prior(), limit)
@@ -254,18 +254,7 @@ def draw(hierarchy: Hierarchy, guide: dist.MultivariateNormal, draws: Tensor, pa
             xlabel="intercept",
             ylabel="slope",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    print(f"wrote {path}")
-
-
-def draw_density(axis: Axes, density: dist.TorchDistribution, limit: float) -> None:
-    """A density on a square around the origin."""
-    edges = torch.linspace(-limit, limit, 201)
-    centres = (edges[1:] + edges[:-1]) / 2
-    height = density.log_prob(torch.cartesian_prod(centres, centres)).exp().reshape(200, 200)
-    axis.pcolormesh(edges.numpy(), edges.numpy(), height.T.numpy())
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """NeuTra on Neal's funnel: NUTS in the coordinates of a trained guide, against plain NUTS.
 
-An AutoResidualFlow is trained on the funnel in ten dimensions; NUTS then samples the noise from
-which the guide makes its draws, where the posterior is nearly standard normal. What is printed is
-counted after the warm-up: effective sample sizes (bulk, of the log-variance v and the least of all
-ten entries), gradients of the energy, and the mean and standard deviation of v, which should be 0
-and 3.
+An AutoResidualFlow is trained on the funnel in ten dimensions. NUTS then samples the guide's
+noise, whose posterior is nearly standard normal. The table counts after the warm-up: bulk
+effective sample sizes, of the log-variance v and the smallest of all ten entries; gradients of the
+energy; and the mean and standard deviation of v, which should be 0 and 3.
 
     python -m examples.neutra
     python -m examples.neutra --steps 300 --draws 200
@@ -36,12 +35,12 @@ from pyro_resflow.logdet import Exact
 
 @dataclass
 class Chain:
-    """Draws after the warm-up, and what they cost.
+    """Draws after the warm-up, and their cost.
 
     Attributes:
-        samples: by the names of the latent variables, shape ``(draws, *shape)``.
-        gradients: evaluations of the energy and its gradient, one per leapfrog step.
-        seconds: processor time that they took.
+        samples: Draws by the names of the latent variables, shape ``(draws, *shape)``.
+        gradients: Evaluations of the energy and its gradient, one for each leapfrog step.
+        seconds: Processor time of the draws.
     """
 
     samples: dict[str, Tensor]
@@ -50,7 +49,7 @@ class Chain:
 
 
 def sample(model: Callable[[], None], draws: int, warmup: int) -> Chain:
-    """Run NUTS on a model, counting from the end of the warm-up."""
+    """Run NUTS on a model; count calls and time from the end of the warm-up."""
     calls, began_at, began = 0, 0, 0.0
 
     def counted() -> None:
@@ -68,8 +67,8 @@ def sample(model: Callable[[], None], draws: int, warmup: int) -> Chain:
     return Chain(mcmc.get_samples(), calls - began_at, time.process_time() - began)
 
 
-def trained(steps: int, particles: int, learning_rate: float, width: int) -> AutoResidualFlow:
-    """A guide of the funnel, frozen and with the log-determinant itself."""
+def train_guide(steps: int, particles: int, learning_rate: float, width: int) -> AutoResidualFlow:
+    """Train a guide on the funnel; return it frozen, with the exact log-determinant."""
     pyro.clear_param_store()
     guide = residual_flow_guide(funnel, width)
     fit(guide, PROBLEMS["funnel"], steps=steps, particles=particles, learning_rate=learning_rate)
@@ -77,8 +76,8 @@ def trained(steps: int, particles: int, learning_rate: float, width: int) -> Aut
     return guide.requires_grad_(False).eval()
 
 
-def in_the_guides_coordinates(guide: AutoResidualFlow, draws: int, warmup: int) -> Chain:
-    """NUTS on the model that NeuTra makes of the funnel, its draws mapped back."""
+def sample_guide_noise(guide: AutoResidualFlow, draws: int, warmup: int) -> Chain:
+    """Run NUTS on the funnel reparameterised by NeuTra, and map the draws back."""
     neutra = NeuTraReparam(guide)
     chain = sample(neutra.reparam(funnel), draws, warmup)
     with torch.no_grad():
@@ -87,13 +86,13 @@ def in_the_guides_coordinates(guide: AutoResidualFlow, draws: int, warmup: int) 
 
 
 def effective_sizes(chain: Chain) -> np.ndarray:
-    """Bulk effective sample size of v and of the nine entries of x."""
+    """Return the bulk effective sample sizes of v and of the nine entries of x."""
     values = torch.cat([chain.samples["v"].reshape(-1, 1), chain.samples["x"].reshape(-1, 9)], 1)
     return np.array([arviz.ess(column.double().numpy()[None]) for column in values.T])
 
 
-def report(name: str, chain: Chain) -> str:
-    """One row of the table."""
+def table_row(name: str, chain: Chain) -> str:
+    """Format one row of the table."""
     sizes = effective_sizes(chain)
     v = chain.samples["v"]
     return (
@@ -116,27 +115,27 @@ def main(
     """Train a guide, run both chains, print the table and draw the chains of v.
 
     Args:
-        steps: optimisation steps of the guide.
-        particles: draws at each.
-        learning_rate: at the start; it falls to a hundredth.
-        width: of the hidden layer of a residual block.
-        draws: length of each chain after the warm-up.
-        warmup: length of the warm-up.
-        seed: seed of everything random.
-        folder: where the table and the figure are written.
+        steps: Optimisation steps of the guide.
+        particles: Draws at each step.
+        learning_rate: Initial learning rate; it falls to a hundredth.
+        width: Width of the hidden layer of a residual block.
+        draws: Length of each chain after the warm-up.
+        warmup: Length of the warm-up.
+        seed: Random seed.
+        folder: Folder for the table and the figure.
     """
     torch.set_num_threads(1)  # the networks are too small to share
     pyro.set_rng_seed(seed)
-    guide = trained(steps, particles, learning_rate, width)
+    guide = train_guide(steps, particles, learning_rate, width)
     chains = {
         "NUTS": sample(funnel, draws, warmup),
-        "NeuTra": in_the_guides_coordinates(guide, draws, warmup),
+        "NeuTra": sample_guide_noise(guide, draws, warmup),
     }
     lines = [
         "| chain | draws | gradients | ESS of v | least ESS | ESS of v per 1000 gradients "
         "| least ESS per 1000 gradients | least ESS per second | mean of v | std of v |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(report(name, chain) for name, chain in chains.items()),
+        *(table_row(name, chain) for name, chain in chains.items()),
     ]
     print("\n".join(lines))
     folder.mkdir(parents=True, exist_ok=True)

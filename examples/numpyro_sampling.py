@@ -1,8 +1,8 @@
 """Train a flow in Pyro, sample with it in NumPyro.
 
-A residual flow is fitted to points in the plane and then serves as the prior of a point of which
-only the sum of its coordinates is seen, with noise. The posterior is sampled by Pyro's NUTS with
-the flow itself, and by NumPyro's with its translation.
+A residual flow is fitted to points in the plane and then serves as the prior of a point. The only
+observation is the sum of the point's coordinates, with noise. Pyro's NUTS samples the posterior
+with the flow itself, and NumPyro's NUTS with its translation.
 
     python -m examples.numpyro_sampling
     python -m examples.numpyro_sampling --data rings --num_samples 200
@@ -27,6 +27,7 @@ from pyro.infer import MCMC, NUTS
 
 from examples.density_2d import DATA, Name, build, fit, held_out
 from examples.parsing import command_line
+from examples.plotting import draw_density, save_figure
 from pyro_resflow.interop.numpyro import to_numpyro
 
 
@@ -35,9 +36,9 @@ class Run:
     """One run of a sampler.
 
     Attributes:
-        name: of the sampler.
-        samples: shape ``(draws, 2)``.
-        seconds: of processor time, compilation and warm-up included.
+        name: Name of the sampler.
+        samples: Draws, shape ``(draws, 2)``.
+        seconds: Processor time, with compilation and warm-up.
     """
 
     name: str
@@ -46,11 +47,11 @@ class Run:
 
     @property
     def effective(self) -> float:
-        """Effective sample size of the coordinate that has the least."""
+        """Effective sample size, the smaller of the two coordinates'."""
         return float(numpyro.diagnostics.effective_sample_size(self.samples[None]).min())
 
     def row(self) -> str:
-        """A line of the printed table."""
+        """Format a line of the table."""
         mean, std = self.samples.mean(0), self.samples.std(0)
         return (
             f"{self.name:<20} {self.seconds:8.1f} {self.effective / self.seconds:12.1f}   "
@@ -64,7 +65,7 @@ HEADER = f"{'sampler':<20} {'seconds':>8} {'ESS/second':>12}   means (standard d
 def sample_in_pyro(
     prior: dist.TransformedDistribution, seen: float, noise: float, warmup: int, num_samples: int
 ) -> Run:
-    """The posterior by Pyro's NUTS."""
+    """Sample the posterior by Pyro's NUTS."""
 
     def model() -> None:
         x = pyro.sample("x", prior)
@@ -87,7 +88,7 @@ def sample_in_numpyro(
     num_samples: int,
     seed: int,
 ) -> list[Run]:
-    """The same posterior by NumPyro's NUTS: a run that has to compile, and another one."""
+    """Sample the same posterior by NumPyro's NUTS: one run that compiles, and a second one."""
     translated = to_numpyro(prior)
 
     def model() -> None:
@@ -111,7 +112,7 @@ def sample_in_numpyro(
 
 @torch.no_grad()
 def largest_difference(prior: dist.TransformedDistribution, points: torch.Tensor) -> float:
-    """Between the two libraries' log densities at some points, in nats."""
+    """Return the largest difference between the libraries' log densities at points, in nats."""
     theirs = np.asarray(jax.jit(to_numpyro(prior).log_prob)(points.numpy()))
     return float(abs(theirs - prior.log_prob(points).numpy()).max())
 
@@ -120,21 +121,17 @@ def largest_difference(prior: dist.TransformedDistribution, points: torch.Tensor
 def draw(
     prior: dist.TransformedDistribution, runs: Sequence[Run], seen: float, path: Path
 ) -> None:
-    """The prior's density, and each sampler's points on it."""
+    """Draw the prior's density, with the points of each sampler."""
     limit = 4.5
-    centres = torch.linspace(-limit, limit, 200)
-    height = prior.log_prob(torch.cartesian_prod(centres, centres)).exp().reshape(200, 200)
     figure, axes = plt.subplots(
         1, len(runs), figsize=(4 * len(runs), 4.3), squeeze=False, layout="constrained"
     )
     for axis, run in zip(axes.flat, runs, strict=True):
-        axis.pcolormesh(centres, centres, height.T, cmap="Greys", rasterized=True)
+        draw_density(axis, prior, limit, cmap="Greys", rasterized=True)
         axis.axline((seen, 0), slope=-1, color="tab:orange", linewidth=1)
         axis.plot(*run.samples.T, ".", markersize=2, alpha=0.6)
         axis.set(title=run.name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    save_figure(figure, path, dpi=100)
 
 
 def main(
@@ -150,20 +147,20 @@ def main(
     seed: int = 0,
     folder: Path = Path("runs/numpyro_sampling"),
 ) -> None:
-    """Fit a prior in Pyro, sample a posterior in both libraries, print and draw what comes out.
+    """Fit a prior in Pyro, sample a posterior in both libraries, print and draw the results.
 
     Args:
-        data: what the prior is fitted to, one of the data sets of ``examples.density_2d``.
-        steps: training steps.
-        blocks: residual blocks.
-        width: size of both hidden layers of a block.
-        learning_rate: of Adam at the start; it falls to a twentieth.
-        seen: the sum of the coordinates that was observed.
-        noise: standard deviation of that observation.
-        warmup: steps of warm-up of each sampler.
-        num_samples: samples of each sampler.
-        seed: seed of everything random.
-        folder: where the figure is written.
+        data: The data set to fit the prior to, one of ``examples.density_2d``.
+        steps: Training steps.
+        blocks: Residual blocks.
+        width: Size of both hidden layers of a block.
+        learning_rate: Initial learning rate of Adam; it falls to a twentieth.
+        seen: The observed sum of the coordinates.
+        noise: Standard deviation of the observation.
+        warmup: Steps of warm-up of each sampler.
+        num_samples: Samples of each sampler.
+        seed: Random seed.
+        folder: Folder for the figure.
     """
     torch.set_num_threads(1)  # the networks are too small to share
     pyro.set_rng_seed(seed)
@@ -179,7 +176,6 @@ def main(
     for run in runs[1:]:
         print(f"{run.name}: {slow.seconds / run.seconds:.1f} times as fast as Pyro")
     draw(prior, runs[::2], seen, folder / "numpyro_sampling.png")
-    print(f"wrote {folder / 'numpyro_sampling.png'}")
 
 
 if __name__ == "__main__":

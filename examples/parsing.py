@@ -1,4 +1,4 @@
-"""Command lines whose errors fit on a screen and say what was probably meant."""
+"""Command lines with short errors that suggest a correction."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
 
-# Lines that say nothing about what was given: every class may also be given by a file.
+# Lines of jsonargparse that do not concern the value given.
 NOISE = re.compile(r"\s*(- Expected a path but .* invalid|Subtypes: .*|Given value type: .*|)")
 CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 MODULES = re.compile(r"\b(?:collections\.abc|typing|torch\.nn\.modules\.module)\.(?=[A-Z])")
 PROJECT = ("pyro_resflow", "examples")
 KEY = re.compile(r'Parser key "([\w.]+)"')
-# With as many names as there are of sources, a list of them all is still read.
 LISTED = 20
+"""The largest number of class names to list in a hint."""
+
 SIMILAR = 0.6
+"""Similarity, from 0 to 1, from which `difflib` suggests a name."""
 
 
 class ShortErrors:
-    """Lets a parser of jsonargparse say what is wrong, what was probably meant and who helps."""
+    """Makes a parser of jsonargparse print the fault, a correction and the command for help."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print an error and exit, without the usage, which fills two screens."""
+        """Print an error and exit, without jsonargparse's two screens of usage."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -38,13 +40,13 @@ class ShortErrors:
         sys.exit(2)
 
     def hints(self, message: str) -> Iterator[str]:
-        """Say what was probably meant by what an error message complains about."""
+        """Yield corrections for an error message."""
         yield from unknown_options(message, (action.dest for action in self._actions))
         yield from unknown_classes(message, self._expected_class(message))
         yield from missing_arguments(message)
 
     def _expected_class(self, message: str) -> type | None:
-        """Return the class that the setting takes that a message is about, if it takes one."""
+        """Return the class that the setting in a message expects, if it expects one."""
         keys = KEY.findall(message)
         types = [a._typehint for a in self._actions if keys == [a.dest] and _has_type(a)]
         return types[0] if types and inspect.isclass(types[0]) else None
@@ -55,7 +57,7 @@ class Parser(ShortErrors, ArgumentParser):
 
 
 def command_line(components: Callable[..., Any] | list[Callable[..., Any]]) -> Any:
-    """Make a command line of functions, as `jsonargparse.auto_cli` does, and run it.
+    """Run a command line made from functions, as `jsonargparse.auto_cli` does.
 
     Args:
         components: One function, or one for each subcommand.
@@ -64,20 +66,20 @@ def command_line(components: Callable[..., Any] | list[Callable[..., Any]]) -> A
 
 
 def running_module() -> str:
-    """Return the name of the module that Python was told to run."""
+    """Return the name of the module that Python runs."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name.removesuffix(".__main__") if spec is not None else sys.argv[0]
 
 
 def shortened(message: str) -> str:
-    """Leave out of a message of jsonargparse what says nothing about what was given."""
+    """Remove the lines of a jsonargparse message that do not concern the value given."""
     lines = [line for line in message.splitlines() if not NOISE.fullmatch(line)]
     plain = CLASS.sub(r"\1", KEY.sub(r"\1", "\n".join(lines)))
     return MODULES.sub("", plain).replace("Expected a ", "expected ")
 
 
 def unknown_options(message: str, options: Iterable[str]) -> Iterator[str]:
-    """For an option that does not exist, name the nearest that does."""
+    """Yield the existing option nearest to an unknown one."""
     if match := re.search(r"unrecognized arguments: (.*)", message):
         given = [word.lstrip("-").split("=")[0] for word in match[1].split() if word[:1] == "-"]
         written = "--{}".format
@@ -95,7 +97,7 @@ def unknown_options(message: str, options: Iterable[str]) -> Iterator[str]:
 
 
 def unknown_classes(message: str, expected: type | None) -> Iterator[str]:
-    """For a class that does not exist, name the nearest that does, and all if they are few."""
+    """Yield the existing class nearest to an unknown one, and all classes if they are few."""
     match = re.search(
         r"dot import path string: ([\w.]+)"
         r"|class_path '([\w.]+)':\s+module '[\w.]+' has no attribute"
@@ -107,7 +109,7 @@ def unknown_classes(message: str, expected: type | None) -> Iterator[str]:
         return
     name = next(filter(None, match.groups())).rsplit(".")[-1]
     known = known_classes(expected)
-    # of several classes of one name the one in the outermost package is meant
+    # Of several classes with one name, take the one in the outermost package.
     paths = {path.rsplit(".")[-1]: path for path in reversed(known)}
     yield from nearest(name, paths, lambda found: paths[found])
     if expected is not None and len(known) <= LISTED:
@@ -116,7 +118,7 @@ def unknown_classes(message: str, expected: type | None) -> Iterator[str]:
 
 
 def missing_arguments(message: str) -> Iterator[str]:
-    """For a class that takes an argument that was not given, say by which option to give it."""
+    """Yield the options that give the missing arguments of a class."""
     match = re.search(
         r"class_path '[\w.]+':\s+the following arguments are required: (.+)", message
     )
@@ -126,21 +128,21 @@ def missing_arguments(message: str) -> Iterator[str]:
 
 
 def nearest(name: str, names: Iterable[str], written: Callable[[str], str]) -> Iterator[str]:
-    """Say what a name was probably meant to be."""
+    """Yield the name nearest to the given one, if one is similar."""
     found = difflib.get_close_matches(name, list(names), 1, SIMILAR)
     if found:
         yield f"did you mean {written(found[0])}?"
 
 
 def parameters(path: str) -> list[str]:
-    """Return the names of the arguments that a class takes."""
+    """Return the names of a class's arguments."""
     module, _, name = path.rpartition(".")
     signature = inspect.signature(getattr(import_module(module), name))
     return [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
 
 
 def known_classes(expected: type | None) -> list[str]:
-    """Return the paths of the public classes of this project, those of one kind if it is given."""
+    """Return the paths of this project's public classes, or only the subclasses of one class."""
     found: dict[type, str] = {}
     ours = [name for name in sys.modules if name.split(".")[0] in PROJECT]
     for module in sorted(ours, key=lambda name: (name.count("."), name)):
@@ -152,7 +154,7 @@ def known_classes(expected: type | None) -> list[str]:
 
 
 def _public(module: str) -> Iterable[str]:
-    """Return the names that a module exports: none if a package exports for it."""
+    """Return the names that a module exports: none if its package exports them."""
     packages = [sys.modules.get(module[: dot.start()]) for dot in re.finditer(r"\.", module)]
     hidden = any(hasattr(package, "__all__") for package in packages)
     names = () if hidden else [n for n in vars(sys.modules[module]) if not n.startswith("_")]

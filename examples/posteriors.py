@@ -1,4 +1,4 @@
-"""Four posteriors with which to try guides, and what is known about each."""
+"""Four posteriors to test guides on, with their moments."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Moments:
     """Means and standard deviations of the posterior.
 
     Attributes:
-        mean: by the variable's name, of the variable's shape.
-        std: likewise.
-        log_evidence: log p(data), where it is known.
+        mean: Means by the variable's name, each of the variable's shape.
+        std: Standard deviations, likewise.
+        log_evidence: The value of log p(data), if it is known.
     """
 
     mean: dict[str, Tensor]
@@ -30,13 +30,13 @@ class Moments:
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, and its posterior's moments.
+    """A model, and the moments of its posterior.
 
     Attributes:
-        model: a Pyro model without arguments.
-        latent_dim: number of unconstrained latent dimensions.
-        max_plate_nesting: number of nested plates.
-        moments: the truth; takes the number of draws, where it has to be sampled.
+        model: A Pyro model without arguments.
+        latent_dim: Number of unconstrained latent dimensions.
+        max_plate_nesting: Number of nested plates.
+        moments: Returns the true moments; takes the number of draws to sample them with.
     """
 
     model: Callable[[], None]
@@ -52,7 +52,7 @@ ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
 def eight_schools() -> None:
-    """Effects of coaching: normal around their mean, with a half-Cauchy spread."""
+    """Model the effects of coaching: normal around their mean, with a half-Cauchy spread."""
     mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = pyro.sample("tau", dist.HalfCauchy(5.0))
     with pyro.plate("schools", 8):
@@ -61,7 +61,7 @@ def eight_schools() -> None:
 
 
 def eight_schools_moments(_: int) -> Moments:
-    """Given tau all is normal; tau itself is integrated over on a grid of its logarithm."""
+    """Integrate over tau on a grid of its logarithm; given tau, everything is normal."""
     log_tau = torch.linspace(-12, 12, 20001, dtype=torch.float64)[:, None]
     tau, error, effect = log_tau.exp(), ERRORS.double(), EFFECTS.double()
     marginal = error.square() + tau.square()
@@ -97,14 +97,14 @@ def eight_schools_moments(_: int) -> Moments:
 
 
 def funnel() -> None:
-    """Nine normal variables whose log-variance is a tenth one."""
+    """Model nine normal variables; a tenth one is their log-variance."""
     v = pyro.sample("v", dist.Normal(0.0, 3.0))
     scale = (v / 2).exp()[..., None]
     pyro.sample("x", dist.Normal(torch.zeros(9), scale).to_event(1))
 
 
 def funnel_moments(_: int) -> Moments:
-    """Those of the formula: E exp(v) = exp(9 / 2)."""
+    """Return the moments in closed form, with E exp(v) = exp(9 / 2)."""
     return Moments(
         mean={"v": torch.tensor(0.0), "x": torch.zeros(9)},
         std={"v": torch.tensor(3.0), "x": torch.full((9,), 2.25).exp()},
@@ -116,13 +116,13 @@ def funnel_moments(_: int) -> Moments:
 
 
 def banana() -> None:
-    """A normal variable, and one around its square."""
+    """Model a normal variable, and a second one around its square."""
     a = pyro.sample("a", dist.Normal(0.0, 2.0))
     pyro.sample("b", dist.Normal(0.5 * a.square() - 2, 0.5))
 
 
 def banana_moments(_: int) -> Moments:
-    """Those of the formula: the variance of a squared is 32."""
+    """Return the moments in closed form: the variance of a squared is 32."""
     return Moments(
         mean={"a": torch.tensor(0.0), "b": torch.tensor(0.0)},
         std={"a": torch.tensor(2.0), "b": torch.tensor(8.25).sqrt()},
@@ -138,7 +138,7 @@ LABELS = LABELS.float()
 
 
 def logistic_regression() -> None:
-    """Benign or malign, from 30 standardized measurements (scikit-learn's breast cancer data)."""
+    """Model benign or malign tumours by 30 standardised measurements, data of scikit-learn."""
     bias = pyro.sample("bias", dist.Normal(0.0, 1.0))
     weights = pyro.sample("weights", dist.Normal(torch.zeros(30), 1.0).to_event(1))
     logits = weights @ FEATURES.T + bias[..., None]
@@ -146,7 +146,7 @@ def logistic_regression() -> None:
 
 
 def logistic_moments(draws: int) -> Moments:
-    """Those of a NUTS chain."""
+    """Return the moments of a NUTS chain."""
     mcmc = MCMC(NUTS(logistic_regression), draws, warmup_steps=draws // 4, disable_progbar=True)
     mcmc.run()
     samples = mcmc.get_samples()

@@ -1,9 +1,10 @@
-"""Densities of small tables without over-fitting: what each measure is worth.
+"""Densities of small tables: three measures against over-fitting, compared.
 
-Data sets of scikit-learn with 144 to 457 training rows, and the protocol of `examples.tabular`. A
-large and a small residual flow, each without and with noise that is added to every batch, are
-scored on the test rows after the last step and in the state that was best on the validation rows.
-Beside them stands a multivariate normal of the training rows' mean and covariance.
+The data sets are those of scikit-learn with 144 to 457 training rows, the protocol is that of
+`examples.tabular`. A large and a small residual flow are each trained without and with noise on
+every batch. Both are scored on the test rows after the last step, and in the state with the best
+validation score. The baseline is a multivariate normal with the training rows' mean and
+covariance.
 
     python -m examples.small_tables
     python -m examples.small_tables --data '[wine]' --seeds 1 --training.steps 100
@@ -31,11 +32,11 @@ from pyro_resflow import residual_flow
 
 @dataclass(frozen=True)
 class Recipe:
-    """A flow and how it is trained.
+    """A flow and the noise it is trained with.
 
     Attributes:
-        flow: makes the flow of so many columns.
-        noise: standard deviation of the noise that is added to every batch.
+        flow: Builds the flow for a number of columns.
+        noise: Standard deviation of the noise added to every batch.
     """
 
     flow: Callable[[int], TransformModule]
@@ -44,8 +45,9 @@ class Recipe:
 
 LARGE = partial(residual_flow, blocks=6, hidden_dims=[64, 64], fast="density")
 SMALL = partial(residual_flow, blocks=2, hidden_dims=[32], fast="density")
-# A third of a column's standard deviation.
 NOISE = 0.3
+"""Standard deviation of the noise; the columns have standard deviation 1."""
+
 RECIPES = {
     "6 blocks of 64, 64": Recipe(LARGE, 0.0),
     "the same, noise 0.3": Recipe(LARGE, NOISE),
@@ -56,13 +58,13 @@ TRAINING = Training(steps=400, check_every=25)
 
 
 @dataclass(frozen=True)
-class Reached:
+class Scores:
     """Mean nats of one recipe on one split.
 
     Attributes:
-        train: of the training rows, after the last step.
-        last: of the test rows, after the last step.
-        best: of the test rows, in the state that was best on the validation rows.
+        train: Score of the training rows after the last step.
+        last: Score of the test rows after the last step.
+        best: Score of the test rows in the state with the best validation score.
     """
 
     train: float
@@ -70,7 +72,7 @@ class Reached:
     best: float
 
 
-def run(recipe: Recipe, data: DataName, seed: int, training: Training, name: str) -> Reached:
+def run(recipe: Recipe, data: DataName, seed: int, training: Training, name: str) -> Scores:
     """Train a recipe on a split of a data set, and score it."""
     split = load(data, seed)
     torch.manual_seed(seed)
@@ -78,17 +80,17 @@ def run(recipe: Recipe, data: DataName, seed: int, training: Training, name: str
     best = fit(flow, split, replace(training, noise=recipe.noise), seed, f"{data}, {name}, {seed}")
     train, last = score(flow, split.train), score(flow, split.test)
     flow.load_state_dict(best)
-    return Reached(train, last, score(flow, split.test))
+    return Scores(train, last, score(flow, split.test))
 
 
 def normal(split: Split) -> float:
-    """Mean test nats of the normal with the training rows' mean and covariance."""
+    """Return the mean test nats of a normal with the training rows' mean and covariance."""
     fitted = dist.MultivariateNormal(split.train.mean(0), torch.cov(split.train.T))
     return float(fitted.log_prob(split.test).mean())
 
 
 def mean(values: Sequence[float]) -> str:
-    """The mean over the seeds with its standard error."""
+    """Format the mean over the seeds with its standard error."""
     error = np.std(values, ddof=1) / len(values) ** 0.5 if values[1:] else 0.0
     return f"{np.mean(values):.2f} ± {error:.2f}"
 
@@ -102,10 +104,10 @@ def main(
     """Train every recipe on every data set, and print a table of nats.
 
     Args:
-        data: the data sets.
-        seeds: number of seeds, each with a split, a start and batches of its own.
-        training: how each is trained, but for the noise.
-        folder: where the table and all figures are written.
+        data: The data sets.
+        seeds: Number of seeds; each has its own split, initial weights and batches.
+        training: Training settings, except the noise.
+        folder: Folder for the table and all figures.
     """
     torch.set_num_threads(1)  # the networks are too small to share
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Eight schools, from Pyro's SVI to ArviZ: how good is the guide, how well does the model predict?
 
-The effects of coaching in eight schools, with a mean and a spread that the schools share (Rubin,
-1981), in the centred form whose posterior has a funnel. A mean-field normal guide and a residual
-flow are fitted, and both are brought to ArviZ.
+The model has the effects of coaching in eight schools, with a common mean and spread (Rubin,
+1981), in the centred form, whose posterior has a funnel. A mean-field normal guide and a residual
+flow are fitted, and both are converted to ArviZ.
 
     python -m examples.svi_to_arviz
     python -m examples.svi_to_arviz --steps 500 --num_samples 500
@@ -27,19 +27,20 @@ from pyro.infer.autoguide.initialization import init_to_median
 from torch import Tensor
 
 from examples.parsing import command_line
+from examples.plotting import save_figure
 from examples.posteriors import EFFECTS, ERRORS
-from examples.training import slowing_adam, train
+from examples.training import decaying_adam, train
 from pyro_resflow import residual_flow
 from pyro_resflow.interop.arviz import from_svi, loo
 
 INTERVAL = (3, 50, 97)
-"""Percentiles that are drawn: the ends of the 94% interval, and the median."""
+"""Percentiles in the figure: the ends of the 94% interval, and the median."""
 
 SCHOOLS = list("ABCDEFGH")
 
 
 def model(effects: Tensor, errors: Tensor) -> None:
-    """Effects of the schools around a common mean, seen with known errors."""
+    """Model the effects of the schools around a common mean, observed with known errors."""
     mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
     spread = pyro.sample("spread", dist.HalfCauchy(5.0))
     with pyro.plate("school", len(effects)):
@@ -48,7 +49,7 @@ def model(effects: Tensor, errors: Tensor) -> None:
 
 
 def flow_guide(blocks: int, width: int) -> AutoContinuous:
-    """A guide whose samples take one pass through a residual flow."""
+    """Build a guide whose samples take one pass through a residual flow."""
     flow = partial(residual_flow, blocks=blocks, hidden_dims=[width, width])
     return AutoNormalizingFlow(model, flow)
 
@@ -58,7 +59,7 @@ def fit(guide: AutoContinuous, name: str, steps: int, learning_rate: float) -> N
     train(
         model,
         guide,
-        slowing_adam(learning_rate, steps),
+        decaying_adam(learning_rate, steps),
         ((EFFECTS, ERRORS) for _ in range(steps)),
         steps=steps,
         elbo=Trace_ELBO(num_particles=8, max_plate_nesting=1, vectorize_particles=True),
@@ -67,12 +68,12 @@ def fit(guide: AutoContinuous, name: str, steps: int, learning_rate: float) -> N
 
 
 def estimate(result: Any) -> float:
-    """The expected log density: ``elpd_loo`` in ArviZ 0.x, ``elpd`` in ArviZ 1."""
+    """Return the expected log density: ``elpd_loo`` in ArviZ 0.x, ``elpd`` in ArviZ 1."""
     return float(result.elpd if hasattr(result, "elpd_i") else result.elpd_loo)
 
 
 def report(data: Any) -> str:
-    """What the weights say about the guide, and what leave-one-out says about the model."""
+    """Summarise the guide by its importance weights, and the model by leave-one-out."""
     stats = data["sample_stats"]
     weights = stats["log_weight"]
     error = float(weights.std()) / np.sqrt(weights.size)
@@ -86,7 +87,7 @@ def report(data: Any) -> str:
 
 
 def intervals(posterior: Any) -> tuple[list[str], np.ndarray]:
-    """The variables, and their :data:`INTERVAL`, shape ``(variables, 3)``."""
+    """Return the variables and their percentiles, shape ``(variables, 3)``."""
     columns = {name: posterior[name].values.ravel() for name in ("mean", "spread")}
     for school in SCHOOLS:
         columns[f"theta[{school}]"] = posterior["theta"].sel(school=school).values.ravel()
@@ -94,7 +95,7 @@ def intervals(posterior: Any) -> tuple[list[str], np.ndarray]:
 
 
 def draw(fitted: dict[str, Any], path: Path) -> None:
-    """The guides' joint of mean effect and log spread of a school; intervals; predictions."""
+    """Draw the guides' joint of one effect and the log spread, the intervals, and predictions."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for shift, (name, data) in zip((-0.12, 0.12), fitted.items(), strict=True):
         posterior = data["posterior"]
@@ -112,15 +113,13 @@ def draw(fitted: dict[str, Any], path: Path) -> None:
         axes[1].set_yticks(-np.arange(len(names)), names)
     axes[0].set(xlabel="theta, school A", ylabel="log spread", title="draws of the guides")
     axes[0].legend(markerscale=5)
-    axes[1].set_title("94% intervals")  # the colours are those on the left
+    axes[1].set_title("94% intervals")  # in the colours of the first axis
     predicted = next(reversed(fitted.values()))["posterior_predictive"]["effect"].values[0]
     axes[2].boxplot(predicted, tick_labels=SCHOOLS, showfliers=False)
     axes[2].plot(range(1, 9), EFFECTS, "o", label="observed")
     axes[2].set(xlabel="school", title="posterior predictive of the flow")
     axes[2].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    save_figure(figure, path, dpi=100)
 
 
 def main(
@@ -132,16 +131,16 @@ def main(
     seed: int = 0,
     folder: Path = Path("runs/svi_to_arviz"),
 ) -> None:
-    """Fit both guides, bring them to ArviZ, print its summary and draw.
+    """Fit both guides, convert them to ArviZ, print its summary and draw.
 
     Args:
-        steps: training steps of each guide.
-        learning_rate: of Adam at the start; it falls to a twentieth.
-        blocks: residual blocks of the flow.
-        width: size of both hidden layers of a block.
-        num_samples: draws of each guide.
-        seed: seed of everything random.
-        folder: where the figure and the data are written.
+        steps: Training steps of each guide.
+        learning_rate: Initial learning rate of Adam; it falls to a twentieth.
+        blocks: Residual blocks of the flow.
+        width: Size of both hidden layers of a block.
+        num_samples: Draws of each guide.
+        seed: Random seed.
+        folder: Folder for the figure and the data.
     """
     torch.set_num_threads(1)  # the networks are too small to share
     guides: dict[str, Callable[[], AutoContinuous]] = {
@@ -168,7 +167,6 @@ def main(
         print(f"{name}: {report(data)}")
     print(az.summary(fitted["residual flow"], kind="stats"))
     draw(fitted, folder / "svi_to_arviz.png")
-    print(f"wrote {folder / 'svi_to_arviz.png'}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Densities of small tables: residual flows beside zuko's, all trained and measured alike.
+"""Densities of small tables: residual flows and zuko's flows under one protocol.
 
-Data sets of scikit-learn; a Residual Flow, an i-DenseNet, and from zuko a neural spline flow, a
-masked autoregressive flow and a continuous flow, each as a Pyro transform.
+The data sets are those of scikit-learn. The models are a Residual Flow, an i-DenseNet, and from
+zuko a neural spline flow, a masked autoregressive flow and a continuous flow, each as a Pyro
+transform.
 
-The protocol, for each seed: rows are shuffled and split 80 / 10 / 10; columns are standardised by
-the training rows; columns of fewer than ten values are dropped, and since the others are rounded
-too, normal noise of a tenth of a standard deviation is added to all rows, so that no density is
-infinite. Adam maximises the likelihood in batches; every so many steps the validation rows are
-scored, and the state that was best there is scored on the test rows, by the exact
-log-determinant. Each result is kept in a file, and a run that was stopped goes on with the next,
-at the same commit.
+The protocol, for each seed: rows are shuffled and split 80 / 10 / 10. Columns with fewer than ten
+values are dropped, and the rest are standardised by the training rows. Since these are rounded
+too, normal noise of a tenth of a standard deviation is added to all rows, which keeps every
+density finite. Adam maximises the likelihood in batches. The validation rows are scored at regular
+intervals, and the state with the best validation score is scored on the test rows, with the exact
+log-determinant. Each result is kept in a file: a stopped run continues with the next result, as
+long as the commit is the same.
 
     python -m examples.tabular
     python -m examples.tabular --data '[wine]' --seeds 1 --training.steps 200
@@ -45,7 +46,7 @@ from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzDenseNet
 from pyro_resflow.transforms import ActNorm, Compose, Inverse, Residual, temporary_logdet
 
-import zuko  # isort: skip  # after the adapter, which keeps the validation of arguments
+import zuko  # isort: skip  # after from_zuko, which keeps Pyro's validation of arguments on
 
 DataName = Literal["wine", "diabetes", "breast_cancer", "digits"]
 ModelName = Literal["residual flow", "i-DenseNet", "NSF", "MAF", "CNF"]
@@ -59,7 +60,7 @@ DATA: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
 
 
 def dense_flow(features: int, blocks: int) -> TransformModule:
-    """An i-DenseNet: residual blocks of densely connected layers, with an ActNorm after each."""
+    """Build an i-DenseNet: residual blocks of densely connected layers, each before an ActNorm."""
     parts: list[TransformModule] = [ActNorm(features)]
     for _ in range(blocks):
         parts += [Residual(LipschitzDenseNet(features, depth=2, growth=64)), ActNorm(features)]
@@ -85,7 +86,7 @@ class Split:
 
 
 def load(name: str, seed: int, noise: float = 0.1) -> Split:
-    """A data set, split, standardised and blurred."""
+    """Load a data set, split and standardise it, and add noise."""
     table, _ = DATA[name](return_X_y=True)
     table = table[:, [len(np.unique(column)) >= 10 for column in table.T]]
     generator = torch.Generator().manual_seed(seed)
@@ -99,14 +100,14 @@ def load(name: str, seed: int, noise: float = 0.1) -> Split:
 
 
 def density(flow: TransformModule, features: int) -> dist.TransformedDistribution:
-    """Normal noise through a flow."""
+    """Return the density of normal noise pushed through a flow."""
     base = dist.Normal(torch.zeros(features), torch.ones(features)).to_event(1)
     return dist.TransformedDistribution(base, [flow])
 
 
 @contextmanager
 def exact_log_determinants(flow: TransformModule) -> Iterator[None]:
-    """Residual blocks and continuous flows without an estimate, for as long as this lasts."""
+    """Use exact log-determinants in residual blocks and continuous flows within the block."""
     ode = [m for m in flow.modules() if isinstance(m, zuko.flows.FFJTransform)]
     for part in ode:
         part.exact = True
@@ -120,21 +121,21 @@ def exact_log_determinants(flow: TransformModule) -> Iterator[None]:
 
 @torch.no_grad()
 def score(flow: TransformModule, rows: Tensor) -> float:
-    """Mean log density of some rows, in nats, exactly."""
+    """Return the mean log density of rows, in nats, with exact log-determinants."""
     with exact_log_determinants(flow):
         return float(density(flow, rows.shape[1]).log_prob(rows).mean())
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a flow is trained.
+    """Settings of the training.
 
     Attributes:
-        steps: training steps.
-        batch_size: rows in a batch, drawn with replacement.
-        learning_rate: of Adam at the start; it falls to nothing along a cosine.
-        check_every: steps from one look at the validation rows to the next.
-        noise: standard deviation of the normal noise that is added to every batch.
+        steps: Training steps.
+        batch_size: Rows in a batch, drawn with replacement.
+        learning_rate: Initial learning rate of Adam; it falls to zero along a cosine.
+        check_every: Steps between two scores of the validation rows.
+        noise: Standard deviation of the normal noise added to every batch.
     """
 
     steps: int = 1000
@@ -147,11 +148,11 @@ class Training:
 def fit(
     flow: TransformModule, split: Split, training: Training, seed: int, description: str
 ) -> dict[str, Tensor]:
-    """Train to the last step, and return the state that scored best on the validation rows."""
+    """Train to the last step, and return the state with the best validation score."""
     generator = torch.Generator().manual_seed(seed)
     flow_density = density(flow, split.train.shape[1])
     with torch.no_grad():
-        flow_density.log_prob(split.train[: training.batch_size])  # sets the ActNorms
+        flow_density.log_prob(split.train[: training.batch_size])  # initialises the ActNorms
     optimizer = torch.optim.Adam(flow.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
     best, state = score(flow, split.validation), copy.deepcopy(flow.state_dict())
@@ -175,12 +176,12 @@ def fit(
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one data set, over the seeds.
+    """Results of one model on one data set, over the seeds.
 
     Attributes:
-        nats: mean test log density of each seed.
-        seconds: of processor time for training, of each seed.
-        parameters: number of parameters.
+        nats: Mean test log density of each seed.
+        seconds: Processor time of training, of each seed.
+        parameters: Number of parameters.
     """
 
     nats: list[float]
@@ -193,7 +194,7 @@ class Result:
         return float(np.std(self.nats, ddof=1) / len(self.nats) ** 0.5) if self.nats[1:] else 0.0
 
     def cell(self) -> str:
-        """What the table says."""
+        """Format the cell of the table."""
         spread = f" ± {self.error:.2f}" if self.nats[1:] else ""
         return f"{np.mean(self.nats):.2f}{spread} ({np.mean(self.seconds):.0f} s)"
 
@@ -215,23 +216,25 @@ def run(data: str, model: str, seeds: int, training: Training) -> Result:
 
 
 def run_once(data: str, model: str, seeds: int, training: Training, folder: Path) -> Result:
-    """The result that a folder has of this commit with these settings, else a new one."""
+    """Return the result that the folder holds for this commit and these settings, or a new one."""
     settings = {"seeds": seeds, **asdict(training), "commit": commit()}
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
     path = folder / f"{data}, {model}, {digest}.json"
     if path.exists():
-        print(f"{path} is kept")
+        print(f"read {path}")
         try:
             return Result(**json.loads(path.read_text())["result"])
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise SystemExit(f"error: {path} holds no result ({error}): delete it") from error
+            raise SystemExit(
+                f"error: {path} does not hold a result ({error}); delete it to run again"
+            ) from error
     result = run(data, model, seeds, training)
     write_whole(path, json.dumps({"settings": settings, "result": asdict(result)}) + "\n")
     return result
 
 
 def table(results: dict[str, dict[str, Result]]) -> str:
-    """The results as a Markdown table: a row for each model, a column for each data set."""
+    """Format a Markdown table: a row for each model, a column for each data set."""
     models = list(next(iter(results.values())))
     lines = [f"| model | {' | '.join(results)} |", "| --- |" + " --- |" * len(results)]
     for model in models:
@@ -241,7 +244,7 @@ def table(results: dict[str, dict[str, Result]]) -> str:
 
 
 def draw(results: dict[str, dict[str, Result]], path: Path) -> None:
-    """Test nats with their standard errors, an axis for each data set."""
+    """Draw test nats with their standard errors, one axis for each data set."""
     figure, axes = plt.subplots(
         1, len(results), figsize=(3.2 * len(results), 3), squeeze=False, layout="constrained"
     )
@@ -266,11 +269,11 @@ def main(
     """Train every model on every data set, print a table of test nats and draw it.
 
     Args:
-        data: the data sets.
-        models: the models.
-        seeds: number of seeds, each with a split, a start and batches of its own.
-        training: how each is trained.
-        folder: where the results, the table and the figure are written.
+        data: The data sets.
+        models: The models.
+        seeds: Number of seeds; each has its own split, initial weights and batches.
+        training: Settings of the training.
+        folder: Folder for the results, the table and the figure.
     """
     torch.set_num_threads(1)  # the networks are too small to share
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the examples of vectors share: Adam that slows down, and SVI steps with a progress bar."""
+"""Adam with a decaying learning rate, and SVI with a progress bar."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pyro.optim import ExponentialLR, PyroOptim
 from tqdm import tqdm
 
 
-def slowing_adam(learning_rate: float, steps: int, last: float = 0.05) -> ExponentialLR:
-    """Adam whose learning rate falls exponentially.
+def decaying_adam(learning_rate: float, steps: int, last: float = 0.05) -> ExponentialLR:
+    """Return Adam with an exponentially decaying learning rate.
 
     Args:
-        learning_rate: at the first step.
-        steps: number of steps.
-        last: share of it that is left at the end.
+        learning_rate: Learning rate at the first step.
+        steps: Number of steps.
+        last: Factor of the learning rate at the last step.
     """
     return ExponentialLR(
         {
@@ -38,16 +38,16 @@ def train(
     elbo: Trace_ELBO | None = None,
     description: str = "SVI",
 ) -> None:
-    """A step of SVI, and one of the learning rate, for each batch.
+    """Take a step of SVI and of the learning rate's schedule for each batch.
 
     Args:
-        model: a Pyro model.
-        guide: its guide.
-        optimizer: one of Pyro's schedules.
-        batches: the arguments of model and guide at each step.
-        steps: number of batches, for the progress bar.
-        elbo: the objective; default ``Trace_ELBO()``.
-        description: what the progress bar says.
+        model: A Pyro model.
+        guide: Its guide.
+        optimizer: One of Pyro's learning rate schedules.
+        batches: Arguments of the model and the guide at each step.
+        steps: Number of batches, for the progress bar.
+        elbo: The objective; default ``Trace_ELBO()``.
+        description: Label of the progress bar.
     """
     svi = SVI(model, guide, optimizer, elbo if elbo is not None else Trace_ELBO())
     progress = tqdm(batches, desc=description, total=steps)
@@ -57,5 +57,5 @@ def train(
         progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
 
-def no_guide(*_: Any) -> None:
-    """The guide of a model without latent variables."""
+def empty_guide(*_: Any) -> None:
+    """Sample nothing: the guide of a model without latent variables."""

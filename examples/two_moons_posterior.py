@@ -1,11 +1,11 @@
 """Simulation-based inference: the posterior of the two moons task by a conditional flow.
 
-The task is a benchmark of the field (Greenberg et al., 2019; Lueckmann et al., 2021): a uniform
-prior on [-1, 1]^2 and a simulator that puts its observation on a thin crescent. The posterior is
-two crescents. A conditional residual flow q(theta | x) is fitted to simulated pairs by maximum
-likelihood (neural posterior estimation). It is then compared with exact draws of the posterior, at
-observations that it has not seen: by C2ST, the accuracy of a classifier that is to tell the two
-apart (0.5 where it cannot), and by the Kullback-Leibler divergence KL(p | q).
+The task is a common benchmark (Greenberg et al., 2019; Lueckmann et al., 2021): a uniform prior on
+[-1, 1]^2, and a simulator whose observations lie on a thin crescent. The posterior is two
+crescents. A conditional residual flow q(theta | x) is fitted to simulated pairs by maximum
+likelihood (neural posterior estimation). At new observations, it is then compared with exact
+draws of the posterior: by C2ST, the accuracy of a classifier between the two (0.5 if they are
+alike), and by the Kullback-Leibler divergence KL(p | q).
 
     python -m examples.two_moons_posterior
     python -m examples.two_moons_posterior --simulations 10000 --steps 500
@@ -30,6 +30,7 @@ from torch.utils.data import TensorDataset
 from examples.conditional_density import fit
 from examples.density_2d import sharp_swish
 from examples.parsing import command_line
+from examples.plotting import draw_density, save_figure
 from pyro_resflow import conditional_residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import SpectralNorm
@@ -40,26 +41,26 @@ RADIUS = dist.Normal(0.1, 0.01)
 
 
 def crescent(n: int) -> Tensor:
-    """The simulator's noise p: a half circle of radius 0.1 about (0.25, 0); shape ``(n, 2)``."""
+    """Draw the simulator's noise p, a half circle of radius 0.1 at (0.25, 0); shape ``(n, 2)``."""
     angle = math.pi * (torch.rand(n) - 0.5)
     radius = RADIUS.sample((n,))
     return CENTRE + radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
 
 
-def fold(theta: Tensor) -> Tensor:
-    """What the simulator adds to its noise, (-|theta_1 + theta_2|, theta_2 - theta_1)/sqrt 2."""
+def simulator_signal(theta: Tensor) -> Tensor:
+    """Return the simulator's signal, (-|theta_1 + theta_2|, theta_2 - theta_1) / sqrt 2."""
     first, second = theta.unbind(-1)
     return torch.stack([-(first + second).abs(), second - first], dim=-1) / math.sqrt(2)
 
 
 def simulate(theta: Tensor) -> Tensor:
-    """One observation for each parameter; shapes ``(n, 2)``."""
-    return crescent(len(theta)) + fold(theta)
+    """Simulate one observation for each parameter; shapes ``(n, 2)``."""
+    return crescent(len(theta)) + simulator_signal(theta)
 
 
 def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
-    """log p(x | theta): that of the noise in polar coordinates; shape ``(n,)``."""
-    offset = x - fold(theta) - CENTRE
+    """Return log p(x | theta), by the noise in polar coordinates; shape ``(n,)``."""
+    offset = x - simulator_signal(theta) - CENTRE
     radius = offset.norm(dim=-1)
     density = RADIUS.log_prob(radius) - radius.log() - math.log(math.pi)
     return density.where(offset[..., 0] > 0, -math.inf)
@@ -68,47 +69,50 @@ def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
 class Posterior:
     """The true posterior at one observation, sampled exactly.
 
-    Up to a sign, theta is determined by x and the noise: theta_2 - theta_1 and |theta_1 + theta_2|
-    follow from x - p by a map that keeps volumes. So noise is drawn, turned into theta with a
-    random sign, and kept if there is such a theta and the prior allows it.
+    The observation x and the noise p determine theta up to a sign: a map that preserves volume
+    takes x - p to theta_2 - theta_1 and |theta_1 + theta_2|. The sampler draws noise, computes
+    theta with a random sign, and keeps it if it exists and lies in the prior's support.
 
     Args:
-        x: shape ``(2,)``.
-        proposals: draws of the noise from which the normalising constant is estimated.
+        x: The observation, shape ``(2,)``.
+        proposals: Draws of the noise that estimate the normalising constant.
 
     Raises:
-        ValueError: if hardly any noise leads from the prior to x.
+        ValueError: If hardly any noise leads from the prior to x.
     """
 
     def __init__(self, x: Tensor, proposals: int = 100_000) -> None:
         self.x = x
         kept = len(self._propose(proposals)) / proposals
         if kept < 1e-3:
-            raise ValueError(f"x: hardly any noise leads from the prior to {x.tolist()}.")
-        # both signs share one proposal, and each of them covers the likelihood once
+            raise ValueError(
+                f"x: hardly any noise leads from the prior to {x.tolist()}; give an observation "
+                "of the simulator"
+            )
+        # Both signs share one proposal, and each covers the likelihood once.
         self.log_evidence = math.log(2 * kept)
 
     def sample(self, n: int) -> Tensor:
-        """Independent draws of the posterior, shape ``(n, 2)``."""
+        """Return independent draws of the posterior, shape ``(n, 2)``."""
         draws = self._propose(n)
         while len(draws) < n:
             draws = torch.cat([draws, self._propose(n)])
         return draws[:n]
 
     def _propose(self, n: int) -> Tensor:
-        """What is kept of n draws of the noise."""
+        """Return the parameters accepted from n draws of the noise."""
         down, across = (math.sqrt(2) * (self.x - crescent(n))).unbind(-1)
         total = down * (2 * torch.randint(2, (n,)) - 1)
         theta = torch.stack([total - across, total + across], dim=-1) / 2
         return theta[(down < 0) & (theta.abs() <= 1).all(-1)]
 
     def log_prob(self, theta: Tensor) -> Tensor:
-        """Log-density, shape ``(n,)``, for theta that the prior allows."""
+        """Return the log-density, shape ``(n,)``, of theta in the support of the prior."""
         return log_likelihood(theta, self.x) - self.log_evidence
 
 
 def build(blocks: int, width: int) -> dist.ConditionalTransformedDistribution:
-    """q(theta | x): normal noise through a conditional residual flow.
+    """Build q(theta | x): normal noise through a conditional residual flow.
 
     In two dimensions the exact log-determinant costs no more than an estimate of it.
     """
@@ -127,14 +131,14 @@ def build(blocks: int, width: int) -> dist.ConditionalTransformedDistribution:
 
 
 def c2st(first: Tensor, second: Tensor, *, folds: int = 5) -> float:
-    """Accuracy of a classifier that tells two sets of points apart; 0.5 where it cannot.
+    """Return the accuracy of a classifier between two sets of points; 0.5 if they are alike.
 
-    The classifier is that of the benchmark: two hidden layers of ten units for each dimension.
+    The benchmark's classifier has two hidden layers with ten units for each dimension.
 
     Args:
-        first: shape ``(n, d)``.
-        second: shape ``(n, d)``.
-        folds: of the cross-validation.
+        first: Points, shape ``(n, d)``.
+        second: Points, shape ``(n, d)``.
+        folds: Folds of the cross-validation.
 
     Reference:
         Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, 2017.
@@ -152,7 +156,7 @@ def c2st(first: Tensor, second: Tensor, *, folds: int = 5) -> float:
 def compare(
     q: dist.TransformedDistribution, posterior: Posterior, n: int
 ) -> tuple[float, float, float]:
-    """C2ST of q, C2ST of a second set of exact draws, and KL(p | q) in nats; n points each."""
+    """Return C2ST of q, C2ST of a second set of exact draws, and KL(p | q) in nats."""
     exact = posterior.sample(2 * n)
     divergence = (posterior.log_prob(exact) - q.log_prob(exact)).mean().item()
     return c2st(exact[:n], q.sample((n,))), c2st(exact[:n], exact[n:]), divergence
@@ -160,17 +164,14 @@ def compare(
 
 @torch.no_grad()
 def draw_row(axes: Sequence[Axes], q: dist.TransformedDistribution, posterior: Posterior) -> None:
-    """Exact draws, as many of q, and the density of q around one of the two crescents."""
+    """Draw exact samples, as many of q, and the density of q around one crescent."""
     exact = posterior.sample(2000)
     for axis, points in zip(axes, (exact, q.sample((2000,))), strict=False):
         axis.scatter(*points.T.numpy(), s=1, linewidths=0)
         axis.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
     near = exact[exact.sum(-1) > 0]
     middle, half = near.mean(0), 0.2
-    edges = torch.linspace(-half, half, 201)
-    centres = (edges[1:] + edges[:-1]) / 2
-    height = q.log_prob(middle + torch.cartesian_prod(centres, centres)).exp().reshape(200, 200)
-    axes[2].pcolormesh(*(middle[:, None] + edges).numpy(), height.T.numpy())
+    draw_density(axes[2], q, half, middle)
     axes[2].scatter(*near[:200].T.numpy(), s=2, linewidths=0, color="white")
     axes[2].set(
         xlim=(middle[0] - half, middle[0] + half),
@@ -194,16 +195,16 @@ def main(
     """Fit q(theta | x) to simulations, compare it with the true posterior and draw both.
 
     Args:
-        simulations: pairs of parameter and observation to learn from.
-        steps: training steps.
-        blocks: conditional residual blocks.
-        width: size of both hidden layers of a block.
-        batch_size: pairs at each step.
-        learning_rate: of Adam at its largest; it rises for a fifth of the steps, then falls.
-        observations: fresh observations, from prior and simulator, at which q is compared.
-        points: draws of each posterior for the comparison.
-        seed: seed of everything random.
-        folder: where the figure is written.
+        simulations: Simulated pairs of parameter and observation.
+        steps: Training steps.
+        blocks: Conditional residual blocks.
+        width: Size of both hidden layers of a block.
+        batch_size: Pairs at each step.
+        learning_rate: Largest learning rate of Adam; it rises for a fifth of the steps.
+        observations: Number of new observations to compare q at.
+        points: Draws of each posterior for the comparison.
+        seed: Random seed.
+        folder: Folder for the figure.
     """
     pyro.set_rng_seed(seed)
     theta = PRIOR.sample((simulations,))
@@ -235,7 +236,7 @@ def main(
 
 
 def draw(conditional: dist.ConditionalTransformedDistribution, path: Path) -> None:
-    """Posteriors at x = (0, 0) and at two other observations, one row each."""
+    """Draw the posteriors at x = (0, 0) and at two other observations, one row each."""
     observed = torch.tensor([[0.0, 0.0], [-0.5, 0.3], [0.2, -0.8]])
     figure, axes = plt.subplots(3, 3, figsize=(9, 9), layout="constrained")
     for row, x in zip(axes, observed, strict=True):
@@ -243,10 +244,7 @@ def draw(conditional: dist.ConditionalTransformedDistribution, path: Path) -> No
         row[0].set_ylabel(f"x = ({x[0]:.1f}, {x[1]:.1f})")
     for axis, title in zip(axes[0], ("exact draws", "draws of q", "density of q"), strict=True):
         axis.set_title(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    print(f"wrote {path}")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A variational autoencoder with a residual flow for its prior, against a standard normal one.
+"""A variational autoencoder with a residual flow as its prior, compared with a normal prior.
 
-The two differ in the prior of the code alone: networks, their first weights, the order of the
-images and the number of steps are the same. What is printed is the evidence lower bound of test
-images and its gain by the flow, image by image, for several seeds. The figure shows digits that
-both have drawn.
+The two differ only in the prior of the code: the networks, their initial weights, the order of the
+images and the number of steps are the same. The program prints the evidence lower bound of the
+test images and the flow's gain, averaged over images, for several seeds. The figure shows samples
+of both.
 
     python -m examples.vae_prior
     python -m examples.vae_prior --seeds '[0]' --steps 500
@@ -28,16 +28,17 @@ from torchvision.utils import make_grid
 
 from examples.images import sources
 from examples.parsing import command_line
-from examples.training import slowing_adam, train
+from examples.plotting import save_figure
+from examples.training import decaying_adam, train
 from pyro_resflow import residual_flow
 
 
 class Prior(nn.Module):
-    """The distribution of a code: standard normal noise, through transforms if there are any.
+    """The prior of the code: standard normal noise, pushed through transforms if there are any.
 
     Args:
-        code_dim: size of the code.
-        transforms: from noise to codes.
+        code_dim: Size of the code.
+        transforms: Map noise to codes.
     """
 
     def __init__(self, code_dim: int, transforms: Sequence[dist.TransformModule] = ()) -> None:
@@ -46,19 +47,19 @@ class Prior(nn.Module):
         self.transforms = nn.ModuleList(transforms)
 
     def forward(self) -> dist.TorchDistribution:
-        """The distribution, of event shape ``(code_dim,)``."""
+        """Return the distribution, of event shape ``(code_dim,)``."""
         noise = dist.Normal(torch.zeros(self.code_dim), torch.ones(self.code_dim)).to_event(1)
         return dist.TransformedDistribution(noise, list(self.transforms))
 
 
 class VAE(nn.Module):
-    """Images of grey levels 0 .. bins - 1, a binomial for each pixel, given a normal code.
+    """A VAE of images with grey levels 0 .. bins - 1, with a binomial for each pixel.
 
     Args:
-        pixels: number of pixels.
-        bins: number of grey levels.
-        hidden: size of the hidden layer of encoder and decoder.
-        prior: of the code.
+        pixels: Number of pixels.
+        bins: Number of grey levels.
+        hidden: Size of the hidden layer of encoder and decoder.
+        prior: The prior of the code.
     """
 
     def __init__(self, pixels: int, bins: int, *, hidden: int, prior: Prior) -> None:
@@ -70,25 +71,25 @@ class VAE(nn.Module):
         self.prior = prior
 
     def model(self, images: Tensor) -> None:
-        """Codes of the prior, and images given them; images have shape ``(n, pixels)``."""
+        """Sample codes from the prior, and images of shape ``(n, pixels)`` given the codes."""
         pyro.module("vae", self)
         with pyro.plate("images", len(images)):
             code = pyro.sample("code", self.prior())
             pyro.sample("pixels", self.likelihood(code), obs=images)
 
     def guide(self, images: Tensor) -> None:
-        """Codes given images of shape ``(n, pixels)``."""
+        """Sample codes given images of shape ``(n, pixels)``."""
         with pyro.plate("images", len(images)):
             mean, log_std = self.encoder(images / (self.bins - 1))
             pyro.sample("code", dist.Normal(mean, log_std.exp()).to_event(1))
 
     def likelihood(self, code: Tensor) -> dist.TorchDistribution:
-        """The distribution of images given codes."""
+        """Return the distribution of images given codes."""
         return dist.Binomial(self.bins - 1, logits=self.decoder(code)).to_event(1)
 
     @torch.no_grad()
     def elbo(self, images: Tensor, draws: int) -> Tensor:
-        """The evidence lower bound of each image in nats, a mean over draws of its code."""
+        """Return the evidence lower bound of each image in nats, averaged over draws of codes."""
         total = torch.zeros(len(images))
         for _ in range(draws):
             guide = poutine.trace(self.guide).get_trace(images)
@@ -101,17 +102,17 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def draw(self, n: int) -> Tensor:
-        """Mean images of n codes of the prior, on [0, 1], shape ``(n, pixels)``."""
+        """Return the mean images of n codes of the prior, on [0, 1], shape ``(n, pixels)``."""
         code = self.prior().sample((n,))
         return self.likelihood(code).mean / (self.bins - 1)
 
 
 def build(pixels: int, bins: int, *, code_dim: int, hidden: int, blocks: int, seed: int) -> VAE:
-    """A VAE whose prior is a flow of so many blocks, standard normal for none.
+    """Build a VAE whose prior is a flow with this many blocks; standard normal for 0.
 
-    Encoder and decoder have the same first weights whatever the prior. Codes are scored at every
-    step and drawn for pictures only, so density is the flow's fast direction. Its log-determinant
-    is estimated without bias: so is the bound.
+    Encoder and decoder have the same initial weights for every prior. Training scores codes at
+    every step and draws them for pictures only, so the flow's density takes one pass. The
+    log-determinant's estimate is unbiased, and therefore the bound's estimate too.
     """
     pyro.set_rng_seed(seed)
     vae = VAE(pixels, bins, hidden=hidden, prior=Prior(code_dim))
@@ -123,14 +124,14 @@ def build(pixels: int, bins: int, *, code_dim: int, hidden: int, blocks: int, se
 def fit(
     vae: VAE, images: Tensor, *, steps: int, batch_size: int, learning_rate: float, seed: int
 ) -> None:
-    """Raise the evidence lower bound of batches of images, whose order the seed alone decides."""
+    """Maximise the evidence lower bound over batches; the seed alone decides their order."""
     pyro.clear_param_store()
     order = torch.Generator().manual_seed(seed)
     chosen = (torch.randint(len(images), (batch_size,), generator=order) for _ in range(steps))
     train(
         poutine.scale(vae.model, 1 / batch_size),
         poutine.scale(vae.guide, 1 / batch_size),
-        slowing_adam(learning_rate, steps),
+        decaying_adam(learning_rate, steps),
         ((images[rows],) for rows in chosen),
         steps=steps,
         description=f"seed {seed}",
@@ -138,12 +139,12 @@ def fit(
 
 
 def with_error(values: Tensor) -> str:
-    """Mean and its standard error."""
+    """Format the mean and its standard error."""
     return f"{values.mean():.3f} +- {values.std() / len(values) ** 0.5:.3f}"
 
 
 def draw_grid(axis: Axes, images: Tensor, shape: Sequence[int]) -> None:
-    """A square of images of shape ``(rows^2, pixels)`` on [0, 1]."""
+    """Draw a square of images of shape ``(rows^2, pixels)`` on [0, 1]."""
     tiles = images.reshape(-1, 1, *shape)
     grid = make_grid(tiles, nrow=round(len(images) ** 0.5), padding=1)
     axis.imshow(grid[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
@@ -162,19 +163,19 @@ def main(
     draws: int = 20,
     folder: Path = Path("runs/vae_prior"),
 ) -> None:
-    """Train a VAE with each prior for each seed, compare test bounds, draw images of both.
+    """Train a VAE with each prior and seed, compare the test bounds, draw images of both.
 
     Args:
-        source: where the images come from, see ``examples/images/sources``.
-        seeds: each decides first weights, order of the images and noise.
-        steps: training steps.
-        code_dim: size of the code.
-        hidden: size of the hidden layers of encoder and decoder.
-        blocks: residual blocks of the flow.
-        batch_size: images at each step.
-        learning_rate: of Adam at the start; it falls to a twentieth.
-        draws: codes drawn for each test image.
-        folder: where the figure is written.
+        source: Where the images come from, see ``examples/images/sources``.
+        seeds: Each seed decides the initial weights, the order of the images and the noise.
+        steps: Training steps.
+        code_dim: Size of the code.
+        hidden: Size of the hidden layers of encoder and decoder.
+        blocks: Residual blocks of the flow.
+        batch_size: Images at each step.
+        learning_rate: Initial learning rate of Adam; it falls to a twentieth.
+        draws: Codes drawn for each test image.
+        folder: Folder for the figure.
     """
     origin = getattr(sources, source)()
     training, test = (sources.stacked(part).flatten(1).float() for part in origin.load())
@@ -211,17 +212,14 @@ def main(
 
 
 def draw(vaes: dict[str, VAE], test: Tensor, origin: sources.Source, path: Path) -> None:
-    """Test images beside images drawn from both models."""
+    """Draw test images beside samples of both models."""
     rows = {"test images": test[:100] / (origin.bins - 1)}
     rows |= {f"{name} prior": vae.draw(100) for name, vae in vaes.items()}
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
     for axis, (title, images) in zip(axes, rows.items(), strict=True):
         draw_grid(axis, images, origin.event_shape[1:])
         axis.set_title(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    print(f"wrote {path}")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ pytest.importorskip("zuko")
 
 import matplotlib
 
-from examples.guides import GUIDES, PLANES, built, fitting_width, log_density, main, size, spline
+from examples.guides import (
+    GUIDES,
+    PLANES,
+    fitting_width,
+    initialized_guide,
+    log_density,
+    main,
+    size,
+    spline,
+)
 from examples.posteriors import EFFECTS, ERRORS, PROBLEMS, eight_schools, eight_schools_moments
 from pyro_resflow.guides import AutoResidualFlow
 
@@ -92,7 +101,7 @@ def test_flows_are_brought_near_the_same_number_of_parameters() -> None:
     problem = PROBLEMS["banana"]
     for name in ("AutoIAFNormal", "AutoResidualFlow"):
         width = fitting_width(GUIDES[name], problem, 1200)
-        assert 0.8 < size(built(GUIDES[name], problem, width)) / 1200 < 1.25
+        assert 0.8 < size(initialized_guide(GUIDES[name], problem, width)) / 1200 < 1.25
 
 
 def test_few_steps_print_the_table_and_write_the_figure(

@@ -20,10 +20,10 @@ from examples.two_moons_posterior import (
     build,
     c2st,
     crescent,
-    fold,
     log_likelihood,
     main,
     simulate,
+    simulator_signal,
 )
 
 CORNER = torch.tensor([-0.05, 1.2])
@@ -47,7 +47,7 @@ def test_noise_lies_on_the_right_half_of_a_circle() -> None:
 def test_two_parameters_that_mirror_each_other_simulate_the_same() -> None:
     theta = PRIOR.sample((100,))
     mirrored = -theta.flip(-1)
-    torch.testing.assert_close(fold(mirrored), fold(theta))
+    torch.testing.assert_close(simulator_signal(mirrored), simulator_signal(theta))
     x = simulate(theta)
     torch.testing.assert_close(log_likelihood(mirrored, x), log_likelihood(theta, x))
 
@@ -55,7 +55,7 @@ def test_two_parameters_that_mirror_each_other_simulate_the_same() -> None:
 @pytest.mark.parametrize("theta", [[0.0, 0.0], [0.4, -0.7]])
 def test_likelihood_integrates_to_one(theta: list[float]) -> None:
     at = torch.tensor(theta)
-    middle = fold(at) + CENTRE
+    middle = simulator_signal(at) + CENTRE
     x = middle + 0.2 * square(800)
     volume = log_likelihood(at, x).exp().mean() * 0.4**2
     assert abs(volume - 1) < 2e-3
