@@ -22,14 +22,13 @@ from torch import Tensor
 
 from examples.density_2d import rings
 from pyro_resflow import residual_flow
-from pyro_resflow.logdet import Exact, PowerSeries
+from pyro_resflow.logdet import Exact, LogDetEstimator, PowerSeries
 from pyro_resflow.nn import ELU, SpectralNorm
 from pyro_resflow.transforms import temporary_logdet
-from pyro_resflow.transforms.contractive.base import LogDet
 
 
 def fitted(
-    lipschitz: float, logdet: LogDet, blocks: int, steps: int
+    lipschitz: float, logdet: LogDetEstimator, blocks: int, steps: int
 ) -> dist.TransformedDistribution:
     """A flow of blocks of at most this Lipschitz constant, fitted to two rings; in float64.
 

@@ -14,9 +14,9 @@ from .flows.image_flow import checked_scales
 from .flows.scales import steps_by_scale
 from .nn import ELU, InjectivePadding, scores_data
 from .rebuilding import Rebuildable
+from .solvers import FixedPointSolver
 from .transforms import ActNorm, Compose, Residual
-from .transforms.contractive.base import Solve
-from .transforms.core.base import check_event_shape
+from .transforms.core.checks import check_event_shape
 from .transforms.core.evaluation import inverse_value, value
 
 
@@ -63,7 +63,7 @@ class IResNetClassifier(Rebuildable, nn.Module):
         hidden_channels: Sequence[int] = (32, 64, 128),
         padding: int = 13,
         coefficient: float = 0.9,
-        solver: Solve | None = None,
+        solver: FixedPointSolver | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = checked_scales(event_shape, len(blocks), squeeze_first=False)

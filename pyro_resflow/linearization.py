@@ -337,6 +337,15 @@ def resolve_event_dim(net: object, event_dim: int | None) -> int:
     return resolved
 
 
+def known_event_shape(net: object, event_dim: int) -> torch.Size | None:
+    """The event shape that a network says it takes, if it says one of ``event_dim`` dimensions."""
+    if hasattr(net, "event_shape") and len(net.event_shape) == event_dim:
+        return torch.Size(net.event_shape)
+    if hasattr(net, "input_dim") and event_dim == 1:
+        return torch.Size((net.input_dim,))
+    return None
+
+
 def flatten_batch(x: Tensor, event_dim: int) -> tuple[Tensor, torch.Size]:
     """Collapse all leading dimensions into one: ``(*batch, *event)`` to ``(N, *event)``.
 

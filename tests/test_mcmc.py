@@ -15,7 +15,15 @@ from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import Glow
 from pyro_resflow.guides import AutoResidualFlow
-from pyro_resflow.logdet import Exact, Frozen, Krylov, NoTail, PowerSeries, RussianRoulette
+from pyro_resflow.logdet import (
+    Exact,
+    Frozen,
+    Krylov,
+    LogDetEstimator,
+    NoTail,
+    PowerSeries,
+    RussianRoulette,
+)
 from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner
 from pyro_resflow.transforms import (
     BatchNorm,
@@ -184,13 +192,14 @@ def test_noise_is_found_wherever_the_block_is(flow: dist.TransformModule) -> Non
 
 
 def test_estimators_of_ones_own_have_to_say_that_they_are_deterministic() -> None:
-    def own(net: torch.nn.Module, x: Tensor, event_dim: int | None = None) -> tuple[Tensor, ...]:
-        return Exact()(net, x, event_dim)
+    class Own(LogDetEstimator):
+        def value_and_trace(self, net, x, function):
+            return Exact().value_and_trace(net, x, function)
 
-    flow = residual(2, [8], logdet=own)
-    with pytest.raises(ValueError, match=refusal("own")):
+    flow = residual(2, [8], logdet=Own())
+    with pytest.raises(ValueError, match=refusal("Own")):
         chain(NUTS(energy_of_a_prior(flow)))
-    own.is_deterministic = True
+    Own.is_deterministic = True
     chain(NUTS(energy_of_a_prior(flow), max_tree_depth=2))
 
 

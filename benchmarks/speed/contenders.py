@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_resflow.logdet import Exact, Krylov
+from pyro_resflow.logdet import Exact, Krylov, LogDetEstimator
 from pyro_resflow.nn import Activation, Chain, LipschitzConv2d, LipschitzLayer
 from pyro_resflow.transforms import Compose, Inverse, Residual
-from pyro_resflow.transforms.contractive.base import LogDet
 
 from .workloads import Workload
 
@@ -79,7 +78,7 @@ class Contender:
 class OurModel(Model):
     """Residual transforms under a Pyro distribution."""
 
-    def __init__(self, workload: Workload, logdet: LogDet | None) -> None:
+    def __init__(self, workload: Workload, logdet: LogDetEstimator | None) -> None:
         super().__init__()
         blocks = [Residual(net, logdet=logdet) for net in workload.networks()]
         self.flow = Inverse(Compose(blocks))
@@ -115,7 +114,7 @@ class Ours(Contender):
         logdet: estimator of the log-determinants; ``None`` for the default.
     """
 
-    logdet: LogDet | None = None
+    logdet: LogDetEstimator | None = None
 
     def build(self, workload: Workload) -> OurModel:
         return OurModel(workload, self.logdet)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch.distributions import AffineTransform, Transform
 
-from ..logdet import PowerSeries
+from ..logdet import LogDetEstimator, PowerSeries
 from ..nn import ELU
+from ..solvers import FixedPointSolver
 from ..transforms import ActNorm, Flatten, Residual, Squeeze
-from ..transforms.contractive.base import LogDet, Solve
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, NetworkRecipe
 from .scales import joined, steps_by_scale
@@ -61,8 +61,8 @@ class IResNet(ImageFlow):
         network: NetworkRecipe | None = None,
         squeeze_first: bool = True,
         factor_out: bool = True,
-        logdet: LogDet | None = None,
-        solver: Solve | None = None,
+        logdet: LogDetEstimator | None = None,
+        solver: FixedPointSolver | None = None,
     ) -> None:
         shape = checked_scales(event_shape, len(blocks), squeeze_first)
         recipe = network if network is not None else ConvBlock(activation=ELU, coefficient=0.9)

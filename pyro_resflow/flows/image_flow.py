@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from ..transforms import Compose, Inverse, Logit
-from ..transforms.core.base import check_dtype, check_event_shape
+from ..transforms.core.checks import check_dtype, check_event_shape
 from ..transforms.core.ranges import check_not_pixels
 from ..transforms.images.noise import EntrywiseNoise, entrywise
 

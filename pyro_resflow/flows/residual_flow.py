@@ -8,8 +8,10 @@ from functools import partial
 import torch
 from torch.distributions import Transform
 
+from ..logdet import LogDetEstimator
+from ..solvers import FixedPointSolver
 from ..transforms import ActNorm, Flatten, Logit, Residual, Squeeze
-from ..transforms.contractive.base import ContractionTransform, LogDet, Solve
+from ..transforms.contractive.base import ContractionTransform
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, MLPBlock, NetworkRecipe
 from .scales import joined, steps_by_scale
@@ -72,8 +74,8 @@ class ResidualFlow(ImageFlow):
         alpha: float | None = 0.05,
         squeeze_first: bool = False,
         factor_out: bool = False,
-        logdet: LogDet | None = None,
-        solver: Solve | None = None,
+        logdet: LogDetEstimator | None = None,
+        solver: FixedPointSolver | None = None,
     ) -> None:
         shape = checked_scales(event_shape, len(blocks), squeeze_first)
         if end_blocks < 0:

@@ -9,7 +9,9 @@ from pyro.distributions import ConditionalTransformModule
 from torch.distributions import Transform
 
 from ..arguments import checked
+from ..logdet import LogDetEstimator
 from ..nn import ConditionalLipschitzMLP, LipschitzMLP
+from ..solvers import FixedPointSolver
 from ..transforms import (
     ActNorm,
     Compose,
@@ -20,7 +22,6 @@ from ..transforms import (
     conditional_residual,
     residual,
 )
-from ..transforms.contractive.base import LogDet, Solve
 from ..transforms.contractive.residual import Fast, checked_fast
 
 
@@ -31,8 +32,8 @@ def residual_flow(
     hidden_dims: Sequence[int] | None = None,
     *,
     fast: Fast = "sampling",
-    logdet: LogDet | None = None,
-    solver: Solve | None = None,
+    logdet: LogDetEstimator | None = None,
+    solver: FixedPointSolver | None = None,
     **network: Any,
 ) -> Compose | Inverse:
     """Residual blocks of vectors with an ActNorm after each.
@@ -80,8 +81,8 @@ def conditional_residual_flow(
     *,
     context_hidden_dims: Sequence[int] = (64,),
     fast: Fast = "sampling",
-    logdet: LogDet | None = None,
-    solver: Solve | None = None,
+    logdet: LogDetEstimator | None = None,
+    solver: FixedPointSolver | None = None,
     **network: Any,
 ) -> ConditionalCompose | ConditionalInverse:
     """Conditional residual blocks of vectors, each followed by an affine map and an ActNorm.

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..arguments import checked
 from ..flows.vectors import checked_blocks
+from ..logdet import LogDetEstimator
 from ..nn import ConditionalLipschitzMLP
 from ..rebuilding import Rebuildable
+from ..solvers import FixedPointSolver
 from ..transforms import ActNorm, ConditionalAffine, ConditionalCompose, conditional_residual
-from ..transforms.contractive.base import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
 
@@ -58,8 +59,8 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         hidden_dims: Sequence[int] | None = None,
         *,
         context_hidden_dims: Sequence[int] = (64,),
-        logdet: LogDet | None = None,
-        solver: Solve | None = None,
+        logdet: LogDetEstimator | None = None,
+        solver: FixedPointSolver | None = None,
         **network: Any,
     ) -> None:
         super().__init__()

@@ -19,9 +19,10 @@ from torch.distributions.utils import _sum_rightmost
 from ..arguments import checked
 from ..flows import residual_flow
 from ..flows.vectors import checked_blocks
+from ..logdet import LogDetEstimator
 from ..nn import LipschitzMLP
+from ..solvers import FixedPointSolver
 from ..transforms import ActNorm, Compose, TriangularAffine, set_logdet
-from ..transforms.contractive.base import LogDet, Solve
 from .start import guide_logdet, shrink_last_layers
 
 
@@ -91,8 +92,8 @@ class AutoResidualFlow(AutoContinuous):
         init_scale: float = 0.1,
         full_rank: bool = True,
         create_plates: Callable[..., pyro.plate | Iterable[pyro.plate]] | None = None,
-        logdet: LogDet | None = None,
-        solver: Solve | None = None,
+        logdet: LogDetEstimator | None = None,
+        solver: FixedPointSolver | None = None,
         **network: Any,
     ) -> None:
         if not init_scale > 0:
@@ -188,7 +189,7 @@ class AutoResidualFlow(AutoContinuous):
                 found.setdefault(site["name"], []).append(value)
         return {name: torch.stack(values) for name, values in found.items()}
 
-    def set_logdet(self, logdet: LogDet) -> None:
+    def set_logdet(self, logdet: LogDetEstimator) -> None:
         """Give every block another estimator of its log-determinant: ``Exact()`` for NeuTra.
 
         Raises:

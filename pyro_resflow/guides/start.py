@@ -7,21 +7,21 @@ from typing import cast
 import torch
 from torch import nn
 
+from ..logdet import LogDetEstimator, default_logdet
 from ..nn import LipschitzLinear, LipschitzMLP
-from ..transforms.contractive.base import LogDet, default_logdet
 
-EXACT_UP_TO = 16
+GUIDE_EXACT_UP_TO = 16
 """Guides score few particles at once, so that the whole Jacobian is cheap in more dimensions than
 in density estimation; and with it a trained guide is ready for NeuTra."""
 
 
-def guide_logdet(latent_dim: int) -> LogDet:
+def guide_logdet(latent_dim: int) -> LogDetEstimator:
     """The log-determinant of a guide: exact in few dimensions, an unbiased estimate in many.
 
     Args:
         latent_dim: size D of the latent vector.
     """
-    return default_logdet(torch.Size((latent_dim,)), exact_up_to=EXACT_UP_TO)
+    return default_logdet(torch.Size((latent_dim,)), exact_up_to=GUIDE_EXACT_UP_TO)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Estimators of log|det(I + J_g(x))| (torch only)."""
 
+from .base import LogDetEstimator
+from .default import default_logdet
 from .estimator import StochasticEstimator
 from .exact import Exact
 from .functions import LOG_CAYLEY, LOG_ONE_PLUS, SpectralFunction
@@ -17,6 +19,7 @@ __all__ = [
     "Gaussian",
     "Geometric",
     "Krylov",
+    "LogDetEstimator",
     "NoTail",
     "Poisson",
     "PowerSeries",
@@ -26,4 +29,5 @@ __all__ = [
     "SpectralFunction",
     "StochasticEstimator",
     "Tail",
+    "default_logdet",
 ]

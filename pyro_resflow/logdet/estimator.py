@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
-from ..rebuilding import Rebuildable
+from ..linearization import Linearizable
 from .autograd import Estimate, Memory, Vjp, value_and_logdet
+from .base import LogDetEstimator
 from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe, Rademacher
 from .tails import Geometric, Tail
 
 
-class StochasticEstimator(Rebuildable):
+class StochasticEstimator(LogDetEstimator):
     r"""An estimator that probes the Jacobian with random vectors.
 
-    Calling it as ``estimator(net, x, event_dim=None)`` returns
-    :math:`(g(x), \log|\det(I + J_g(x))|)`; the second has shape ``x.shape[:-event_dim]``. A
-    fourth argument, a :class:`SpectralFunction` f, asks for :math:`\mathrm{tr} f(J_g(x))` instead.
+    It averages :math:`e^T f(J) e` over probes e of covariance I, whose mean is
+    :math:`\mathrm{tr} f(J)`. A subclass implements :meth:`estimate`; gradients follow from what
+    that returns.
 
     Args:
         probe: distribution of the probes; default :class:`Rademacher`.
@@ -45,21 +46,13 @@ class StochasticEstimator(Rebuildable):
         """Whether two calls at the same point give the same value."""
         return self.probe.is_frozen
 
-    def __call__(
-        self,
-        net: nn.Module | Linearizable,
-        x: Tensor,
-        event_dim: int | None = None,
-        function: SpectralFunction = LOG_ONE_PLUS,
+    def value_and_trace(
+        self, net: Linearizable, x: Tensor, function: SpectralFunction
     ) -> tuple[Tensor, Tensor]:
-        event_dim = resolve_event_dim(net, event_dim)
-        flat, batch_shape = flatten_batch(x, event_dim)
         estimation = partial(self.estimate, function=function)
-        g, logdet = value_and_logdet(
-            as_linearizable(net), estimation, self.probe, self.num_probes, self.memory, flat
-        )
-        return g.reshape(x.shape), logdet.reshape(batch_shape)
+        return value_and_logdet(net, estimation, self.probe, self.num_probes, self.memory, x)
 
+    @abstractmethod
     def estimate(
         self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
     ) -> Estimate:
@@ -70,7 +63,6 @@ class StochasticEstimator(Rebuildable):
             probes: shape ``(S, N, *event)``.
             function: f.
         """
-        raise NotImplementedError
 
 
 class RouletteEstimator(StochasticEstimator):

@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..differentiation import (
     is_transformed,
@@ -19,17 +19,14 @@ from ..linearization import (
     AutogradNetwork,
     Linearizable,
     Linearization,
-    as_linearizable,
     differentiable_point,
-    flatten_batch,
-    resolve_event_dim,
 )
 from ..precision import SurroundingPrecision, full_precision
-from ..rebuilding import Rebuildable
+from .base import LogDetEstimator
 from .functions import LOG_ONE_PLUS, SpectralFunction
 
 
-class Exact(Rebuildable):
+class Exact(LogDetEstimator):
     r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable any number of times.
 
     Costs one product with the Jacobian per dimension and :math:`O(D^3)` for the determinant: about
@@ -64,31 +61,17 @@ class Exact(Rebuildable):
         self.dtype = dtype
         self.chunk_size = chunk_size
 
-    def __call__(
-        self,
-        net: nn.Module | Linearizable,
-        x: Tensor,
-        event_dim: int | None = None,
-        function: SpectralFunction = LOG_ONE_PLUS,
+    def value_and_trace(
+        self, net: Linearizable, x: Tensor, function: SpectralFunction
     ) -> tuple[Tensor, Tensor]:
-        """g(x), same shape as x, and log|det(I + J_g(x))|, shape ``x.shape[:-event_dim]``.
-
-        Args:
-            net: g.
-            x: shape ``(*batch, *event)``.
-            event_dim: number of event dimensions; default ``net.event_dim``, else 1.
-            function: f, to have tr f(J_g(x)) instead.
-        """
-        flat, batch_shape = flatten_batch(x, resolve_event_dim(net, event_dim))
-        network = as_linearizable(net)
-        coefficients = network.coefficients()
-        if isinstance(network, AutogradNetwork) or is_transformed(flat, *coefficients):
-            g, logdet = self.by_autograd(network, flat, coefficients, function)
+        coefficients = net.coefficients()
+        if isinstance(net, AutogradNetwork) or is_transformed(x, *coefficients):
+            g, logdet = self.by_autograd(net, x, coefficients, function)
         else:
             g, logdet = _ExactLogDet.apply(
-                self, network, function, torch.is_grad_enabled(), flat, *coefficients
+                self, net, function, torch.is_grad_enabled(), x, *coefficients
             )
-        return g.to(x.dtype).reshape(x.shape), logdet.to(x.dtype).reshape(batch_shape)
+        return g.to(x.dtype), logdet.to(x.dtype)
 
     def by_autograd(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Solver
+from .base import FixedPointSolver
 from .iteration import FixedPointIteration
 from .newton_krylov import NewtonKrylov
 from .tolerance import Unsolved
@@ -23,7 +23,7 @@ CONTRACTION_ROUNDING = 8
 and the division by the length before each round by about one."""
 
 
-class Anderson(Solver):
+class Anderson(FixedPointSolver):
     r"""Anderson's acceleration of Banach's iteration, safeguarded by Banach's step: the default.
 
     The next point is the affine combination of the last ``depth`` + 1 steps whose combined
@@ -36,9 +36,9 @@ class Anderson(Solver):
     Args:
         depth: number of past differences combined.
         patience: steps without progress before a sample goes back.
-        tolerance: see :class:`Solver`.
-        max_iterations: see :class:`Solver`.
-        unsolved: see :class:`Solver`.
+        tolerance: see :class:`FixedPointSolver`.
+        max_iterations: see :class:`FixedPointSolver`.
+        unsolved: see :class:`FixedPointSolver`.
 
     Reference:
         Walker and Ni, Anderson Acceleration for Fixed-Point Iterations, 2011.

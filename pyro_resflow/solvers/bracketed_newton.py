@@ -89,7 +89,7 @@ class BracketedNewton(Iterative):
             coefficients: every tensor but x that f depends on and that may want a gradient.
         """
         lower, upper = lower.expand_as(y), upper.expand_as(y)
-        attempt = _Attempt(self)
+        attempt = _EntrywiseAttempt(self)
         if self.unsolved == "raise" or y.is_meta:
             return _ImplicitRoot.apply(attempt, function, y, lower, upper, *coefficients)
         self.refuse_torch_func()
@@ -100,7 +100,7 @@ class BracketedNewton(Iterative):
         return root.masked_fill(attempt.failed, torch.nan)
 
 
-class _Attempt:
+class _EntrywiseAttempt:
     """A solver for one call: the entries that are not to be solved, or that it cannot solve."""
 
     def __init__(self, solver: BracketedNewton) -> None:
@@ -239,7 +239,7 @@ class _ImplicitRoot(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        attempt: _Attempt,
+        attempt: _EntrywiseAttempt,
         function: Increasing,
         y: Tensor,
         lower: Tensor,
@@ -296,19 +296,19 @@ class _ImplicitRoot(torch.autograd.Function):
     def vmap(
         info: Any,
         in_dims: tuple[Any, ...],
-        attempt: _Attempt,
+        attempt: _EntrywiseAttempt,
         function: Increasing,
         *tensors: Tensor,
     ) -> tuple[Tensor, int]:
         y_dim, lower_dim, upper_dim, *dims = in_dims[2:]
         y, lower, upper, *coefficients = tensors
         y = y.movedim(y_dim, 0) if y_dim is not None else y.expand(info.batch_size, *y.shape)
-        ends = (_beside(y, end, dim) for end, dim in ((lower, lower_dim), (upper, upper_dim)))
+        ends = (_mapped_end(y, end, dim) for end, dim in ((lower, lower_dim), (upper, upper_dim)))
         mapped = torch.func.vmap(function, in_dims=(0, *dims))
         return _ImplicitRoot.apply(attempt, mapped, y, *ends, *coefficients), 0
 
 
-def _beside(y: Tensor, end: Tensor, in_dim: int | None) -> Tensor:
+def _mapped_end(y: Tensor, end: Tensor, in_dim: int | None) -> Tensor:
     """An end of the brackets, of the shape of y, whose first dimension is mapped over."""
     if in_dim is None:
         return end.expand_as(y)

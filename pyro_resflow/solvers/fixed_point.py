@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import Solver
+from .base import FixedPointSolver
 from .iteration import FixedPointIteration
 
 
-class FixedPoint(Solver):
+class FixedPoint(FixedPointSolver):
     r"""Banach's iteration :math:`x \leftarrow y - g(x)`.
 
     The error falls by the Lipschitz constant L at each step: about

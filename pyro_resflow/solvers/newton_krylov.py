@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import Solver
+from .base import FixedPointSolver
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
 from .tolerance import Unsolved
 
 
-class NewtonKrylov(Solver):
+class NewtonKrylov(FixedPointSolver):
     r"""Newton's iteration :math:`x \leftarrow x + (I+J)^{-1} r`, its linear systems by Arnoldi.
 
     Few iterations, each of up to ``krylov_steps`` products with J: the choice when g is strongly
@@ -22,9 +22,9 @@ class NewtonKrylov(Solver):
 
     Args:
         krylov_steps: the largest Krylov space of one linear system.
-        tolerance: see :class:`Solver`.
-        max_iterations: see :class:`Solver`; linearizations and evaluations are counted.
-        unsolved: see :class:`Solver`.
+        tolerance: see :class:`FixedPointSolver`.
+        max_iterations: see :class:`FixedPointSolver`; linearizations and evaluations are counted.
+        unsolved: see :class:`FixedPointSolver`.
 
     Reference:
         Knoll and Keyes, Jacobian-free Newton-Krylov methods, 2004.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from .core.base import check_event_shape
+from .core.checks import check_event_shape
 from .core.conditional import ConditionalBijection, ConditionedTransform, check_context
 from .couplings.maps import BoundedLogScale
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
-from pyro_resflow.logdet import Exact, Krylov, PowerSeries, RussianRoulette
 from pyro_resflow.transforms import UniformDequantization
+from tests.logdet.registry import ONE_OF_EACH_CLASS, estimator
 
 BINS = 256
 IMAGES: dict[str, Tensor] = {
@@ -19,16 +19,10 @@ IMAGES: dict[str, Tensor] = {
     "one image": torch.arange(16).view(1, 1, 4, 4),
 }
 BLOCKS: dict[str, Callable] = {"convolutions": ConvBlock(8), "dense net": DenseNetBlock(2, 8)}
-ESTIMATORS: dict[str, Callable] = {
-    "Krylov": Krylov,
-    "PowerSeries": PowerSeries,
-    "RussianRoulette": RussianRoulette,
-    "Exact": Exact,
-}
 
 
 def flow_of(
-    initial: Tensor, *, alpha: float = 0.05, block: str = "convolutions", logdet: str = "Krylov"
+    initial: Tensor, *, alpha: float = 0.05, block: str = "convolutions", logdet: str = "krylov"
 ) -> tuple[ResidualFlow, Dequantized]:
     """A flow whose ActNorms start from some images, and its distribution of integer images."""
     flow = ResidualFlow(
@@ -38,7 +32,7 @@ def flow_of(
         end_blocks=1,
         end_network=MLPBlock((16,)),
         alpha=alpha,
-        logdet=ESTIMATORS[logdet](),
+        logdet=estimator(logdet),
     )
     distribution = Dequantized(flow.distribution(), UniformDequantization(BINS), BINS)
     with torch.no_grad():
@@ -72,7 +66,7 @@ def test_extreme_images(images, autocast, alpha):
     check_finite(flow, distribution, IMAGES[images], autocast=autocast)
 
 
-@pytest.mark.parametrize("logdet", sorted(ESTIMATORS))
+@pytest.mark.parametrize("logdet", ONE_OF_EACH_CLASS)
 @pytest.mark.parametrize("block", sorted(BLOCKS))
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)
 def test_every_estimator_and_block_under_autocast(logdet, block, autocast):

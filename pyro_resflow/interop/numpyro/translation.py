@@ -13,7 +13,7 @@ from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
 from ...extras import extra
-from ...transforms.contractive.base import known_event_shape
+from ...linearization import known_event_shape
 from .base import Composition
 from .images import ImageNet
 from .layers import Chain, array, to_jax

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ...arguments import checked
 from ...linearization import Negative, as_linearizable
-from ...logdet import LOG_CAYLEY
+from ...logdet import LOG_CAYLEY, LogDetEstimator
 from ...nn import LipschitzMLP
-from .base import ContractionTransform, LogDet, Network, Solve, estimated, solved
+from ...solvers import FixedPointSolver
+from .base import ContractionTransform
+from .calls import Network, estimated, solved
 
 
 class Monotone(ContractionTransform):
@@ -85,8 +87,8 @@ def monotone(
     input_dim: int,
     hidden_dims: Sequence[int] | None = None,
     *,
-    logdet: LogDet | None = None,
-    solver: Solve | None = None,
+    logdet: LogDetEstimator | None = None,
+    solver: FixedPointSolver | None = None,
     **network: Any,
 ) -> Monotone:
     """A monotone transform of vectors.

@@ -3,40 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
-from torch.distributions import constraints
 
 from ...arguments import checked
-from ...linearization import Linearizable, flatten_batch, resolve_event_dim
+from ...linearization import Linearizable
+from ...logdet import LogDetEstimator
 from ...nn import ConditionalLipschitzMLP, LipschitzMLP
-from ...solvers import Anderson
-from ..core.base import check_dtype, check_event_shape
+from ...solvers import FixedPointSolver
+from ..core.base import OnePassTransform
 from ..core.conditional import (
     ConditionalBijection,
     ConditionalInverse,
     ConditionedTransform,
     check_context,
 )
-from ..core.determinism import EstimatesLogDet
 from ..core.inverse import Inverse
-from .base import (
-    ContractionTransform,
-    LogDet,
-    Network,
-    Solve,
-    check_settled,
-    default_logdet,
-    estimated,
-    known_event_shape,
-    solved,
-)
+from .base import ContractionTransform, HoldsContraction
+from .calls import Network, estimated, evaluated, solved
 
 Fast = Literal["sampling", "density"]
 
 
-class Residual(ContractionTransform):
+class ResidualMap(OnePassTransform):
+    """:math:`y = x + g(x)`, for a g that is known once x is."""
+
+    def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
+        """x checked and at its full batch shape, g, and the module with estimator and solver."""
+        raise NotImplementedError
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, net, holder = self._at("x", x)
+        g, ladj = estimated(holder.logdet, net, x, holder._event_dim)
+        return x + g, ladj
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        y, net, holder = self._at("y", y)
+        x = solved(holder.solver, net, y, holder._event_dim)
+        return x, estimated(holder.logdet, net, x, holder._event_dim)[1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        x, net, holder = self._at("x", x)
+        return x + evaluated(net, x, holder._event_dim)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        y, net, holder = self._at("y", y)
+        return solved(holder.solver, net, y, holder._event_dim)
+
+
+class Residual(ContractionTransform, ResidualMap):
     r"""The residual transform :math:`y = x + g(x)` of a contraction g.
 
     The forward direction is one pass of the network; the inverse iterates. The log-determinant
@@ -69,24 +85,9 @@ class Residual(ContractionTransform):
         torch.Size([5])
     """
 
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._check("x", x)
-        g, ladj = estimated(self.logdet, self.net, x, self._event_dim)
-        return x + g, ladj
-
-    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x = self._inverse(y)
-        return x, estimated(self.logdet, self.net, x, self._event_dim)[1]
-
-    def _call(self, x: Tensor) -> Tensor:
-        self._check("x", x)
-        check_settled(self.net)
-        flat, _ = flatten_batch(x, self._event_dim)
-        return x + self.net(flat).reshape(x.shape)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        self._check("y", y)
-        return solved(self.solver, self.net, y, self._event_dim)
+    def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
+        self._check(name, x)
+        return x, self.net, self
 
 
 class ConditionalNetwork(Protocol):
@@ -102,7 +103,7 @@ class ConditionalNetwork(Protocol):
         """
 
 
-class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
+class ConditionalResidual(HoldsContraction, ConditionalBijection):
     r"""The residual transform :math:`y = x + g(x; c)`, a contraction in x for every context c.
 
     ``condition(c)`` returns the transform at a context of shape ``(*batch, context_dim)``; its
@@ -128,22 +129,15 @@ class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
         net: ConditionalNetwork,
         *,
         event_dim: int | None = None,
-        logdet: LogDet | None = None,
-        solver: Solve | None = None,
+        logdet: LogDetEstimator | None = None,
+        solver: FixedPointSolver | None = None,
     ) -> None:
         super().__init__()
-        self.net = net
-        self._event_dim = resolve_event_dim(net, event_dim)
-        shape = known_event_shape(net, self._event_dim)
-        self.logdet = logdet if logdet is not None else default_logdet(shape)
-        self.solver = solver if solver is not None else Anderson()
+        self._hold(net, event_dim, logdet, solver)
 
     @property
-    def domain(self) -> constraints.Constraint:
-        """Real tensors of ``event_dim`` event dimensions."""
-        return constraints.independent(constraints.real, self._event_dim)
-
-    codomain = domain
+    def _network(self) -> ConditionalNetwork:
+        return cast(ConditionalNetwork, self.net)
 
     def condition(self, context: Tensor) -> ConditionedResidual:
         """The transform at a context.
@@ -154,11 +148,11 @@ class ConditionalResidual(EstimatesLogDet, ConditionalBijection):
         Raises:
             ValueError: for a context of another width.
         """
-        check_context(context, (self.net.context_dim,), self)
+        check_context(context, (self._network.context_dim,), self)
         return ConditionedResidual(self, context)
 
 
-class ConditionedResidual(ConditionedTransform):
+class ConditionedResidual(ResidualMap, ConditionedTransform):
     """A conditional residual transform at one context; made by ``condition``.
 
     Args:
@@ -167,51 +161,20 @@ class ConditionedResidual(ConditionedTransform):
         cache_size: 0 or 1.
     """
 
-    def __init__(
-        self, conditional: ConditionalResidual, context: Tensor, *, cache_size: int = 1
-    ) -> None:
-        super().__init__(conditional, context, cache_size=cache_size)
-        self._event_shape = known_event_shape(conditional.net, self.domain.event_dim)
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x, net = self._aligned("x", x)
-        flat, batch_shape = flatten_batch(x, self.domain.event_dim)
-        g, ladj = estimated(self.conditional.logdet, net, flat, self.domain.event_dim)
-        return x + g.reshape(x.shape), ladj.reshape(batch_shape)
-
-    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        y, net = self._aligned("y", y)
-        flat, batch_shape = flatten_batch(y, self.domain.event_dim)
-        x = solved(self.conditional.solver, net, flat, self.domain.event_dim)
-        ladj = estimated(self.conditional.logdet, net, x, self.domain.event_dim)[1]
-        return x.reshape(y.shape), ladj.reshape(batch_shape)
-
-    def _call(self, x: Tensor) -> Tensor:
-        x, net = self._aligned("x", x)
-        check_settled(net)
-        flat, _ = flatten_batch(x, self.domain.event_dim)
-        return x + net(flat).reshape(x.shape)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        y, net = self._aligned("y", y)
-        flat, _ = flatten_batch(y, self.domain.event_dim)
-        return solved(self.conditional.solver, net, flat, self.domain.event_dim).reshape(y.shape)
-
-    def _aligned(self, name: str, x: Tensor) -> tuple[Tensor, Network]:
+    def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
         """x at the common batch shape, and the network bound to the context at it, flattened."""
-        if self._event_shape is not None:
-            check_event_shape(name, x, self._event_shape)
-        check_dtype(name, x, self.conditional.net)
+        holder: ConditionalResidual = self.conditional
+        holder._check(name, x)
         shape = self.forward_shape(x.shape)
-        batch_shape = shape[: len(shape) - self.domain.event_dim]
-        net = self.conditional.net.bind(self._flat_context(batch_shape))
+        batch_shape = shape[: len(shape) - holder._event_dim]
+        net = holder._network.bind(self._flat_context(batch_shape))
         if self.context.requires_grad and not isinstance(net, Linearizable):
             raise ValueError(
                 f"net: bind returned a {type(net).__name__}, by which no gradient reaches the "
                 "context; return a pyro_resflow.nn.Chain, or another network with coefficients() "
                 "that hold what is computed from the context; or detach the context."
             )
-        return x.expand(shape), net
+        return x.expand(shape), net, holder
 
 
 @checked(LipschitzMLP)
@@ -220,8 +183,8 @@ def residual(
     hidden_dims: Sequence[int] | None = None,
     *,
     fast: Fast = "sampling",
-    logdet: LogDet | None = None,
-    solver: Solve | None = None,
+    logdet: LogDetEstimator | None = None,
+    solver: FixedPointSolver | None = None,
     **network: Any,
 ) -> Residual | Inverse:
     """A residual transform of vectors.
@@ -256,8 +219,8 @@ def conditional_residual(
     hidden_dims: Sequence[int] | None = None,
     *,
     fast: Fast = "sampling",
-    logdet: LogDet | None = None,
-    solver: Solve | None = None,
+    logdet: LogDetEstimator | None = None,
+    solver: FixedPointSolver | None = None,
     **network: Any,
 ) -> ConditionalResidual | ConditionalInverse:
     """A residual transform of vectors given a context.

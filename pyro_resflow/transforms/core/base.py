@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform
 
 from ...differentiation import saving_hooks
@@ -282,40 +282,3 @@ def _state(tensors: list[Tensor]) -> tuple[object, ...]:
     modes = (torch.is_grad_enabled(), precision(tensors[0]), tracing_state())
     hooks = map(id, saving_hooks())
     return (*modes, *hooks, *(tensor.requires_grad for tensor in tensors))
-
-
-def check_dtype(name: str, x: Tensor, network: object) -> None:
-    """Raise if one of a tensor and a network's parameters is of float64, and the other is not.
-
-    Lower precisions mix, as autocast has it.
-
-    Raises:
-        ValueError: naming both types and the remedies.
-    """
-    if not isinstance(network, nn.Module) or not x.is_floating_point():
-        return
-    like = next(network.parameters(), x)
-    if x.dtype != like.dtype and torch.float64 in (x.dtype, like.dtype):
-        raise ValueError(
-            f"{name}: expected {like.dtype}, the type of the flow's parameters, got {x.dtype}. "
-            f"Convert {name} by .to({like.dtype}), or the flow by .to({x.dtype})."
-        )
-
-
-def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:
-    """Raise unless ``x`` is a floating-point tensor that ends in ``event_shape``.
-
-    Raises:
-        ValueError: naming the argument, what was given and what to do.
-    """
-    expected = tuple(event_shape)
-    if not x.is_floating_point():
-        raise ValueError(
-            f"{name}: expected floating-point numbers, got {x.dtype}. Integer images are scored "
-            "through pyro_resflow.distributions.Dequantized."
-        )
-    if tuple(x.shape[x.dim() - len(expected) :]) != expected or x.dim() < len(expected):
-        raise ValueError(
-            f"{name}: expected shape (*batch, {', '.join(map(str, expected))}), got "
-            f"{tuple(x.shape)}."
-        )

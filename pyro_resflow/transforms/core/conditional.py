@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from ...rebuilding import Rebuildable
-from .base import InverseMemory, OnePassTransform, check_dtype
+from .base import InverseMemory, OnePassTransform
+from .checks import check_dtype
 from .compose import Compose, MeasuredTogether, flattened
 
 

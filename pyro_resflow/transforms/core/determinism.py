@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from ...arguments import checked
 from ...callers import callers_in
+from ...logdet import LogDetEstimator
 from .exponentials import exponential_asked_for
 
 SAMPLERS = frozenset({"pyro.ops.integrator", "pyro.infer.mcmc.rwkernel"})
@@ -42,7 +44,7 @@ class NoisyExponentialError(ValueError):
 class EstimatesLogDet:
     """A module whose log-determinant comes from an estimator, its attribute ``logdet``."""
 
-    logdet: Callable[..., tuple[Tensor, Tensor]]
+    logdet: LogDetEstimator
 
 
 class FollowsBatches:
@@ -91,7 +93,8 @@ def is_deterministic(flow: object) -> bool:
     return not any(_noisy(flow)) and not any(_unsettled(flow)) and not any(_drawing(flow))
 
 
-def set_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> None:
+@checked()
+def set_logdet(flow: object, logdet: LogDetEstimator) -> None:
     """Give every residual block inside a flow another estimator of its log-determinant.
 
     For a flow that was trained with one estimator and is used with another: ``Exact()`` for HMC,
@@ -103,6 +106,7 @@ def set_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> No
 
     Raises:
         ValueError: if there is no residual block inside.
+        TypeError: for a ``logdet`` that is not a :class:`pyro_resflow.logdet.LogDetEstimator`.
     """
     blocks = list(_blocks(flow))
     if not blocks:
@@ -115,8 +119,9 @@ def set_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> No
     _clear_caches(flow)
 
 
+@checked()
 @contextmanager
-def temporary_logdet(flow: object, logdet: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[None]:
+def temporary_logdet(flow: object, logdet: LogDetEstimator) -> Iterator[None]:
     """Within a ``with`` statement, every residual block inside a flow uses another estimator.
 
     Args:
@@ -168,8 +173,8 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
             "Markov chains need one energy function: they would sample from a wrong "
             "distribution. Use a deterministic log-determinant: "
             "pyro_resflow.transforms.set_logdet(flow, logdet.Exact()), or guide.set_logdet(...), "
-            "or in many dimensions logdet.Krylov(6, tail=NoTail(), probe=Frozen()). An "
-            "estimator of your own says so with an attribute is_deterministic = True."
+            "or in many dimensions logdet.Krylov(6, tail=NoTail(), probe=Frozen()). A "
+            "LogDetEstimator of your own says so by a class attribute is_deterministic = True."
         )
 
 
@@ -268,10 +273,10 @@ def _clear_caches(flow: object) -> None:
     clear_cache(flow)
 
 
-def _noisy(flow: object) -> Iterator[object]:
+def _noisy(flow: object) -> Iterator[LogDetEstimator]:
     """The estimators inside that do not say of themselves that they are deterministic."""
     estimators = (block.logdet for block in _blocks(flow))
-    return (each for each in estimators if not getattr(each, "is_deterministic", False))
+    return (each for each in estimators if not each.is_deterministic)
 
 
 def _unsettled(flow: object) -> Iterator[nn.Module]:
@@ -283,5 +288,5 @@ def _drawing(flow: object) -> Iterator[object]:
     return (part for part in inside(flow) if isinstance(part, DrawsNoise))
 
 
-def _name(logdet: object) -> str:
-    return getattr(logdet, "__name__", type(logdet).__name__)
+def _name(logdet: LogDetEstimator) -> str:
+    return type(logdet).__name__

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from ...nn import DataInitialized, initialize_by
-from .base import check_event_shape
+from .checks import check_event_shape
 from .determinism import inside
 from .evaluation import clear_cache, inverse_value
 

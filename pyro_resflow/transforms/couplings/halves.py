@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from ..core.base import OnePassTransform, check_event_shape
+from ..core.base import OnePassTransform
+from ..core.checks import check_event_shape
 from ..core.compose import Compose
 from ..core.evaluation import call_and_ladj, event_dims, inverse_and_ladj, sum_rightmost
 from .masks import Mask

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..core.base import OnePassTransform, check_event_shape
+from ..core.base import OnePassTransform
+from ..core.checks import check_event_shape
 
 
 class ChannelPermutation(OnePassTransform):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...nn.initialization import DataInitialized, Moments
-from ..core.base import OnePassTransform, check_event_shape
+from ..core.base import OnePassTransform
+from ..core.checks import check_event_shape
 
 
 class ActNorm(DataInitialized, OnePassTransform):

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...nn.initialization import DataInitialized, Moments, is_initializing
-from ..core.base import OnePassTransform, check_event_shape
+from ..core.base import OnePassTransform
+from ..core.checks import check_event_shape
 from ..core.determinism import FollowsBatches
 
 

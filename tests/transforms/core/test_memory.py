@@ -12,26 +12,11 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from benchmarks.live_memory import LiveMemory
-from pyro_resflow.logdet import (
-    AdaptiveKrylov,
-    Exact,
-    Krylov,
-    PowerSeries,
-    RussianRoulette,
-)
 from pyro_resflow.transforms import AffineMap, ChannelHalves, LogisticMixtureMap
+from tests.logdet.registry import CASES, estimator
 from tests.transforms.contractions import contraction, point
 from tests.transforms.registry import coupling
 
-ESTIMATORS: dict[str, Callable[[], object]] = {
-    "exact": Exact,
-    "exact in chunks": lambda: Exact(chunk_size=1),
-    "krylov": Krylov,
-    "krylov keep": lambda: Krylov(memory="keep"),
-    "adaptive": lambda: AdaptiveKrylov(0.1),
-    "roulette": RussianRoulette,
-    "series": PowerSeries,
-}
 DIRECTIONS: dict[str, Callable[[Transform, Tensor], object]] = {
     "forward": lambda t, x: t(x),
     "inverse": lambda t, x: t.inv(x),
@@ -68,18 +53,16 @@ CALLS = pytest.mark.parametrize("calls", [4, pytest.param(100, marks=pytest.mark
 
 
 @CALLS
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_passes_of_each_estimator_do_not_accumulate(estimator: str, calls: int) -> None:
-    check_nothing_accumulates(contraction("sampling", 2, ESTIMATORS[estimator]()), calls)
+@pytest.mark.parametrize("logdet", CASES)
+def test_passes_of_each_estimator_do_not_accumulate(logdet: str, calls: int) -> None:
+    check_nothing_accumulates(contraction("sampling", 2, estimator(logdet)), calls)
 
 
 @CALLS
-@pytest.mark.parametrize("estimator", ["exact", "krylov keep"])
+@pytest.mark.parametrize("logdet", ["exact", "krylov keep"])
 @pytest.mark.parametrize("name", ["conditional", "monotone", "density", "module"])
-def test_passes_of_each_contraction_do_not_accumulate(
-    name: str, estimator: str, calls: int
-) -> None:
-    check_nothing_accumulates(contraction(name, 2, ESTIMATORS[estimator]()), calls)
+def test_passes_of_each_contraction_do_not_accumulate(name: str, logdet: str, calls: int) -> None:
+    check_nothing_accumulates(contraction(name, 2, estimator(logdet)), calls)
 
 
 @CALLS
@@ -91,9 +74,9 @@ def test_passes_of_couplings_do_not_accumulate(elementwise: torch.nn.Module, cal
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("name", ["conditional", "density", "monotone"])
 def test_the_last_pass_goes_with_its_transform(name: str, enabled: bool) -> None:
-    for estimator in ("exact", "krylov keep"):
+    for logdet in ("exact", "krylov keep"):
         for evaluate in DIRECTIONS.values():
-            transform, x = contraction(name, 2, ESTIMATORS[estimator]()), point(2, 5)
+            transform, x = contraction(name, 2, estimator(logdet)), point(2, 5)
             gone = [weakref.ref(transform), weakref.ref(x)]
             with torch.set_grad_enabled(enabled):
                 evaluate(transform, x)

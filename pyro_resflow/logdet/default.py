@@ -1,0 +1,25 @@
+"""The estimator that a block takes where none is given."""
+
+from __future__ import annotations
+
+import torch
+
+from .base import LogDetEstimator
+from .exact import Exact
+from .krylov import Krylov
+
+EXACT_BY_DEFAULT_UP_TO = 8
+"""Dimensions up to which the whole Jacobian costs about as much as an estimate."""
+
+
+def default_logdet(
+    event_shape: torch.Size | None, *, exact_up_to: int = EXACT_BY_DEFAULT_UP_TO
+) -> LogDetEstimator:
+    """The exact log-determinant for small events, an unbiased estimate for others.
+
+    Args:
+        event_shape: the event shape, ``None`` if it is not known.
+        exact_up_to: the largest number of dimensions that count as small.
+    """
+    small = event_shape is not None and event_shape.numel() <= exact_up_to
+    return Exact() if small else Krylov()

@@ -1,0 +1,132 @@
+"""Call a network, an estimator or a solver from a block: checked, and called back by traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...callers import is_validating
+from ...differentiation import torch_func_is_active
+from ...linearization import (
+    AutogradNetwork,
+    Linearizable,
+    Linearization,
+    Negative,
+    as_linearizable,
+    flatten_batch,
+)
+from ...logdet import LOG_ONE_PLUS, LogDetEstimator, SpectralFunction
+from ...nn import Chain
+from ...solvers import FixedPointSolver
+from ...tracing import called_back, tracing_state
+from ..core.determinism import unsettled
+
+Network = nn.Module | Linearizable
+
+
+def evaluated(net: Network, x: Tensor, event_dim: int) -> Tensor:
+    """g(x), same shape as x."""
+    check_settled(net)
+    flat, _ = flatten_batch(x, event_dim)
+    value: Tensor = net(flat)
+    return value.reshape(x.shape)
+
+
+def estimated(
+    logdet: LogDetEstimator,
+    net: Network,
+    x: Tensor,
+    event_dim: int,
+    function: SpectralFunction = LOG_ONE_PLUS,
+) -> tuple[Tensor, Tensor]:
+    """g(x) and the log-determinant by an estimator, which a trace calls back."""
+    check_settled(net)
+    if tracing_state() is None:
+        return logdet(net, x, event_dim, function)
+    network = as_linearizable(net)
+
+    def computation(x: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        return logdet(Fixed(network, coefficients), x, event_dim, function)
+
+    g, ladj = called_back(computation, x, *network.coefficients())
+    return g, ladj
+
+
+def solved(solver: FixedPointSolver, net: Network, y: Tensor, event_dim: int) -> Tensor:
+    """x with x + g(x) = y by a solver, which a trace calls back.
+
+    With validation off, samples of y that are not finite come out as nan.
+    """
+    check_settled(net)
+    finite = y.detach().isfinite().flatten(y.dim() - event_dim).all(-1)
+    if y.is_meta or _is_all(finite) or is_validating():
+        return _solved(solver, net, y, event_dim)
+    # nan for these samples alone, as a map without a solver would return
+    mask = finite.reshape(*finite.shape, *[1] * event_dim)
+    x = _solved(solver, net, torch.where(mask, y, 0), event_dim)
+    return torch.where(mask, x, torch.nan)
+
+
+def _is_all(samples: Tensor) -> bool:
+    """Whether a mask is known to hold for all samples: vmap hides values, a trace meets others."""
+    is_hidden = torch_func_is_active() or tracing_state() is not None
+    return not is_hidden and bool(samples.all())
+
+
+def _solved(solver: FixedPointSolver, net: Network, y: Tensor, event_dim: int) -> Tensor:
+    if tracing_state() is None:
+        return solver(net, y, event_dim)
+    network = as_linearizable(net)
+
+    def computation(y: Tensor, *coefficients: Tensor) -> list[Tensor]:
+        return [solver(Fixed(network, coefficients), y, event_dim)]
+
+    return called_back(computation, y, *network.coefficients())[0]
+
+
+def check_settled(net: object) -> None:
+    """Raise if a network computes a different function for each batch, or at each call.
+
+    Raises:
+        ValueError: naming the layer and the remedies.
+    """
+    while isinstance(net, AutogradNetwork | Negative):
+        net = net.net
+    if isinstance(net, Chain) or not isinstance(net, nn.Module):
+        return  # no layer of a chain does so
+    for part in net.modules():
+        if unsettled(part):
+            mode = "training" if part.training else "evaluation"
+            raise ValueError(
+                f"net: its {type(part).__name__} in {mode} mode makes g a different function for "
+                "each batch or at each call, so that log-determinant and inverse belong to none. "
+                "Call eval() on it, or normalise each sample by itself, as nn.LayerNorm does."
+            )
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A network with given coefficients in place of its own: those that a trace takes as inputs.
+
+    Args:
+        net: the network.
+        fixed: the coefficients.
+    """
+
+    net: Linearizable
+    fixed: Sequence[Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net.evaluate(x, self.fixed)
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        return tuple(self.fixed)
+
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        return self.net.evaluate(x, coefficients)
+
+    def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
+        return self.net.linearize(x, self.fixed if coefficients is None else coefficients)
