@@ -1,4 +1,4 @@
-"""Flows in files: ours, as safetensors, and the reference implementation's."""
+"""Save and load flows as safetensors files, and load the reference implementation's files."""
 
 from .errors import (
     CheckpointError,

@@ -1,4 +1,4 @@
-"""``python -m pyro_resflow.checkpoints``: looks at checkpoints and converts the reference's."""
+"""``python -m pyro_resflow.checkpoints``: show checkpoints and convert the reference's."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from .reference.loading import loaded
 from .texts import printable, shown_path
 
 MESSAGE = 2000
-"""Characters of a message that are shown."""
+"""The largest number of characters of a message that is printed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: those of the command line; default: the process's.
+        arguments: command-line arguments; default: those of the process.
 
     Returns:
         0, or 1 with a message on the standard error stream.
     """
     options = _parser().parse_args(arguments)
-    _show_all()
-    with warnings.catch_warnings(record=True) as said:
+    _escape_unencodable_output()
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ContractionWarning)
         warnings.simplefilter("always", NoChecksumWarning)
         try:
             options.run(options)
             sys.stdout.flush()
-        except BrokenPipeError:  # of `head`, which has seen enough
+        except BrokenPipeError:  # the reader closed the pipe, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (CheckpointError, OSError) as error:
             print(f"error: {printable(str(error), MESSAGE)}", file=sys.stderr)
             return 1
-    for warning in said:
+    for warning in caught:
         print(f"warning: {printable(str(warning.message), MESSAGE)}", file=sys.stderr)
     return 0
 
 
-def _show_all() -> None:
-    """Let the output streams escape what they cannot encode, a name that is no UTF-8 say."""
+def _escape_unencodable_output() -> None:
+    """Make the output streams escape characters that they cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -58,15 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True)
     convert = commands.add_parser(
-        "convert", help="a checkpoint of the reference implementation to one of this package"
+        "convert", help="convert a checkpoint of the reference implementation to this package's"
     )
     convert.add_argument("source", help="the reference's file, .pth")
     convert.add_argument("target", help="the new file, .safetensors")
     convert.add_argument(
-        "--raw", action="store_true", help="the parameters themselves, not their moving average"
+        "--raw", action="store_true", help="take the raw parameters, not their moving average"
     )
     convert.set_defaults(run=_convert)
-    shown = commands.add_parser("info", help="what a checkpoint holds")
+    shown = commands.add_parser("info", help="show the contents of a checkpoint")
     shown.add_argument("file", help="a checkpoint of this package or of the reference")
     shown.set_defaults(run=lambda options: print(info(options.file)))
     return parser

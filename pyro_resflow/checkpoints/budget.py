@@ -1,4 +1,4 @@
-"""How much memory the constructors of a flow may allocate."""
+"""A limit on the memory that the constructors of a flow may allocate."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .errors import LimitError
 
 OPERATION = 1024
-"""Bytes that an operation counts as beside what it allocates: none is repeated without end."""
+"""Bytes charged for each operation on top of its allocation, so that endless loops are stopped."""
 
 
 class AllocationBudget(TorchDispatchMode):
-    """Operations on tensors inside a ``with`` statement allocate no more than so many bytes.
+    """Limit the bytes that tensor operations inside a ``with`` statement may allocate.
 
-    What an operation would allocate is found out on the meta device, before it does.
+    The size of each result is computed on the meta device, before the operation allocates it.
 
     Args:
-        limit: the number of bytes, of all tensors that are made, kept or not.
+        limit: the number of bytes of all tensors created, temporaries included.
 
     Raises:
-        LimitError: from the operation that would exceed them.
+        LimitError: from the operation that would exceed the limit.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,15 +51,15 @@ class AllocationBudget(TorchDispatchMode):
         self.left -= number
         if self.left < 0:
             raise LimitError(
-                f"the flow described needs more than {self.limit:,} bytes to be made, too many "
+                f"building the flow described needs more than {self.limit:,} bytes, too many "
                 "for a file of this size; limits: memory and growth."
             )
 
 
 def _expected(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The results of an operation, without their memory; ``None`` if it depends on values."""
+    """The results of an operation as meta tensors; ``None`` if their shape depends on values."""
     if all(each.alias_info is not None for each in func._schema.returns):
-        return ()  # views, and results that are written to what is there
+        return ()  # views and in-place operations, which allocate nothing
     given = {name: value for name, value in kwargs.items() if name != "generator"}
     if any(each.name == "device" for each in func._schema.arguments):
         given |= {"device": torch.device("meta")}
@@ -67,7 +67,7 @@ def _expected(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
     args, given = tree_map_only(Tensor, _without_values, (args, given))
     try:
         return func(*args, **given)
-    except Exception:  # whatever it is, the operation itself says it better
+    except Exception:  # the operation itself raises the clearer error
         return None
 
 

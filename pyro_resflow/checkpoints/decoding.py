@@ -1,6 +1,6 @@
-"""Objects from JSON, as :mod:`pyro_resflow.checkpoints.encoding` writes them.
+"""Rebuild objects from the JSON that :mod:`pyro_resflow.checkpoints.encoding` writes.
 
-The only things that are ever called are classes that a file may name, and the user's own.
+Only classes on the list of allowed names, and classes passed by the user, are ever called.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .texts import printable
 
 
 class Decoder:
-    """Objects from JSON that :class:`pyro_resflow.checkpoints.description.Checker` has checked.
+    """Rebuilds objects from JSON checked by :class:`pyro_resflow.checkpoints.description.Checker`.
 
     Args:
-        tensors: the tensors among the arguments, by name.
+        tensors: the tensors among the constructor arguments, by name.
         own: the user's classes, by name.
     """
 
@@ -45,15 +45,15 @@ class Decoder:
         }
 
     def decode(self, node: Any, where: str) -> Any:
-        """What a node stands for.
+        """The object that a JSON node describes.
 
         Args:
-            node: what JSON has.
-            where: what the errors call the place.
+            node: the parsed JSON.
+            where: the node's location, for error messages.
 
         Raises:
-            CorruptCheckpointError: for arguments that a constructor refuses.
-            UnknownClassError: for the name of a class that is not there.
+            CorruptCheckpointError: if a constructor rejects its arguments.
+            UnknownClassError: for an unknown class name.
         """
         if isinstance(node, list):
             return [self.decode(entry, f"{where}[{i}]") for i, entry in enumerate(node)]
@@ -64,10 +64,10 @@ class Decoder:
             made = self._kinds[kind](node, where)
         except (CheckpointError, Warning, torch.cuda.OutOfMemoryError):
             raise
-        except Exception as error:  # of a constructor
-            what = f"{type(error).__name__}, {printable(str(error))}"
+        except Exception as error:  # raised by a constructor
+            reason = f"{type(error).__name__}, {printable(str(error))}"
             raise CorruptCheckpointError(
-                f"{where}: {what}; nothing can be made of this entry."
+                f"{where}: {reason}; this entry cannot be rebuilt."
             ) from error
         if "id" in node:
             self._objects[node["id"]] = made
@@ -80,7 +80,9 @@ class Decoder:
     def _partial(self, node: dict[str, Any], where: str) -> Any:
         made = self.decode(node["partial"], where)
         if not isinstance(made, type | partial):
-            raise CorruptCheckpointError(f"{where}: a partial of something that is no class.")
+            raise CorruptCheckpointError(
+                f"{where}: expected a partial of a class, got {type(made).__name__}."
+            )
         args, kwargs = self._arguments(node, where)
         return partial(made, *args, **kwargs)
 

@@ -1,8 +1,8 @@
-"""Whether a description is one, before anything is made of it.
+"""Check a file's description before any object is built from it.
 
-A reference means an object that stands before it, so a few lines can describe an object of any
-size: a pair of references to a pair of references to a pair. Here each reference counts as all
-that it refers to, for whoever copies, compares or prints an object comes by all of it.
+A reference points to an earlier object, so a few lines can describe an object of any size: a pair
+of references to a pair of references to a pair. Each reference therefore counts as many entries as
+its object has, because code that copies, compares or prints the object visits them all.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .limits import Limits
 from .texts import quoted
 
 FLOATS = {name: float(name) for name in ("nan", "inf", "-inf")}
-"""The numbers that JSON has no way to write."""
+"""Numbers that JSON cannot represent."""
 
 LONGEST_NAME = 200
-"""Characters of the name of an argument."""
+"""The largest number of characters in an argument's name."""
 
 LARGEST = 2**128
-"""What no integer in a description may reach: powers of larger ones could fill any memory."""
+"""Integers in a description must be smaller: powers of larger ones could fill any memory."""
 
 KINDS: dict[str, frozenset[str]] = {
     "class": frozenset({"arguments", "positional", "id"}),
@@ -36,18 +36,18 @@ KINDS: dict[str, frozenset[str]] = {
     "dtype": frozenset(),
     "float": frozenset(),
 }
-"""Of each kind of entry, the keys that it may have beside its own."""
+"""For each kind of entry, the keys allowed in addition to the kind itself."""
 
 
 class Checker:
-    """Checks the entries of one description, in the order in which objects are made of them.
+    """Checks the entries of one description, in the order in which objects are built from them.
 
     Args:
-        limits: how many there may be, and how deep.
+        limits: the largest number of entries and the deepest nesting.
 
     Raises:
-        CorruptCheckpointError: for an entry that nothing can be made of, saying where.
-        LimitError: for more or deeper ones than allowed.
+        CorruptCheckpointError: for a malformed entry, with its location.
+        LimitError: for too many or too deeply nested entries.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -56,11 +56,11 @@ class Checker:
         self._sizes: dict[int, int] = {}
 
     def check(self, node: Any, where: str, depth: int = 0) -> None:
-        """Check an entry and all inside.
+        """Check an entry and all entries inside it.
 
         Args:
-            node: what JSON has.
-            where: what the errors call the place.
+            node: the parsed JSON.
+            where: the node's location, for error messages.
             depth: the number of entries around it.
         """
         self._spend(1, where)
@@ -87,7 +87,7 @@ class Checker:
                 f"{where}: an entry of kind {kind!r} has no {quoted(sorted(surplus))}."
             )
         if not _VALUES[kind](node[kind]):
-            raise CorruptCheckpointError(f"{where}: {quoted(node[kind])} is no {kind!r}.")
+            raise CorruptCheckpointError(f"{where}: {quoted(node[kind])} is not a valid {kind!r}.")
         if kind == "ref":
             self._spend(self._size_of(node["ref"], where), where)
         if kind == "tensor":
@@ -98,7 +98,7 @@ class Checker:
             self._remember(node["id"], self._spent - before, where)
 
     def _inside(self, kind: str, node: dict[str, Any], where: str) -> Iterator[tuple[Any, str]]:
-        """The entries inside another, and where they are."""
+        """The entries inside an entry, with their locations."""
         if kind in ("partial", "tuple", "size"):
             yield node[kind], where
         if kind == "dict":
@@ -112,24 +112,27 @@ class Checker:
             yield positional, f"{where}.positional"
             for name, entry in node["arguments"].items():
                 if not name.isidentifier() or len(name) > LONGEST_NAME:
-                    raise CorruptCheckpointError(f"{where}: {quoted(name)} is no argument.")
+                    raise CorruptCheckpointError(
+                        f"{where}: {quoted(name)} is not a valid argument name."
+                    )
                 yield entry, f"{where}.{name}"
 
-    def _expect(self, found: bool, what: str, where: str) -> None:
+    def _expect(self, found: bool, key: str, where: str) -> None:
         if not found:
-            raise CorruptCheckpointError(f"{where}: there is no {what!r} in the entry.")
+            raise CorruptCheckpointError(f"{where}: the entry has no valid {key!r}.")
 
     def _size_of(self, number: int, where: str) -> int:
         if number not in self._sizes:
             raise CorruptCheckpointError(
-                f"{where}: it refers to the object {quoted(number)}, which is not before it."
+                f"{where}: the entry refers to object {quoted(number)}, which does not come "
+                "before it."
             )
         return self._sizes[number]
 
     def _remember(self, number: Any, size: int, where: str) -> None:
         if type(number) is not int or number in self._sizes:
             raise CorruptCheckpointError(
-                f"{where}: {quoted(number)} is no number of an object of its own."
+                f"{where}: expected an integer id that no other object has, got {quoted(number)}."
             )
         self._sizes[number] = size
 
@@ -137,7 +140,7 @@ class Checker:
         self._spent += entries
         if self._spent > self.limits.entries:
             raise LimitError(
-                f"{where[:100]}...: more entries, with what they refer to, than limits: "
+                f"{where[:100]}...: more entries, counting referenced ones, than limits: "
                 f"entries={self.limits.entries:,}."
             )
 
@@ -162,4 +165,4 @@ _VALUES: dict[str, Callable[[Any], bool]] = {
     "dtype": lambda value: isinstance(value, str) and value in DTYPES,
     "float": lambda value: isinstance(value, str) and value in FLOATS,
 }
-"""What the value of each kind of entry has to be."""
+"""The check of the value of each kind of entry."""

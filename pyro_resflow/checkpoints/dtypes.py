@@ -1,11 +1,11 @@
-"""The types of tensors that a file may name, and the only ones that a name can stand for."""
+"""The tensor dtypes that a file may name; a name can refer to no other."""
 
 from __future__ import annotations
 
 import torch
 
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Those that a parameter can have."""
+"""The dtypes that a parameter can have."""
 
 _OTHERS = (
     torch.bool,
@@ -26,16 +26,16 @@ _OTHERS = (
 DTYPES: dict[str, torch.dtype] = {
     str(dtype).removeprefix("torch."): dtype for dtype in (*FLOATING, *_OTHERS)
 }
-"""By name. ``getattr(torch, name)`` would do more: it imports modules that torch loads late."""
+"""Dtypes by name. ``getattr(torch, name)`` is unsafe: it can import lazily loaded modules."""
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def check_floating(dtype: torch.dtype | None) -> None:
-    """Raise unless a flow can be converted to a type.
+    """Raise unless a flow can be converted to a dtype.
 
     Raises:
-        ValueError: if it is none of the floating-point types that torch computes in.
+        ValueError: unless it is a floating-point dtype that torch computes in.
     """
     if dtype is not None and dtype not in FLOATING:
         expected = ", ".join(map(str, FLOATING))

@@ -1,18 +1,18 @@
-"""Objects as JSON: what they were made with, never what they hold.
+"""Encode objects as JSON: their constructor arguments, never their state.
 
-Numbers, strings and lists are themselves. Everything else is of one of these kinds. An instance or
-a tensor may carry an ``id``, by which a ``ref`` elsewhere means the very same object.
+Numbers, strings and lists are written as they are. Every other value is one of the kinds below. An
+instance or a tensor may have an ``id``; a ``ref`` with that id is the same object.
 
 =============  ==================================================================================
 ``class``      an instance: the class's name, its ``arguments`` and ``positional`` arguments
-``tensor``     a tensor of the file, by name; ``parameter`` says that it is one
-``ref``        an object that stands elsewhere
+``tensor``     a tensor of the file, by name; ``parameter`` tells whether it is an ``nn.Parameter``
+``ref``        an object described earlier
 ``type``       a class itself
-``partial``    a ``functools.partial`` of a class, with ``arguments`` and ``positional`` ones
+``partial``    a ``functools.partial`` of a class, with ``arguments`` and ``positional`` arguments
 ``tuple``      its entries
-``size``       a ``torch.Size``, its entries
+``size``       the entries of a ``torch.Size``
 ``dict``       pairs of keys and values
-``dtype``      a type of tensors, by name
+``dtype``      a dtype, by name
 ``float``      a number that is not finite
 =============  ==================================================================================
 """
@@ -38,11 +38,11 @@ from .names import OWN, name_of
 
 
 class Encoder:
-    """Objects as JSON.
+    """Encodes objects as JSON.
 
     Attributes:
         tensors: the tensors among the arguments, by their names in the file.
-        own: the classes met that are neither this package's nor torch's nor Pyro's, by name.
+        own: the user's classes encountered (not from this package, torch or Pyro), by name.
     """
 
     def __init__(self) -> None:
@@ -52,10 +52,10 @@ class Encoder:
         self._path: list[str] = []
 
     def encode(self, value: Any) -> Any:
-        """What stands for a value in a file.
+        """The JSON node for a value.
 
         Raises:
-            NotRebuildableError: saying which argument of what cannot be written.
+            NotRebuildableError: naming the argument that cannot be written.
         """
         if value is None or isinstance(value, bool | str):
             return value
@@ -73,7 +73,7 @@ class Encoder:
             return {"dict": [[self.encode(key), self.encode(value[key])] for key in value]}
         if isinstance(value, torch.dtype):
             if value not in NAMES:
-                raise self._refusal(f"the type {value}")
+                raise self._refusal(f"the dtype {value}")
             return {"dtype": NAMES[value]}
         if isinstance(value, type):
             return {"type": self._name(value)}
@@ -83,45 +83,45 @@ class Encoder:
         return self._shared(value)
 
     def encode_at(self, where: str, value: Any) -> Any:
-        """The same; an error that comes up says where the value was."""
+        """The JSON node for a value whose location ``where`` errors name."""
         self._path.append(where)
         node = self.encode(value)
         self._path.pop()
         return node
 
     def _shared(self, value: Any) -> dict[str, Any]:
-        """A tensor or an object: the second time it is met, a reference to the first."""
+        """The node of a tensor or an object; from its second use on, a reference to the first."""
         if id(value) in self._nodes:
             _, node, number = self._nodes[id(value)]
             return {"ref": node.setdefault("id", number)}
         node = {}
-        # the value is kept, so that no other takes its identity
+        # keep the value alive, so that no other object gets the same id()
         self._nodes[id(value)] = (value, node, len(self._nodes))
         node.update(self._tensor(value) if isinstance(value, Tensor) else self._object(value))
         return node
 
     def _tensor(self, value: Tensor) -> dict[str, Any]:
-        name = f"#{len(self.tensors)}"  # no module has a name like this
+        name = f"#{len(self.tensors)}"  # no module can have such a name
         self.tensors[name] = value
         return {"tensor": name, "parameter": isinstance(value, nn.Parameter)}
 
     def _object(self, value: Any) -> dict[str, Any]:
-        made_with = self._made_with(value)
+        arguments = self._constructor_arguments(value)
         name = self._name(type(value))
-        return {"class": name, **self._arguments(made_with, type(value).__name__)}
+        return {"class": name, **self._arguments(arguments, type(value).__name__)}
 
-    def _made_with(self, value: Any) -> Arguments:
+    def _constructor_arguments(self, value: Any) -> Arguments:
         if type(value) in FOREIGN_NAMES:
             return FOREIGN[FOREIGN_NAMES[type(value)]][1](value)
         if isinstance(value, Rebuildable):
-            return _made_with(value)
+            return _constructor_arguments(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, NotKept):
             fields = (field.name for field in dataclasses.fields(value) if field.init)
             return (), {name: getattr(value, name) for name in fields}
-        raise self._refusal(_what(value))
+        raise self._refusal(_named(value))
 
-    def _arguments(self, made_with: Arguments, of: str) -> dict[str, Any]:
-        args, kwargs = made_with
+    def _arguments(self, arguments: Arguments, of: str) -> dict[str, Any]:
+        args, kwargs = arguments
         node: dict[str, Any] = {}
         if args:
             places = (f"argument {i} of {of}" for i in range(len(args)))
@@ -134,25 +134,25 @@ class Encoder:
     def _name(self, made: type) -> str:
         name = name_of(made)
         if name is None:
-            raise self._refusal(f"{made.__name__}, which is no public class,")
+            raise self._refusal(f"{made.__name__}, which is not a public class,")
         if name.startswith(f"{OWN}.") and self.own.setdefault(made.__name__, made) is not made:
-            raise NotRebuildableError(f"there are two classes named {made.__name__} in the flow.")
+            raise NotRebuildableError(f"flow: it contains two classes named {made.__name__}.")
         return name
 
-    def _refusal(self, what: str) -> NotRebuildableError:
+    def _refusal(self, description: str) -> NotRebuildableError:
         where = ", ".join(reversed(self._path)) or "flow"
         return NotRebuildableError(
-            f"{where}: {what} cannot be written to a file. Give a class or a functools.partial of "
-            "one in place of a function; derive a class of your own from "
+            f"{where}: {description} cannot be written to a file. Pass a class, or a "
+            "functools.partial of a class, instead of a function; derive your own classes from "
             "pyro_resflow.rebuilding.Rebuildable. A state_dict can always be saved."
         )
 
 
-def _made_with(value: Rebuildable) -> Arguments:
-    """The arguments of an object, by name and with their defaults where its constructor has names.
+def _constructor_arguments(value: Rebuildable) -> Arguments:
+    """The constructor arguments of an object, by name and with their defaults where possible.
 
-    An object that is no module holds its arguments as attributes, if anything does, and may have
-    been given others since. A module's attributes are something else: of ``bias=True``, a tensor.
+    A strategy object keeps its arguments as attributes, which may have been set since: the
+    attributes win. A module's attributes can differ in kind: ``bias=True`` becomes a tensor.
     """
     signature = inspect.signature(type(value).__init__)
     bound = signature.bind(value, *value.made_with.args, **value.made_with.kwargs)
@@ -172,8 +172,8 @@ def _made_with(value: Rebuildable) -> Arguments:
     return (), arguments
 
 
-def _what(value: Any) -> str:
-    """What something is, for an error."""
+def _named(value: Any) -> str:
+    """A short description of a value, for an error message."""
     if isinstance(value, NotKept):
         return value.what
     if isinstance(value, FunctionType):

@@ -1,10 +1,10 @@
-"""What can be wrong with a checkpoint: each a ValueError that says what and where."""
+"""Errors and warnings of checkpoints; each error is a ValueError that names the cause."""
 
 from __future__ import annotations
 
 
 class CheckpointError(ValueError):
-    """A flow cannot be written to a file, or a file holds no flow that can be made.
+    """A flow cannot be written to a file, or no flow can be built from a file.
 
     Attributes:
         path: the file, once it is known; the message begins with it.
@@ -14,11 +14,11 @@ class CheckpointError(ValueError):
 
 
 class NotRebuildableError(CheckpointError):
-    """Something in a flow cannot be written so that it can be made again from the file."""
+    """Part of a flow cannot be rebuilt from a file, so it is not written."""
 
 
 class CorruptCheckpointError(CheckpointError):
-    """A file is truncated, damaged or no checkpoint at all."""
+    """A file is truncated, damaged or not a checkpoint."""
 
 
 class LimitError(CorruptCheckpointError):
@@ -26,28 +26,28 @@ class LimitError(CorruptCheckpointError):
 
 
 class UnknownVersionError(CheckpointError):
-    """A file is of a format version that this release cannot read."""
+    """A file has a format version that this release cannot read."""
 
 
 class UnknownClassError(CheckpointError):
-    """A file needs a class that it was not given, or that no file may name."""
+    """A file needs a class that was not passed to ``load``, or that no file may name."""
 
 
 class TensorMismatchError(CheckpointError):
-    """The tensors of a file are not those of the flow that it describes."""
+    """The tensors of a file do not match the flow that it describes."""
 
 
 class UnsafePickleError(CheckpointError):
-    """A pickle asks for something beside tensors and the reference implementation's classes."""
+    """A pickle names something other than tensors and the reference implementation's classes."""
 
 
 class UnsupportedFlowError(CheckpointError):
-    """A file of the reference implementation describes a flow that is not built here."""
+    """A file of the reference implementation describes a flow that this package does not have."""
 
 
 class ContractionWarning(UserWarning):
-    """A network that was loaded is not a contraction, as far as can be told."""
+    """A loaded network could not be verified to be a contraction."""
 
 
 class NoChecksumWarning(UserWarning):
-    """A file was loaded whose format has no checksums: damage may have gone unnoticed."""
+    """The format of a loaded file has no checksums: damage may have gone unnoticed."""

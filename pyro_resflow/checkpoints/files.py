@@ -1,4 +1,4 @@
-"""Safetensors files with a description in JSON: written whole or not at all, read with checks."""
+"""Safetensors files with a JSON description: written atomically and checked when read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .replacing import replaced
 from .texts import listed, printable, quoted
 
 VERSION = 1
-"""The format version that is written; it and the ones before are read."""
+"""The format version that is written; this and earlier versions can be read."""
 
 DESCRIPTION = "pyro_resflow"
 CHECKSUM = "pyro_resflow.crc32"
-"""The entries of the file's metadata: the description, as JSON, and its checksum."""
+"""The keys of the file's metadata: the description, as JSON, and its checksum."""
 
 PARTS = {
     "flow": dict,
@@ -35,14 +35,14 @@ PARTS = {
     "torch": str,
     "checksums": dict,
 }
-"""What a description consists of, its version aside."""
+"""The parts of a description, apart from its version, and their types."""
 
 
 class Contents(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        description: all but the tensors; its ``version`` is known and its ``checksums`` hold.
+        description: everything but the tensors; its version and checksums have been checked.
         tensors: on the CPU, by name.
     """
 
@@ -51,19 +51,21 @@ class Contents(NamedTuple):
 
 
 def write(path: Path_, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a file; what was there before stays whole until the new one is.
+    """Write a file; an existing file stays intact until the new one is complete.
 
     Args:
         path: the file.
-        description: what JSON can hold.
-        tensors: by name, no two of which need be distinct in memory.
+        description: a JSON-serializable description.
+        tensors: by name; they may share memory.
 
     Raises:
-        OSError: if the folder is not there or cannot be written to, or the disk is full.
+        OSError: if the folder does not exist or is not writable, or the disk is full.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"path: there is no folder {target.parent}; make it first.")
+        raise FileNotFoundError(
+            f"path: the folder {target.parent} does not exist. Create it first."
+        )
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -76,27 +78,29 @@ def write(path: Path_, description: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def read(file: BinaryIO, limits: Limits) -> Contents:
-    """Read a file and check that it is whole.
+    """Read a file and verify its checksums.
 
     Args:
         file: open for reading.
-        limits: what it may ask for.
+        limits: limits on the file's contents.
 
     Raises:
-        CorruptCheckpointError: for a file that is truncated, damaged or not of this format.
+        CorruptCheckpointError: for a file that is truncated, damaged or not in this format.
         UnknownVersionError: for a format version that this release cannot read.
     """
     header, description = _read_start(file, limits)
     checksums = description["checksums"]
     if header.entries.keys() != checksums.keys():
         differing = listed(set(header.entries.keys() ^ checksums.keys()))
-        raise CorruptCheckpointError(f"damaged: the list of tensors is not its own, {differing}.")
+        raise CorruptCheckpointError(
+            f"damaged: the list of tensors does not match the checksums, {differing}."
+        )
     tensors = {}
     for name in header.entries:
         tensors[name] = read_tensor(file, header, name)
         if checksum(tensors[name]) != checksums[name]:
             raise CorruptCheckpointError(
-                f"damaged: the tensor {quoted(name)} is not what was written."
+                f"damaged: the tensor {quoted(name)} does not match its checksum."
             )
     return Contents(description, tensors)
 
@@ -115,18 +119,18 @@ def read_shapes(
 
 
 def begins_as_torch_file(file: BinaryIO) -> bool:
-    """Whether a file begins as those of ``torch.save`` do."""
+    """Whether a file begins like a ``torch.save`` file."""
     start = file.read(9)
     file.seek(0)
-    # the first eight bytes of a safetensors file are a length, which can be anything
+    # the first eight bytes of a safetensors file are a length and may have any value
     return start[:2] in (b"PK", b"\x80\x02") and start[8:] != b"{"
 
 
 def _read_start(file: BinaryIO, limits: Limits) -> tuple[Header, dict[str, Any]]:
     if begins_as_torch_file(file):
         raise CorruptCheckpointError(
-            "this is a file of torch.save. A checkpoint of the reference implementation is read "
-            "by load_reference; anything else by torch.load."
+            "this is a torch.save file. Read a checkpoint of the reference implementation with "
+            "load_reference, any other with torch.load."
         )
     header = read_header(file, limits)
     description = _description(header.metadata)
@@ -144,7 +148,7 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
         found = str(zlib.crc32(text.encode()))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptCheckpointError(
-            f"damaged: its description is no JSON of ours ({printable(str(error))})."
+            f"damaged: its description is not valid JSON ({printable(str(error))})."
         ) from error
     if type(version) is not int or version not in range(1, VERSION + 1):
         raise UnknownVersionError(
@@ -152,21 +156,21 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{VERSION}. Update pyro_resflow."
         )
     if metadata.get(CHECKSUM) != found:
-        raise CorruptCheckpointError("damaged: its description is not what was written.")
+        raise CorruptCheckpointError("damaged: its description does not match its checksum.")
     for part, kind in PARTS.items():
         if not isinstance(description.get(part), kind):
             raise CorruptCheckpointError(f"its description has no {part!r}.")
     if not all(isinstance(text, str) for text in description["notes"].values()):
-        raise CorruptCheckpointError("its notes are no texts.")
+        raise CorruptCheckpointError("its notes are not strings.")
     return description
 
 
 def check_description(description: Mapping[str, Any], limits: Limits) -> None:
-    """Raise unless something can be made of a flow's description and its settings.
+    """Raise unless the description of a flow and its settings are well formed.
 
     Raises:
-        CorruptCheckpointError: for an entry that nothing can be made of, saying where.
-        LimitError: for more or deeper ones than allowed.
+        CorruptCheckpointError: for a malformed entry, with its location.
+        LimitError: for too many or too deeply nested entries.
     """
     checker = Checker(limits)
     checker.check(description["flow"], "flow")
@@ -178,6 +182,6 @@ def check_description(description: Mapping[str, Any], limits: Limits) -> None:
 
 
 def checksum(tensor: Tensor) -> int:
-    """A CRC-32 of a tensor on the CPU: of its type, its shape and its values."""
+    """The CRC-32 of the dtype, shape and values of a CPU tensor."""
     start = zlib.crc32(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     return zlib.crc32(bytes_of(tensor.contiguous()), start)

@@ -1,7 +1,7 @@
 """The transforms and modules of torch and Pyro that a file may name, and their arguments.
 
-They do not remember what they were made with; here is where each of them keeps it. Nothing but
-what stands in the table is ever made from a file.
+They do not record their constructor arguments; the table says which attributes hold them. A file
+cannot create an instance of any other torch or Pyro class.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLIPS = ("log_scale_min_clip", "log_scale_max_clip")
 
 
 def _attributes(*names: str, **renamed: str) -> Callable[[Any], Arguments]:
-    """Each argument is an attribute of its name, or of the one given for it."""
+    """Read each argument from the attribute of the same name, or from the one given for it."""
     where = dict(zip(names, names, strict=True)) | renamed
     return lambda made: ((), {name: getattr(made, where[name]) for name in where})
 
@@ -110,6 +110,6 @@ FOREIGN: dict[str, tuple[type, Callable[[Any], Arguments]]] = {
     ),
     "pyro.DenseNN": (pyro.nn.DenseNN, _attributes(*_DENSE, nonlinearity="f")),
 }
-"""Of each name in a file: the class, and what gives the arguments of an instance."""
+"""For each name in a file: the class, and a function that returns an instance's arguments."""
 
 FOREIGN_NAMES = {made: name for name, (made, _) in FOREIGN.items()}

@@ -1,4 +1,4 @@
-"""What a checkpoint is, without making its flow."""
+"""Show the contents of a checkpoint without building its flow."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .reference.torch_files import TorchFile
 from .texts import printable, quoted, shown
 
 WIDTH = 100
-"""The longest line that is shown of a flow, if it can be broken."""
+"""The width to which the description of a flow is wrapped where possible."""
 
 NOTE = 10_000
-"""Characters of a note that are shown."""
+"""The largest number of characters of a note that is shown."""
 
 
 @dataclass(frozen=True)
 class Information:
-    """What a file says of itself; ``print`` shows it, without control characters.
+    """The contents of a checkpoint; ``print`` shows them with control characters escaped.
 
     Args:
-        kind: ``"pyro_resflow"``, or ``"reference"`` for the reference implementation's.
-        flow: what the flow is made with; of the reference implementation, its options.
-        shapes: of its parameters and buffers, by name.
-        details: what else there is to say.
-        notes: what was said of it when it was saved.
+        kind: ``"pyro_resflow"``, or ``"reference"`` for the reference implementation's files.
+        flow: the description of the flow; for the reference implementation, its options.
+        shapes: shapes of its parameters and buffers, by name.
+        details: further details, by name.
+        notes: the notes given to :func:`save`.
     """
 
     kind: str
@@ -46,9 +46,9 @@ class Information:
         return sum(map(prod, self.shapes.values()))
 
     def __str__(self) -> str:
-        what = {**self.details, "tensors": len(self.shapes), "numbers": f"{self.numbers:,}"}
-        what |= self.notes
-        lines = [f"{printable(name)}: {shown(value, NOTE)}" for name, value in what.items()]
+        facts = {**self.details, "tensors": len(self.shapes), "numbers": f"{self.numbers:,}"}
+        facts |= self.notes
+        lines = [f"{printable(name)}: {shown(value, NOTE)}" for name, value in facts.items()]
         if self.kind == "pyro_resflow":
             lines.append(expression(self.flow))
         else:
@@ -58,18 +58,18 @@ class Information:
 
 
 def info(path: Path_, *, limits: Limits | None = None) -> Information:
-    """What a checkpoint holds: one of ours, or one of the reference implementation's.
+    """The contents of a checkpoint of this package or of the reference implementation.
 
-    No flow is made and nothing that the file names is run.
+    It builds no flow and runs nothing that the file names.
 
     Args:
         path: the file.
-        limits: what the file may ask for; default: ``Limits()``.
+        limits: limits on the file's contents; default: ``Limits()``.
 
     Raises:
         CheckpointError: see :func:`pyro_resflow.checkpoints.load` and
             :func:`pyro_resflow.checkpoints.load_reference`.
-        OSError: if there is no such file, or it cannot be read.
+        OSError: if the file does not exist or cannot be read.
 
     Example:
         >>> import tempfile
@@ -110,7 +110,7 @@ def _of_reference(file: BinaryIO, limits: Limits) -> Information:
 
 
 def _details(saved: Saved, has_checksums: bool) -> dict[str, Any]:
-    """What else there is to say of a file of the reference implementation."""
+    """Further details of a file of the reference implementation."""
     kind = "" if has_checksums else ", as before torch 1.6: without checksums"
     return {
         "format": f"the reference implementation's{kind}",
@@ -120,11 +120,11 @@ def _details(saved: Saved, has_checksums: bool) -> dict[str, Any]:
 
 
 def expression(node: Any, indent: str = "") -> str:
-    """A node of a description as a Python expression, more or less.
+    """A node of a description, shown much like a Python expression.
 
     Args:
-        node: what JSON has, and :class:`pyro_resflow.checkpoints.description.Checker` has checked.
-        indent: of the lines after the first.
+        node: JSON that passed :class:`pyro_resflow.checkpoints.description.Checker`.
+        indent: indentation of the lines after the first.
     """
     inside = f"{indent}  "
     if isinstance(node, list):
@@ -138,18 +138,18 @@ def expression(node: Any, indent: str = "") -> str:
         given += [f"{name}={expression(e, inside)}" for name, e in node["arguments"].items()]
         return _bracketed(f"{made}(", given, ")", indent)
     kind = next(each for each in KINDS if each in node)
-    what = node[kind]
+    value = node[kind]
     if kind in ("tuple", "size"):
-        entries = [expression(entry, inside) for entry in what]
+        entries = [expression(entry, inside) for entry in value]
         return _bracketed("(", entries, ",)" if len(entries) == 1 else ")", indent)
     if kind == "dict":
-        entries = [f"{expression(k, inside)}: {expression(v, inside)}" for k, v in what]
+        entries = [f"{expression(k, inside)}: {expression(v, inside)}" for k, v in value]
         return _bracketed("{", entries, "}", indent)
-    return printable(what) if kind in ("type", "dtype", "float") else f"<{kind} {shown(what)}>"
+    return printable(value) if kind in ("type", "dtype", "float") else f"<{kind} {shown(value)}>"
 
 
 def _bracketed(start: str, entries: list[str], end: str, indent: str) -> str:
-    """Entries in a line if there is room, else one below the other."""
+    """The entries on one line if they fit, else one per line."""
     line = f"{start}{', '.join(entries)}{end}"
     if "\n" not in line and len(indent) + len(line) < WIDTH:
         return line

@@ -1,9 +1,9 @@
-"""The layout of safetensors files: a length, a header in JSON, and the values of the tensors.
+"""The layout of safetensors files: a length, a JSON header, and the values of the tensors.
 
-The safetensors package reads and writes the same files. It opens a path by itself, maps the file
-into memory, where a file that another process cuts short ends the program, and writes metadata in
-an order that differs between two runs. Here a file is read through one handle, every number in it
-is checked before it is used, and the same content gives the same bytes.
+The safetensors package reads and writes the same files. It opens the path itself and maps the file
+into memory, so that the program crashes if another process truncates the file; and it writes
+metadata in an order that differs between runs. This module reads a file through one handle, checks
+every number before it is used, and writes the same bytes for the same content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .opening import size_of
 from .texts import printable, quoted
 
 METADATA = "__metadata__"
-"""The entry of the header that holds texts."""
+"""The header's key for string metadata."""
 
 CODES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -44,22 +44,22 @@ CODES: dict[str, torch.dtype] = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-"""What the format calls the types of tensors."""
+"""The format's names of dtypes."""
 
 NAMES = {dtype: code for code, dtype in CODES.items()}
 
 LENGTH = 8
-"""Bytes of the header's length; the header is filled up to a multiple of as many."""
+"""Bytes of the length field; the header is padded to a multiple of it."""
 
 LARGEST = 2**63 - 1
-"""The largest length of a dimension that torch knows."""
+"""The largest size of a dimension in torch."""
 
 DIMENSIONS = 64
-"""The largest number of dimensions that torch knows."""
+"""The largest number of dimensions in torch."""
 
 
 class Entry(NamedTuple):
-    """A tensor in a file: its type, its shape and where its values are, counted from the first."""
+    """A tensor in a file: its dtype, its shape and the offsets of its values."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -68,12 +68,12 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a file says before the values.
+    """The header of a file.
 
     Attributes:
-        metadata: texts by name.
+        metadata: strings by name.
         entries: tensors by name, in the order of their values.
-        start: where the values begin.
+        start: the offset of the first value.
     """
 
     metadata: dict[str, str]
@@ -86,7 +86,7 @@ def read_header(file: BinaryIO, limits: Limits) -> Header:
 
     Raises:
         LimitError: for a header that is longer than allowed.
-        CorruptCheckpointError: for a file that is truncated, damaged or not of this format.
+        CorruptCheckpointError: for a file that is truncated, damaged or not in this format.
     """
     _check_byte_order()
     available = size_of(file) - LENGTH
@@ -99,12 +99,12 @@ def read_header(file: BinaryIO, limits: Limits) -> Header:
     try:
         content = json.loads(_exactly(file, length).decode())
     except (ValueError, RecursionError) as error:
-        raise _broken(f"its header is no JSON, {printable(str(error))}") from error
+        raise _broken(f"its header is not valid JSON, {printable(str(error))}") from error
     if not isinstance(content, dict):
-        raise _broken("its header holds no names")
+        raise _broken("its header is not a JSON object")
     metadata = content.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(t, str) for t in metadata.values()):
-        raise _broken("its metadata are no texts")
+        raise _broken("its metadata are not strings")
     entries = {name: _entry(name, each) for name, each in content.items()}
     entries = dict(sorted(entries.items(), key=lambda item: item[1][2:]))
     _check_gapless(entries, available - length)
@@ -115,7 +115,7 @@ def read_tensor(file: BinaryIO, header: Header, name: str) -> Tensor:
     """A tensor, on the CPU.
 
     Raises:
-        CorruptCheckpointError: if the file has become shorter, or for a truth value that is none.
+        CorruptCheckpointError: if the file has become shorter, or for an invalid boolean.
     """
     dtype, shape, start, end = header.entries[name]
     file.seek(header.start + start)
@@ -123,12 +123,12 @@ def read_tensor(file: BinaryIO, header: Header, name: str) -> Tensor:
 
 
 def tensor_of(values: bytearray, dtype: torch.dtype) -> Tensor:
-    """The vector of some type that has these bytes for its memory."""
+    """The vector of a dtype whose memory is these bytes."""
     if not values:
         return torch.empty(0, dtype=dtype)
     raw = torch.frombuffer(values, dtype=torch.uint8)
     if dtype is torch.bool and bool((raw > 1).any()):
-        raise CorruptCheckpointError("damaged: a truth value in it is neither 0 nor 1.")
+        raise CorruptCheckpointError("damaged: a boolean in it is neither 0 nor 1.")
     return raw.view(dtype)
 
 
@@ -138,24 +138,26 @@ def bytes_of(tensor: Tensor) -> Any:
 
 
 def pieces(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Iterator[Any]:
-    """A whole file, piece by piece: the same for the same content.
+    """The bytes of a file, in pieces: the same bytes for the same content.
 
     Args:
-        metadata: texts by name.
-        tensors: on the CPU and contiguous, by name.
+        metadata: strings by name.
+        tensors: contiguous tensors on the CPU, by name.
 
     Raises:
-        CheckpointError: for a tensor of a type that the format lacks.
+        CheckpointError: for a dtype that the format does not support.
     """
     _check_byte_order()
-    # wide types first, so that the values of each are aligned
+    # wide dtypes first, so that all values are aligned
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))}
     end = 0
     for name in names:
         tensor = tensors[name]
         if tensor.dtype not in NAMES:
-            raise CheckpointError(f"the tensor {name!r} is of {tensor.dtype}: not supported.")
+            raise CheckpointError(
+                f"the tensor {name!r} has dtype {tensor.dtype}, which files do not support."
+            )
         start, end = end, end + tensor.numel() * tensor.dtype.itemsize
         place = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape)}
         header[name] = {**place, "data_offsets": [start, end]}
@@ -166,52 +168,52 @@ def pieces(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Iterat
 
 
 def _entry(name: str, found: Any) -> Entry:
-    """An entry of the header whose numbers fit one another."""
+    """An entry of the header, checked for consistency."""
     if not isinstance(found, dict) or found.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _broken(f"the tensor {quoted(name)} has no type, shape or place")
+        raise _broken(f"the tensor {quoted(name)} lacks a dtype, shape or offsets")
     code, shape, place = found["dtype"], found["shape"], found["data_offsets"]
     if not isinstance(code, str) or code not in CODES:
-        raise _broken(f"the tensor {quoted(name)} is of {quoted(code)}, which is no type")
+        raise _broken(f"the tensor {quoted(name)} has an unknown dtype, {quoted(code)}")
     if not _are_numbers(shape) or len(shape) > DIMENSIONS:
-        raise _broken(f"the tensor {quoted(name)} has {quoted(shape)} for a shape")
+        raise _broken(f"the tensor {quoted(name)} has an invalid shape, {quoted(shape)}")
     if not _are_numbers(place) or len(place) != 2:
-        raise _broken(f"the tensor {quoted(name)} has {quoted(place)} for a place")
+        raise _broken(f"the tensor {quoted(name)} has invalid offsets, {quoted(place)}")
     start, end = place
     if end - start != prod(shape) * CODES[code].itemsize:
-        raise _broken(f"the tensor {quoted(name)} of shape {tuple(shape)} has another size")
+        raise _broken(f"the size of the tensor {quoted(name)} does not match shape {tuple(shape)}")
     return Entry(CODES[code], tuple(shape), start, end)
 
 
 def _check_gapless(entries: Mapping[str, Entry], available: int) -> None:
-    """Raise unless the values of the tensors follow one another and fill the file."""
+    """Raise unless the values of the tensors follow one another without gaps and fill the file."""
     end = 0
     for name, entry in entries.items():
         if entry.start != end:
             raise _broken(f"the values of {quoted(name)} do not follow those before them")
         end = entry.end
     if end != available:
-        raise _broken(f"it has {available:,} bytes of values, where {end:,} are expected")
+        raise _broken(f"expected {end:,} bytes of values, got {available:,}")
 
 
 def _are_numbers(found: Any) -> bool:
-    # bool is an int, too
+    # `type(n) is int` because a bool is an int too
     return isinstance(found, list) and all(type(n) is int and 0 <= n <= LARGEST for n in found)
 
 
 def _exactly(file: BinaryIO, length: int) -> bytearray:
     found = bytearray(length)
-    # what is read is buffered, and comes at once unless the file ends
+    # the file is buffered, so that a single call reads everything unless the file ends
     if cast(BufferedReader, file).readinto(found) != length:
-        raise _broken("it has become shorter while it was read")
+        raise _broken("it became shorter while it was read")
     return found
 
 
-def _broken(how: str) -> CorruptCheckpointError:
+def _broken(reason: str) -> CorruptCheckpointError:
     return CorruptCheckpointError(
-        f"truncated or damaged: it is no whole safetensors file ({how})."
+        f"truncated or damaged: not a complete safetensors file ({reason})."
     )
 
 
 def _check_byte_order() -> None:
     if sys.byteorder != "little":
-        raise CheckpointError("files are read and written on little-endian machines only.")
+        raise CheckpointError("checkpoints are supported on little-endian machines only.")

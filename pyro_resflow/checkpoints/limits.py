@@ -1,4 +1,4 @@
-"""How much a file may ask for."""
+"""Limits on the contents of a file."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may ask for before it is refused.
+    """Limits on the contents of a file; a file that exceeds one is rejected.
 
     A file of a few bytes can describe a flow of any size. These limits keep the work and the
-    memory in proportion to the file. Their defaults are far above what a flow needs; raise one if
-    an error names it and you trust the file.
+    memory in proportion to the file. The defaults are far above the needs of a flow; raise a limit
+    if an error names it and you trust the file.
 
     Args:
         header: bytes of a safetensors header, or of a pickle.
-        depth: nesting of a description: objects inside objects.
-        entries: entries of a description; a reference counts as all that it refers to.
+        depth: nesting depth of a description: objects inside objects.
+        entries: entries of a description; a reference counts as many as the object it refers to.
         instructions: instructions of a pickle; a copy of a list counts as its length.
-        memory: bytes that the constructors of a flow may allocate in all, temporaries included;
+        memory: bytes that the constructors of a flow may allocate in total, temporaries included;
             each operation on tensors counts as 1,024 bytes more.
-        growth: how many times the size of the file they may allocate on top of that.
+        growth: how many times the file's size the constructors may allocate on top of ``memory``.
 
     Raises:
-        ValueError: naming the limit that is no positive integer.
+        ValueError: naming the limit that is not a positive integer.
 
     Example:
         >>> from pyro_resflow.checkpoints import Limits

@@ -1,4 +1,4 @@
-"""The names that classes have in a file, and the only classes that a name can stand for."""
+"""The names of classes in a file; a name can refer to no class outside this list."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PARTS = ("classifiers", "flows", "guides", "hybrid", "logdet", "nn", "solvers", 
 """The parts of the package whose public classes a file may name: ``nn.LipSwish``."""
 
 OWN = "own"
-"""What stands before the name of a user's class: ``own.MyNet``."""
+"""The prefix of the name of a user's class: ``own.MyNet``."""
 
 
 @cache
 def public_classes() -> dict[str, type]:
-    """Of each name in a file, the class of this package."""
+    """The public classes of this package, by their names in a file."""
     found = {}
     for part in PARTS:
         home = f"{PACKAGE}.{part}"
@@ -35,7 +35,7 @@ def public_classes() -> dict[str, type]:
 
 
 def _can_be_made(made: type, home: str) -> bool:
-    is_ours = f"{made.__module__}.".startswith(f"{home}.")  # and not imported there
+    is_ours = f"{made.__module__}.".startswith(f"{home}.")  # defined there, not imported
     return is_ours and (issubclass(made, Rebuildable) or is_dataclass(made))
 
 
@@ -51,11 +51,11 @@ def name_of(made: type) -> str | None:
 
 
 def class_of(name: str, own: Mapping[str, type]) -> type:
-    """The class that a name in a file stands for.
+    """The class that a name in a file refers to.
 
     Args:
         name: the name.
-        own: the classes that the user gave, by name.
+        own: the classes that the user passed, by name.
 
     Raises:
         UnknownClassError: for any other name.
@@ -67,8 +67,8 @@ def class_of(name: str, own: Mapping[str, type]) -> type:
         found = FOREIGN[name][0] if name in FOREIGN else public_classes().get(name)
     if found is None:
         raise UnknownClassError(
-            f"{quoted(name)} is no class that a file may name: this release of pyro_resflow has "
-            "none of that name."
+            f"{quoted(name)} is not a class that a file may name: this release of pyro_resflow "
+            "has no public class of that name."
         )
     return found
 
@@ -77,33 +77,36 @@ def by_name(classes: Iterable[type]) -> dict[str, type]:
     """A user's classes by name.
 
     Raises:
-        UnknownClassError: for something that is no class, or two classes of one name.
+        UnknownClassError: for a value that is not a class, or two classes of the same name.
     """
     named: dict[str, type] = {}
     for each in classes:
         if not isinstance(each, type):
             raise UnknownClassError(f"classes: expected classes, got {each!r}.")
         if named.setdefault(each.__name__, each) is not each:
-            raise UnknownClassError(f"classes: there are two classes named {each.__name__}.")
+            raise UnknownClassError(
+                f"classes: expected different names, got two classes named {each.__name__}."
+            )
     return named
 
 
 def check_own_classes(document: Any, own: Mapping[str, type]) -> None:
-    """Raise unless a user's classes that a file names are all there.
+    """Raise unless the user passed every class of their own that a file names.
 
     Args:
         document: the description.
-        own: the classes that the user gave, by name.
+        own: the classes that the user passed, by name.
 
     Raises:
-        UnknownClassError: naming those that are not.
+        UnknownClassError: naming the missing ones.
     """
     missing = sorted({name for name in _own_names(document) if name not in own})
     if missing:
         names = ", ".join(map(printable, missing[:SHOWN]))
         names += f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise UnknownClassError(
-            f"the flow has classes of your own, {names}; pass them, load(path, classes=[{names}])."
+            f"classes: the flow uses classes of your own, {names}. Pass them: "
+            f"load(path, classes=[{names}])."
         )
 
 

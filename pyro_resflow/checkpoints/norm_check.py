@@ -1,4 +1,4 @@
-"""What there is to say of flows that files have wrong norms of."""
+"""Warn when a loaded flow's stored norms are too small for its weights."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch import nn
 from ..nn import Chain, LipschitzLayer, check_contraction
 
 ALLOWANCE = 1.01
-"""How much larger than its coefficient a norm may be measured, for iterations end somewhere."""
+"""How far a measured norm may exceed its coefficient, because norm iterations are truncated."""
 
 ITERATIONS = 1000
-"""The most that a norm is iterated for this, whatever the file says: five times the default."""
+"""The largest number of norm iterations, whatever the file says: five times the default."""
 
 
-def complaint(flow: nn.Module) -> str | None:
-    """What to say of a flow whose networks are no contractions, as far as can be told.
+def norm_warning(flow: nn.Module) -> str | None:
+    """The text of a warning if a network of the flow could not be verified to be a contraction.
 
-    Each is either certified to be one, or its layers' norms, measured anew, are within their
-    coefficients: the certified bound of an induced norm is far from its value.
+    A network passes if it is certified to be a contraction, or if the norms of all layers,
+    measured again, are within their coefficients. The second test is needed because the certified
+    bound of an induced norm is far above its value.
 
     Args:
-        flow: the flow, as a file describes it.
+        flow: the flow as loaded from a file.
 
     Returns:
-        A sentence that names the layer, with its bound; ``None`` if all is well.
+        A sentence that names the layer and its bound; ``None`` if every network passes.
     """
     if not any(isinstance(part, Chain) for part in flow.modules()):
         return None
@@ -38,16 +39,16 @@ def complaint(flow: nn.Module) -> str | None:
         layers = (part for part in flow.modules() if isinstance(part, LipschitzLayer))
         if not all(map(_is_within, layers)):
             return (
-                "the flow computes what the file says, but the norms in the file are too low for "
-                "its weights: it may not be invertible. The next training step measures them "
-                f"anew. In detail: {error}"
+                "the flow was loaded as stored, but the norms in the file are too small for its "
+                "weights: it may not be invertible. The next training step measures them again. "
+                f"In detail: {error}"
             )
     return None
 
 
 @torch.no_grad()
 def _is_within(layer: LipschitzLayer) -> bool:
-    """Whether the effective weight has the norm that it is held to."""
+    """Whether the norm of the effective weight is within the layer's coefficient."""
     weight = layer.effective_weight().double()
     if not bool(weight.isfinite().all()):
         return False

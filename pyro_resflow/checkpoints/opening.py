@@ -1,4 +1,4 @@
-"""A file is opened once, and whatever is wrong with it is an error that names it."""
+"""Open a file once, and raise every error about it with its path."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Path_ = str | os.PathLike[str]
 
 @contextmanager
 def reading(path: Path_) -> Iterator[BinaryIO]:
-    """An open file; all that is read inside comes from it, even while another takes its place.
+    """An open file. All reads use the same handle, even if another file takes its place meanwhile.
 
     Args:
         path: the file.
 
     Raises:
-        CheckpointError: for any error inside that comes from what the file holds; its message
-            begins with the path.
-        OSError: if there is no such file, or it cannot be read.
+        CheckpointError: for any error inside that the file's contents cause; its message begins
+            with the path.
+        OSError: if the file does not exist or cannot be read.
     """
-    with about(path), _opened(path) as file:
+    with _errors_name(path), _opened(path) as file:
         yield file
 
 
 @contextmanager
-def about(path: Path_) -> Iterator[None]:
-    """Errors inside name the file, once, and what no check has foreseen is called damage."""
+def _errors_name(path: Path_) -> Iterator[None]:
+    """Add the path to errors raised inside, once, and report unforeseen ones as damage."""
     try:
         yield
     except CheckpointError as error:
@@ -45,11 +45,11 @@ def about(path: Path_) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-    except (Warning, torch.cuda.OutOfMemoryError):  # which are not the file's
+    except (Warning, torch.cuda.OutOfMemoryError):  # the file does not cause these
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {printable(str(error))}"
-        damaged = CorruptCheckpointError(f"damaged, or no file that can be read ({what}).")
+        reason = f"{type(error).__name__}: {printable(str(error))}"
+        damaged = CorruptCheckpointError(f"damaged or unreadable ({reason}).")
         raise _named(damaged, path) from error
 
 
@@ -68,10 +68,10 @@ def _named(error: CheckpointError, path: Path_) -> CheckpointError:
 def _opened(path: Path_) -> Iterator[BinaryIO]:
     with open(os.fspath(path), "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise CorruptCheckpointError("it is no regular file.")
+            raise CorruptCheckpointError("it is not a regular file.")
         yield file
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to would otherwise be waited for."""
+    """Open a file without blocking, as a pipe without a writer would."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,4 +1,4 @@
-"""A new file takes the place of an old one in a single step."""
+"""Replace a file atomically."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ except ImportError:  # pragma: no cover
     fcntl = None  # type: ignore[assignment]
 
 START, END = ".pyro_resflow-", ".tmp"
-"""What the names of temporary files begin and end with; 16 digits between make them unique."""
+"""Prefix and suffix of temporary files' names; 16 random hex digits between make them unique."""
 
 NEW = 0o666
-"""The permissions of a new file, less those that the process's mask takes away."""
+"""The permissions of a new file, before the process's umask."""
 
 
 @contextmanager
 def replaced(target: Path) -> Iterator[BinaryIO]:
-    """A file to write to, in the same folder, that takes the target's place once it is on disk.
+    """A temporary file in the same folder that replaces the target once it is on disk.
 
-    Temporary files that killed processes have left in the folder are removed first. A process
-    holds a lock on its own as long as it lives, so that one in use is not mistaken for one.
+    Temporary files that killed processes left in the folder are removed first. A process holds a
+    lock on its temporary file while it runs, so that files in use are not removed.
 
     Args:
-        target: the file to replace or to make; its folder is there.
+        target: the file to replace or create; its folder exists.
 
     Raises:
-        OSError: if it cannot be written, for instance to a full disk; the target is as it was.
+        OSError: if it cannot be written, for instance to a full disk; the target is unchanged.
     """
     _remove_abandoned(target.parent)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
@@ -42,10 +42,10 @@ def replaced(target: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             if mode is not None:
-                temporary.chmod(mode)  # whatever the mask is
+                temporary.chmod(mode)  # the umask may have removed permissions
             os.fsync(file.fileno())
             if fcntl is None:  # pragma: no cover
-                file.close()  # such systems rename no open file; elsewhere it stays locked
+                file.close()  # systems without fcntl cannot rename an open file
             os.replace(temporary, target)
         with suppress(OSError):  # some systems cannot open a folder
             _synchronise(target.parent)
@@ -59,15 +59,15 @@ def replaced(target: Path) -> Iterator[BinaryIO]:
 
 
 def _made_in(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
-    """A new file of a name of its own, and locked."""
+    """A new file with a unique name, locked."""
     while True:
         path = folder / f"{START}{os.urandom(8).hex()}{END}"
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "wb")
         try:
             _lock(file)
         except BlockingIOError:
-            pass  # another process takes it for abandoned, and will remove it
-        except OSError:  # a file system without locks, where nothing is taken for abandoned
+            pass  # another process believes it abandoned and will remove it
+        except OSError:  # a file system without locks, on which no file is treated as abandoned
             return path, file
         else:
             if _is_at(file, path):
@@ -76,11 +76,11 @@ def _made_in(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files of processes that are gone."""
+    """Remove the temporary files of processes that have ended."""
     if fcntl is None:  # pragma: no cover
         return
     for path in folder.glob(f"{START}*{END}"):
-        with suppress(OSError), path.open("r+b") as file:  # also where another has the lock
+        with suppress(OSError), path.open("r+b") as file:  # locking fails while another writes it
             _lock(file)
             if _is_at(file, path):
                 path.unlink()
@@ -97,14 +97,14 @@ def _lock(file: BinaryIO) -> None:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether a path still leads to an open file."""
+    """Whether a path still refers to an open file."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
 
 
 def _synchronise(folder: Path) -> None:
-    """Wait until a folder's list of names is on disk."""
+    """Wait until a folder's directory entries are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

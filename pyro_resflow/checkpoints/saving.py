@@ -1,4 +1,4 @@
-"""Flows to files and back."""
+"""Save flows to files and load them again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .errors import (
 from .files import check_description, read, write
 from .limits import Limits
 from .names import by_name, check_own_classes
-from .norm_check import complaint
+from .norm_check import norm_warning
 from .opening import Path_, reading, size_of
 from .structure import (
     apply_settings,
     check_alike,
-    fill,
     first_names,
+    load_tensors,
     named_tensors,
     settings,
 )
@@ -45,21 +45,21 @@ def save(
     notes: Mapping[str, str] | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Save a flow: how it is made, its settings, its parameters and its buffers.
+    """Save a flow: its constructor arguments, settings, parameters and buffers.
 
-    The file is a safetensors file, which holds no code; the same flow gives the same bytes. A
-    crash or a full disk leaves the file that was there before whole. What a killed process has
-    left half written in the folder is removed.
+    The file is a safetensors file, which contains no code; the same flow gives the same bytes. If
+    the program crashes or the disk is full, an existing file stays intact. Partial files that
+    killed processes left in the folder are removed.
 
     Args:
-        flow: a transform or a conditional transform, or any other module of this package.
-        path: the file, by custom ``name.safetensors``.
-        notes: what else to say of it, for instance the data it was trained on and its bits/dim;
+        flow: a transform, a conditional transform or any other module of this package.
+        path: the file, by convention ``name.safetensors``.
+        notes: strings to store with the flow, for instance its training data and its bits/dim;
             :func:`pyro_resflow.checkpoints.info` shows them.
-        limits: what :func:`load` will be given; default: ``Limits()``.
+        limits: the limits that :func:`load` will use; default: ``Limits()``.
 
     Raises:
-        NotRebuildableError: if the flow could not be made again from a file, saying why.
+        NotRebuildableError: if the flow cannot be rebuilt from a file; the message says why.
         OSError: if the file cannot be written, for instance to a full disk.
 
     Example:
@@ -76,22 +76,24 @@ def save(
     if not isinstance(flow, nn.Module):
         remedy = ""
         if isinstance(flow, Distribution):
-            remedy = " Save its transform, and build the distribution around it again."
+            remedy = " Save its transform, and build the distribution from it after loading."
         raise NotRebuildableError(
             f"flow: expected a transform that is a module, got {type(flow).__name__}.{remedy}"
         )
-    with suppress(NonFiniteWeightError):  # a flow that has diverged can be saved all the same
+    with suppress(NonFiniteWeightError):  # a flow that has diverged can still be saved
         update_norms(flow)
     limits = limits or Limits()
     named = named_tensors(flow)
     if any(tensor.is_meta for tensor in named.values()):
-        raise NotRebuildableError("flow: it is on the meta device, where tensors have no values.")
+        raise NotRebuildableError(
+            "flow: expected parameters with values, got tensors on the meta device."
+        )
     encoder = Encoder()
     node = encoder.encode(flow)
     state = {name: named[name] for name in first_names(named).values()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     rebuilt = _rebuilt(node, encoder, limits.allocation(size))
-    check_alike(flow, rebuilt)  # so that nothing is saved that would not load
+    check_alike(flow, rebuilt)  # never write a file that would not load
     description = {
         "flow": node,
         "settings": settings(flow, rebuilt, encoder),
@@ -107,19 +109,19 @@ def save(
 
 
 def _rebuilt(node: Any, encoder: Encoder, allocation: int) -> nn.Module:
-    """The flow that would be loaded, its tensors apart.
+    """The flow that would be loaded, without its tensors.
 
     Raises:
-        NotRebuildableError: if a constructor cannot be called again with what it was given.
+        NotRebuildableError: if a constructor rejects its own arguments.
     """
     arguments = {name: tensor.detach().cpu() for name, tensor in encoder.tensors.items()}
     try:
-        with undisturbed(torch.device("cpu")), AllocationBudget(allocation):
+        with isolated_construction(torch.device("cpu")), AllocationBudget(allocation):
             return Decoder(arguments, encoder.own).decode(node, "flow")
     except LimitError as error:
         raise NotRebuildableError(f"load would refuse the file: {error}") from error
     except CorruptCheckpointError as error:
-        raise NotRebuildableError(f"it cannot be made again as it was: {error}") from error
+        raise NotRebuildableError(f"flow: it cannot be rebuilt: {error}") from error
 
 
 def load(
@@ -133,55 +135,55 @@ def load(
 ) -> Any:
     """Load a flow that :func:`save` has saved.
 
-    Loading runs no code from the file: it makes objects of this package's classes, of a list of
-    torch's and Pyro's, and of ``classes``. It draws no random numbers. The file is opened once:
-    while another takes its place, one of the two is loaded.
+    Loading runs no code from the file: it creates objects of this package's classes, of a fixed
+    list of torch and Pyro classes, and of ``classes``. It draws no random numbers. The file is
+    opened once: if another replaces it meanwhile, one of the two is loaded.
 
     Args:
         path: the file.
         device: where to put the flow; default: torch's default device.
-        dtype: floating-point type to convert it to; default: the one it was saved in.
-        classes: the classes of your own that are part of the flow.
-        certify: look whether the networks are contractions, as their norms in the file say, and
-            warn if not. For flows of some ten million parameters this takes longer than reading.
-        limits: what the file may ask for; default: ``Limits()``.
+        dtype: floating-point dtype of the flow; default: the one it was saved in.
+        classes: your own classes that the flow uses.
+        certify: verify from the stored norms that the networks are contractions, and warn if
+            not. For flows of some ten million parameters this takes longer than reading the file.
+        limits: limits on the file's contents; default: ``Limits()``.
 
     Returns:
-        The flow, in the mode, of training or of evaluation, in which it was saved.
+        The flow, in the training or evaluation mode in which it was saved.
 
     Warns:
-        ContractionWarning: for a network that is no contraction; see ``certify``.
+        ContractionWarning: if a network could not be verified; see ``certify``.
 
     Raises:
-        CorruptCheckpointError: for a file that is truncated, damaged or not of this format.
+        CorruptCheckpointError: for a file that is truncated, damaged or not in this format.
         UnknownVersionError: for a format version that this release cannot read.
         UnknownClassError: for a class of your own that is not in ``classes``.
-        TensorMismatchError: if a tensor is missing, surplus or of another shape or type.
-        LimitError: for a file that asks for more than its limits.
-        ValueError: if ``dtype`` is no floating-point type.
-        OSError: if there is no such file, or it cannot be read.
+        TensorMismatchError: for a missing or surplus tensor, or a wrong shape or dtype.
+        LimitError: for a file that exceeds ``limits``.
+        ValueError: if ``dtype`` is not a floating-point dtype.
+        OSError: if the file does not exist or cannot be read.
 
     Example:
         See :func:`save`.
     """
     own = by_name(classes)
-    device = usable(device)
+    device = usable_device(device)
     check_floating(dtype)
     limits = limits or Limits()
     with reading(path) as file:
         description, tensors = read(file, limits)
         check_own_classes(description, own)
         allocation = limits.allocation(size_of(file))
-        with undisturbed(device):
-            flow = _made(description, tensors, own, device, dtype, allocation)
+        with isolated_construction(device):
+            flow = _built(description, tensors, own, device, dtype, allocation)
             flow.to(device=device, dtype=dtype)
-        what = complaint(flow) if certify else None
-    if what is not None:
-        warnings.warn(f"{shown_path(path)}: {what}", ContractionWarning, stacklevel=2)
+        warning = norm_warning(flow) if certify else None
+    if warning is not None:
+        warnings.warn(f"{shown_path(path)}: {warning}", ContractionWarning, stacklevel=2)
     return flow
 
 
-def _made(
+def _built(
     description: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     own: Mapping[str, type],
@@ -205,20 +207,20 @@ def _made(
             for path, each in description["settings"].items()
         }
     apply_settings(flow, found)
-    fill(flow, state)
+    load_tensors(flow, state)
     return flow.train(description["training"])
 
 
-def usable(device: torch.device | str | None) -> torch.device:
-    """The device to load to; if it cannot be used, torch says why before a file is opened."""
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device to load to. torch raises here, before a file is opened, if it is unavailable."""
     found = torch.device(device) if device is not None else torch.get_default_device()
     torch.empty(0, device=found)
     return found
 
 
 @contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Modules made within are on the device, and draw no random numbers from those to come."""
+def isolated_construction(device: torch.device) -> Iterator[None]:
+    """Build modules on a device without advancing the random number generators."""
     accelerators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(accelerators), torch.inference_mode(False), device:
         yield

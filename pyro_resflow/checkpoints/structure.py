@@ -1,4 +1,4 @@
-"""Whether two flows are built alike, and how the settings of one differ from the other's."""
+"""Compare the structure and the settings of two flows, and load tensors into a flow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Settings = dict[str, dict[str, Any]]
 
 
 class Shaped(Protocol):
-    """A tensor, or what is known of one that is still in a file."""
+    """A tensor, or the record of a tensor in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,7 +28,7 @@ class Shaped(Protocol):
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers that a state_dict holds, each under all of its names."""
+    """The parameters and buffers of a state_dict; shared ones appear under each of their names."""
     named: dict[str, Tensor] = {}
     for path, part in module.named_modules(remove_duplicate=False):
         transient = part._non_persistent_buffers_set
@@ -40,70 +40,70 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def first_names(named: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each name the first one of the same tensor: where parameters are shared."""
+    """Map each name to the first name of the same tensor; they differ for shared parameters."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in named.items()}
 
 
 def check_alike(flow: nn.Module, rebuilt: nn.Module) -> None:
-    """Raise unless a flow is built as the one that its constructor's arguments make.
+    """Raise unless a flow has the structure that its constructor arguments give.
 
     Raises:
-        NotRebuildableError: naming what differs.
+        NotRebuildableError: naming the difference.
     """
-    remedy = "it was changed after it was made. Make it as it is, or save its state_dict."
+    remedy = "it was changed after construction. Construct it as it is, or save its state_dict."
     have, made = _classes(flow), _classes(rebuilt)
     for path in [*have, *made]:
         if have.get(path) != made.get(path):
             raise NotRebuildableError(
-                f"flow: {path or 'the whole'!r} is {have.get(path, 'missing')} where its "
-                f"constructor makes {made.get(path, 'nothing')}; {remedy}"
+                f"flow: {path or 'the whole'!r} is {have.get(path, 'missing')}, but its "
+                f"constructor builds {made.get(path, 'nothing')}; {remedy}"
             )
     for path, part in flow.named_modules():
         if type(part).get_extra_state is not nn.Module.get_extra_state:
             raise NotRebuildableError(
-                f"flow: {path!r} has a state beside its tensors, which no file can hold."
+                f"flow: {path!r} has extra state (get_extra_state), which files do not support."
             )
     tensors, others = named_tensors(flow), named_tensors(rebuilt)
     differing = tensors.keys() ^ others.keys()
     differing |= {n for n in tensors.keys() & others.keys() if tensors[n].shape != others[n].shape}
     if differing:
         raise NotRebuildableError(
-            f"flow: {listed(differing)} not as its constructor makes them; {remedy}"
+            f"flow: {listed(differing)} differ from those that its constructor builds; {remedy}"
         )
     shared, made_shared = first_names(tensors), first_names(others)
     for name, first in shared.items():
         if made_shared[name] != first:
             raise NotRebuildableError(
-                f"flow: the parameter {name!r} is the same as {first!r}, where its constructor "
-                f"makes it the same as {made_shared[name]!r}; {remedy}"
+                f"flow: the parameter {name!r} is shared with {first!r}, but its constructor "
+                f"shares it with {made_shared[name]!r}; {remedy}"
             )
 
 
 def settings(flow: nn.Module, rebuilt: nn.Module, encoder: Encoder) -> Settings:
-    """What has been set on a flow since it was made: of each module, by name, its attributes.
+    """The attributes set on a flow since its construction, by module and attribute name.
 
-    That is, numbers and strategies such as an estimator, which attributes without an underscore
-    hold.
+    These are numbers and strategies such as an estimator, in attributes without a leading
+    underscore.
 
     Raises:
-        NotRebuildableError: for one that cannot be written, naming it.
+        NotRebuildableError: naming an attribute that cannot be written.
     """
     found: Settings = {}
     modules = dict(rebuilt.named_modules())
     for path, part in flow.named_modules():
         for name, value in public_attributes(part):
             if _differs(value, vars(modules[path]).get(name)):
-                where = f"{_joined(path, name)}, set since the flow was made"
+                where = f"{_joined(path, name)}, set after construction"
                 found.setdefault(path, {})[name] = encoder.encode_at(where, value)
     return found
 
 
 def apply_settings(flow: nn.Module, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set attributes that modules of a flow have.
+    """Set attributes of a flow's modules.
 
     Raises:
-        CorruptCheckpointError: for another module or attribute.
+        CorruptCheckpointError: for a module or attribute that the flow does not have.
     """
     modules = dict(flow.named_modules())
     for path, attributes in found.items():
@@ -115,7 +115,7 @@ def apply_settings(flow: nn.Module, found: Mapping[str, Mapping[str, Any]]) -> N
 
 
 def public_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The settings of a module: what it holds under a name without an underscore."""
+    """The settings of a module: its attributes without a leading underscore."""
     for name, value in vars(module).items():
         if isinstance(module, Rebuildable) and not name.startswith("_") and name != "training":
             yield name, value
@@ -137,15 +137,15 @@ def _is_setting(value: Any) -> bool:
     return strategy or isinstance(value, bool | int | float | str | torch.Size | torch.dtype)
 
 
-def fill(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a flow its parameters and buffers, in the types of the ones given.
+def load_tensors(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load parameters and buffers into a flow, which takes their dtypes.
 
     Args:
-        flow: as its constructor made it.
-        tensors: those of a state_dict; of tensors that share memory the first alone.
+        flow: a newly constructed flow.
+        tensors: a state_dict, with shared tensors only under their first name.
 
     Raises:
-        TensorMismatchError: naming those that are missing, surplus or of another shape or type.
+        TensorMismatchError: naming tensors that are missing, surplus or of a wrong shape or dtype.
     """
     tensors = _with_flags_as_numbers(flow, tensors)
     own = named_tensors(flow)
@@ -158,13 +158,13 @@ def fill(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         flow.to(dtype=floating.pop())
     for name, tensor in expected.items():
         tensor.data = tensor.data.to(tensors[name].dtype)
-    if not any(tensor.is_meta for tensor in expected.values()):  # which keep no values
+    if not any(tensor.is_meta for tensor in expected.values()):  # meta tensors have no values
         flow.load_state_dict({name: tensors[first[name]] for name in own})
-        trust_norms(flow)  # a flow computes what its file says; who loads it may certify it
+        trust_norms(flow)  # use the stored norms as they are; `certify` verifies them
 
 
 def _with_flags_as_numbers(flow: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, with the flags ``initialized`` as numbers; older files have truth values."""
+    """The tensors, with boolean ``initialized`` flags of older files converted to numbers."""
     dtype = next((each.dtype for each in tensors.values() if each.is_floating_point()), None)
     flags = {
         _joined(path, "initialized")
@@ -180,17 +180,17 @@ def _with_flags_as_numbers(flow: nn.Module, tensors: Mapping[str, Tensor]) -> di
 
 
 def check_shapes(
-    what: str, tensors: Mapping[str, Shaped], shapes: Mapping[str, tuple[int, ...] | None]
+    label: str, tensors: Mapping[str, Shaped], shapes: Mapping[str, tuple[int, ...] | None]
 ) -> None:
-    """Raise unless there is one tensor of each shape.
+    """Raise unless the tensors have exactly these names and shapes.
 
     Args:
-        what: what the error calls the tensors.
+        label: the name of the tensors in the error.
         tensors: by name.
-        shapes: by name; ``None`` where any will do.
+        shapes: by name; ``None`` allows any shape.
 
     Raises:
-        TensorMismatchError: naming those that are missing, surplus or of another shape.
+        TensorMismatchError: naming tensors that are missing, surplus or of a wrong shape.
     """
     problems = []
     if missing := shapes.keys() - tensors.keys():
@@ -201,40 +201,40 @@ def check_shapes(
         if shape is not None and name in tensors and tuple(tensors[name].shape) != tuple(shape):
             found = f"{name!r} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
             problems.append(found)
-    _refuse(what, problems)
+    _raise_mismatch(label, problems)
 
 
 def check_types(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
-    """Raise unless the tensors are of the types of those that they are copied to.
+    """Raise unless the tensors have the dtypes of their targets.
 
-    A floating-point tensor may have any of the types that a flow can be converted to.
+    Any floating-point dtype that a flow can be converted to matches any other.
 
     Args:
         tensors: by name.
         dtypes: by name.
 
     Raises:
-        TensorMismatchError: naming those that are of another type.
+        TensorMismatchError: naming tensors of a wrong dtype.
     """
     problems = []
     for name, dtype in dtypes.items():
         found = tensors[name].dtype
         if found != dtype and not (found in FLOATING and dtype in FLOATING):
-            problems.append(f"{name!r} is of {found}, expected {dtype}")
-    _refuse("the tensors", problems)
+            problems.append(f"{name!r} has dtype {found}, expected {dtype}")
+    _raise_mismatch("the tensors", problems)
 
 
-def _refuse(what: str, problems: Sequence[str]) -> None:
-    """Raise if there are any problems, and name the first ones."""
+def _raise_mismatch(label: str, problems: Sequence[str]) -> None:
+    """Raise an error that lists the first problems, if there are any."""
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise TensorMismatchError(
-            f"{what} are not those of the flow described: {'; '.join(problems[:SHOWN])}{more}."
+            f"{label} do not match the flow described: {'; '.join(problems[:SHOWN])}{more}."
         )
 
 
 def _classes(module: nn.Module) -> dict[str, str]:
-    """The class of each part, by its name: parametrized modules have one each, of equal names."""
+    """The class name of each module. torch gives parametrized modules classes of equal names."""
     parts = module.named_modules(remove_duplicate=False)
     return {path: f"{type(part).__module__}.{type(part).__name__}" for path, part in parts}
 

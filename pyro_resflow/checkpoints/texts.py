@@ -1,21 +1,21 @@
-"""What files say, on one line of bounded length that a terminal can show."""
+"""Format values from files as one line of bounded length that is safe to print."""
 
 from __future__ import annotations
 
 import os
 
 LENGTH = 200
-"""Characters of a text in an error message."""
+"""The largest number of characters of a string in an error message."""
 
 BITS = 256
-"""Bits of the largest integer that is written out: longer ones may not even have decimals."""
+"""Bits of the largest integer that is written out: Python limits the conversion to decimals."""
 
 SHOWN = 5
 """The number of names or entries that a message lists."""
 
 
 def printable(text: str, length: int = LENGTH) -> str:
-    r"""A text without control characters, and cut to a length.
+    r"""A string with control characters escaped, truncated to a length.
 
     Example:
         >>> printable("red: \x1b[31m")
@@ -26,10 +26,10 @@ def printable(text: str, length: int = LENGTH) -> str:
 
 
 def quoted(value: object) -> str:
-    """A number or a text as Python writes it; of anything else, what it is.
+    """The repr of a number or a string; for any other object, its class.
 
-    Nothing is followed further than into a list: objects from files can refer to one another, and
-    be endless when they are written out.
+    Only lists are entered, one level deep: objects from files can refer to one another, and their
+    repr can be endless.
     """
     if isinstance(value, str):
         rest = f"... ({len(value):,} characters)" if len(value) > LENGTH else ""
@@ -41,18 +41,18 @@ def quoted(value: object) -> str:
 
 
 def shown(value: object, length: int = LENGTH) -> str:
-    """The same, with a text as it is, and cut to a length."""
+    """Like :func:`quoted`, but strings appear without quotes, truncated to a length."""
     return printable(value, length) if isinstance(value, str) else quoted(value)
 
 
 def listed(names: set[str]) -> str:
-    """Some names, in order."""
+    """The first few names, sorted."""
     some = ", ".join(map(quoted, sorted(names)[:SHOWN]))
     return some if len(names) <= SHOWN else f"{some} and {len(names) - SHOWN} more"
 
 
 def shown_path(path: str | bytes | os.PathLike[str]) -> str:
-    """A path for a message: one that is no UTF-8, or holds a line break, can be shown too."""
+    """A path for a message, with undecodable and control characters escaped."""
     return "".join(map(_escaped, os.fsdecode(path)))
 
 

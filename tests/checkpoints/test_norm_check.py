@@ -42,7 +42,7 @@ def test_norms_of_other_weights_are_warned_of(path: Path) -> None:
         flow(torch.randn(4, 2))
         flow.parts[0].net[0].u.div_(30)
     save(flow, path)
-    with pytest.warns(ContractionWarning, match=r"too low for its weights.*'0\.net\.0'"):
+    with pytest.warns(ContractionWarning, match=r"too small for its weights.*'0\.net\.0'"):
         load(path)
 
 

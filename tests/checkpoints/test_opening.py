@@ -87,7 +87,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(CorruptCheckpointError, match=f"{path}: it is no regular file"):
+        with pytest.raises(CorruptCheckpointError, match=f"{path}: it is not a regular file"):
             read(path)
     with pytest.raises(IsADirectoryError):
         read(tmp_path)

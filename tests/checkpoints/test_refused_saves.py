@@ -1,4 +1,4 @@
-"""What could not be loaded again is not saved, and the error says why."""
+"""Flows that could not be loaded again are not saved, and the error says why."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pyro_resflow.transforms import Compose, Residual
 
 
 class Plain(nn.Module):
-    """A user's network that says nothing of itself."""
+    """A user's network that is not Rebuildable."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * x
 
 
 class Once(Rebuildable, nn.Module):
-    """A user's network that takes what it is given apart."""
+    """A user's network that modifies its argument."""
 
     def __init__(self, options: dict[str, float]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Once(Rebuildable, nn.Module):
 
 
 class Stateful(Rebuildable, nn.Module):
-    """A user's network with a state beside its tensors."""
+    """A user's network with extra state."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * x
@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: residual(2, logdet=Estimate(read)),
         "read of Estimate, logdet of Residual: the function read",
     ),
-    "function_set_later": (set_function, r"0\.logdet, set since the flow was made: the function"),
+    "function_set_later": (set_function, r"0\.logdet, set after construction: the function"),
     "generator": (
         lambda: Compose(residual(2) for _ in range(2)),
         "parts of Compose: a generator, which can be run through only once",
@@ -126,15 +126,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Residual(Plain()),
         "net of Residual: an object of class Plain, which is not Rebuildable",
     ),
-    "extra_state": (lambda: Residual(Stateful()), "'net' has a state beside its tensors"),
-    "once": (lambda: Residual(Once({"slope": 0.5})), "cannot be made again as it was: flow.net"),
+    "extra_state": (lambda: Residual(Stateful()), "'net' has extra state"),
+    "once": (lambda: Residual(Once({"slope": 0.5})), "cannot be rebuilt: flow.net"),
     "replaced_part": (
         replaced_part,
-        r"'0\.net\.1' is .*Tanh where its constructor makes .*LipSwish",
+        r"'0\.net\.1' is .*Tanh, but its constructor builds .*LipSwish",
     ),
-    "grown": (grown, r"'more' is .*Linear where its constructor makes nothing"),
-    "wider": (wider, r"'0\.net\.0\.bias' not as its constructor makes"),
-    "tied": (tied, r"'2\.net\.0\.bias' is the same as '0\.net\.0\.bias'"),
+    "grown": (grown, r"'more' is .*Linear, but its constructor builds nothing"),
+    "wider": (wider, r"'0\.net\.0\.bias' differ from those"),
+    "tied": (tied, r"'2\.net\.0\.bias' is shared with '0\.net\.0\.bias'"),
     "distribution": (
         lambda: ResidualFlow((1, 4, 4), [1], network=ConvBlock(4)).distribution(),
         "expected a transform that is a module, got TransformedDistribution",

@@ -126,5 +126,5 @@ def test_a_flag_that_older_releases_wrote_as_a_truth_value_is_read(
 def test_no_other_truth_value_is_taken_for_a_number() -> None:
     flow = Compose([ActNorm(3)])
     tensors = {**flow.state_dict(), "0.shift": torch.ones(3, dtype=torch.bool)}
-    with pytest.raises(TensorMismatchError, match=r"'0\.shift' is of torch\.bool"):
-        structure.fill(flow, tensors)
+    with pytest.raises(TensorMismatchError, match=r"'0\.shift' has dtype torch\.bool"):
+        structure.load_tensors(flow, tensors)

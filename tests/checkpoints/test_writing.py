@@ -130,7 +130,9 @@ def test_a_link_goes_on_pointing_to_the_file(saved: Path, tmp_path: Path) -> Non
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere; make it first"):
+    with pytest.raises(
+        FileNotFoundError, match=r"the folder .*nowhere does not exist\. Create it first"
+    ):
         save(ActNorm(2), tmp_path / "nowhere" / "flow.safetensors")
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints of the reference implementation, read as flows of this package."""
+"""Load checkpoints of the reference implementation as flows of this package."""

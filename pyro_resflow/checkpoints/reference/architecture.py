@@ -1,6 +1,6 @@
-"""The options of the reference implementation's training script, and the flow that they describe.
+"""Build the flow that the options of the reference implementation's training script describe.
 
-They are those of ``train_img.py`` in https://github.com/rtqichen/residual-flows.
+The script is ``train_img.py`` of https://github.com/rtqichen/residual-flows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..texts import printable, quoted
 ACTIVATIONS: dict[str, type[Activation]] = {"elu": ELU, "softplus": Softplus, "swish": LipSwish}
 END_BLOCKS = 4
 
-# Options that are built with one value only.
+# Options for which this package supports a single value.
 ONLY: dict[str, Any] = {
     "batchnorm": False,
     "block": "resblock",
@@ -32,27 +32,27 @@ ONLY: dict[str, Any] = {
     "quadratic": False,
     "task": "density",
 }
-BEFORE_THERE_WERE = {"logit_transform": True}
-"""What the first release of the script, which lacks these options, does."""
+FIRST_RELEASE = {"logit_transform": True}
+"""Values for files of the script's first release, which lacks these options."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the options say of the flow.
+    """The architecture of a flow.
 
     Args:
         event_shape: ``(C, H, W)``.
         blocks: number of convolutional blocks at each scale.
-        hidden_channels: width of these.
-        kernel_sizes: of their convolutions.
-        activation: of all blocks.
+        hidden_channels: width of the convolutional blocks.
+        kernel_sizes: kernel sizes of their convolutions.
+        activation: activation of all blocks.
         coefficient: Lipschitz constant of each layer.
         end_blocks: number of fully connected blocks at the end.
-        end_hidden_dim: width of these.
+        end_hidden_dim: width of the fully connected blocks.
         alpha: margin of the logit.
         squeeze_first: whether the images are squeezed before the first scale.
-        factor_out: whether half of the channels is factored out after each scale.
-        actnorm: whether an ActNorm stands before the first and after each block.
+        factor_out: whether half of the channels are factored out after each scale.
+        actnorm: whether there is an ActNorm before the first and after each block.
     """
 
     event_shape: tuple[int, int, int]
@@ -69,10 +69,10 @@ class Architecture:
     actnorm: bool
 
     def build(self) -> ResidualFlow:
-        """The flow, untrained.
+        """The untrained flow.
 
         Raises:
-            ValueError: if there is no such flow.
+            ValueError: if the architecture is impossible.
         """
         end_widths = (self.end_hidden_dim,) * (len(self.kernel_sizes) - 1)
         return ResidualFlow(
@@ -96,17 +96,17 @@ def architecture(args: Mapping[str, Any]) -> Architecture:
         args: the options by name.
 
     Raises:
-        UnsupportedFlowError: naming the options whose flow is not built here.
+        UnsupportedFlowError: naming the options that this package does not support.
     """
-    args = {**BEFORE_THERE_WERE, **args}
-    _refuse_others(args)
+    args = {**FIRST_RELEASE, **args}
+    _check_supported(args)
     try:
         channels = 1 if args["data"] == "mnist" else 3
         size = int(args["imagesize"])
         blocks = tuple(map(int, args["nblocks"].split("-")))
         blocks = blocks[: _possible_scales(size // 2 if args["squeeze_first"] else size)]
-        if len(blocks) < 2:  # whose first block has an activation in front there
-            raise ValueError("only two scales or more are built")
+        if len(blocks) < 2:  # the reference's first block would begin with an activation
+            raise ValueError("flows with fewer than two scales are not supported")
         return Architecture(
             event_shape=(channels, size, size),
             blocks=blocks,
@@ -129,8 +129,8 @@ def architecture(args: Mapping[str, Any]) -> Architecture:
         ) from error
 
 
-def _refuse_others(args: Mapping[str, Any]) -> None:
-    """Raise if the options describe a flow that is not built here."""
+def _check_supported(args: Mapping[str, Any]) -> None:
+    """Raise if the options describe a flow that this package does not support."""
     missing = sorted(ONLY.keys() - args.keys())
     if missing:
         raise UnsupportedFlowError(f"args: the options {', '.join(missing)} are missing.")
@@ -146,12 +146,12 @@ def _refuse_others(args: Mapping[str, Any]) -> None:
         refused.append(f"act={quoted(activation)} (only {', '.join(ACTIVATIONS)})")
     if refused:
         raise UnsupportedFlowError(
-            f"args: a flow of these options is not built here: {', '.join(refused)}."
+            f"args: flows with these options are not supported: {', '.join(refused)}."
         )
 
 
 def _possible_scales(size: int) -> int:
-    """The number of scales before images are smaller than four pixels, as it is counted there."""
+    """The number of scales until images are smaller than four pixels, as the reference counts."""
     scales = 0
     while size >= 4:
         scales, size = scales + 1, size // 2

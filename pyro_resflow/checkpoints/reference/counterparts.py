@@ -1,7 +1,7 @@
-r"""What the modules of the reference implementation are called and hold, and what it is to ours.
+r"""Map the modules and tensors of the reference implementation to this package's.
 
-They hold tensors under other names, and two of them otherwise: an ActNorm there is
-:math:`(x + b)\,e^s`; and the norm of a layer is :math:`u^T W v`, of two unit vectors, where ours
+Its tensors have other names, and two modules use another parametrization: its ActNorm is
+:math:`(x + b)\,e^s`, and its layers' norm is :math:`u^T W v` with unit vectors u and v, while ours
 is the product of the lengths of u and v.
 """
 
@@ -20,15 +20,15 @@ from ...transforms import ActNorm, Residual
 from .architecture import Architecture
 
 Shapes = dict[str, tuple[int, ...] | None]
-"""Shapes by name; ``None`` where any will do."""
+"""Shapes by name; ``None`` allows any shape."""
 
 
 class Counterpart:
-    """A module of a flow and the one of the reference implementation that it stands for.
+    """A module of our flow and the corresponding module of the reference implementation.
 
     Args:
-        name: the latter's name.
-        path: our module's name in the flow.
+        name: the name of the reference's module.
+        path: the name of our module.
         module: our module.
     """
 
@@ -38,20 +38,20 @@ class Counterpart:
         self.module = module
 
     def parameters(self) -> Shapes:
-        """The parameters there."""
+        """The shapes of the reference module's parameters."""
         return {}
 
     def buffers(self) -> Shapes:
-        """The buffers there."""
+        """The shapes of the reference module's buffers."""
         return {}
 
     def converted(self, there: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our module's parameters and buffers, of those there in double precision."""
+        """Our module's parameters and buffers, from the reference's in double precision."""
         return {}
 
 
 class BlockCounterpart(Counterpart):
-    """A residual block: its roulette's parameters, never learned, and its last batch's figures."""
+    """A residual block: its roulette's parameters, never learned, and its last batch's moments."""
 
     def parameters(self) -> Shapes:
         return {"geom_p": (), "lamb": ()}
@@ -68,7 +68,7 @@ class LayerCounterpart(Counterpart):
         return {"weight": weight, "bias": weight[:1]}
 
     def buffers(self) -> Shapes:
-        # of a convolution these are made by the first batch, for images of its size
+        # a convolution creates these at the first batch, for images of that size
         of_first_batch: Shapes = {"initialized": (), "spatial_dims": (2,)}
         is_convolution = isinstance(self.module, LipschitzConv2d)
         vectors = {"u": tuple(self.module.u.shape), "v": tuple(self.module.v.shape)}
@@ -109,7 +109,7 @@ class ActNormCounterpart(Counterpart):
 
 
 class NoActNorm(Counterpart):
-    """The ActNorm of a flow that has none: the identity."""
+    """An ActNorm that the reference's flow lacks: the identity."""
 
     def converted(self, there: Mapping[str, Tensor]) -> dict[str, Tensor]:
         zeros = torch.zeros(self.module.num_features)
@@ -117,7 +117,7 @@ class NoActNorm(Counterpart):
 
 
 def counterparts(flow: ResidualFlow, built: Architecture) -> list[Counterpart]:
-    """All modules of a flow that hold something, or stand for one that does."""
+    """The counterparts of all modules of a flow that have tensors, here or in the reference."""
     modules = dict(flow.named_modules())
     blocks = [path for path, module in modules.items() if isinstance(module, Residual)]
     norms = [path for path, module in modules.items() if isinstance(module, ActNorm)]
@@ -137,12 +137,12 @@ def counterparts(flow: ResidualFlow, built: Architecture) -> list[Counterpart]:
 
 
 def _names(built: Architecture) -> tuple[list[tuple[str, str]], list[str | None]]:
-    """The names of the blocks and of the networks in them, and those of the ActNorms, in order."""
+    """The reference's names of the blocks with their networks, and of the ActNorms, in order."""
     blocks: list[tuple[str, str]] = []
     norms: list[str | None] = []
     for scale, number in enumerate(built.blocks):
         is_first, is_last = scale == 0, scale == len(built.blocks) - 1
-        # the very first place is the logit's
+        # the logit takes the first position
         places = (f"transforms.{scale}.chain.{i}" for i in itertools.count(int(is_first)))
         if is_first:
             norms.append(next(places) if built.actnorm else None)

@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation of Residual Flows, as flows of this package."""
+"""Load checkpoints of the reference implementation of Residual Flows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..errors import (
     UnsupportedFlowError,
 )
 from ..limits import Limits
-from ..norm_check import complaint
+from ..norm_check import norm_warning
 from ..opening import Path_, reading, size_of
-from ..saving import undisturbed, usable
+from ..saving import isolated_construction, usable_device
 from ..structure import check_shapes
 from ..texts import BITS, quoted, shown_path
 from .architecture import architecture
@@ -34,13 +34,13 @@ from .torch_files import TorchFile
 Records = Mapping[str, StoredTensor]
 
 UNCHECKED = (
-    "the format of files before torch 1.6 has no checksums, so that damage to this one may have "
-    "gone unnoticed. Compare the file with its source, or the flow's bits/dim with the published."
+    "the format of files before torch 1.6 has no checksums, so damage may have gone unnoticed. "
+    "Compare the file with its source, or the flow's bits/dim with the published value."
 )
-"""What is said of a file in that format."""
+"""The warning for a file in that format."""
 
 COUNTS = frozenset({"initialized", "last_n_samples", "spatial_dims"})
-"""Buffers of whole numbers; all other tensors are of floating-point ones."""
+"""Integer buffers; all other tensors are floating-point."""
 
 
 def load_reference(
@@ -54,42 +54,42 @@ def load_reference(
 ) -> ResidualFlow:
     """Load a checkpoint of the reference implementation of Residual Flows.
 
-    Such files are written by ``train_img.py`` of https://github.com/rtqichen/residual-flows; the
-    published ``cifar10``, ``mnist``, ``imagenet32``, ``imagenet64`` and ``celebahq`` models are.
-    The flow is built from the options in the file and computes what the reference computes from
-    it: the latent vector ``flow.inv(x)``, in the same order, and the log-determinant. Estimator
-    and solver are this package's defaults; see :func:`pyro_resflow.transforms.set_logdet`.
+    ``train_img.py`` of https://github.com/rtqichen/residual-flows writes such files, among them
+    the published ``cifar10``, ``mnist``, ``imagenet32``, ``imagenet64`` and ``celebahq`` models.
+    The flow is built from the options in the file and computes the same values as the reference:
+    the latent vector ``flow.inv(x)``, in the same order, and the log-determinant. It uses this
+    package's default estimator and solver; see :func:`pyro_resflow.transforms.set_logdet`.
 
-    The file is a pickle, and none of what it names is run, see ``SECURITY.md``. Files that torch
-    has written before release 1.6, or with ``_use_new_zipfile_serialization=False``, have no
-    checksums: a damaged one can load as another flow, and a warning says so. Zip files, which
-    torch writes since, have one for each tensor.
+    The file is a pickle; loading it runs nothing that it names, see ``SECURITY.md``. Files written
+    by torch before release 1.6, or with ``_use_new_zipfile_serialization=False``, have no
+    checksums: a damaged one can load as another flow, so a warning is given. Zip files, which
+    newer releases write, have a checksum for each tensor.
 
     Args:
         path: the file.
-        ema: take the exponential moving average of the parameters, which the reference evaluates
-            and samples with, or the parameters themselves.
+        ema: load the exponential moving average of the parameters, with which the reference
+            evaluates and samples; ``False`` loads the raw parameters.
         device: where to put the flow; default: torch's default device.
-        dtype: floating-point type of the flow; default: float32, as in the file.
-        certify: see :func:`pyro_resflow.checkpoints.load`. The reference measures norms from
-            below, and those of the moving average not at all before it saves.
-        limits: what the file may ask for; default: ``Limits()``.
+        dtype: floating-point dtype of the flow; default: float32, as in the file.
+        certify: see :func:`pyro_resflow.checkpoints.load`. The reference estimates norms from
+            below, and does not update the norms of the moving average before it saves.
+        limits: limits on the file's contents; default: ``Limits()``.
 
     Returns:
         The flow from noise to images on [0, 1].
 
     Warns:
-        ContractionWarning: for a network that is no contraction; see ``certify``.
-        NoChecksumWarning: for a file of the format that has none.
+        ContractionWarning: if a network could not be verified; see ``certify``.
+        NoChecksumWarning: for a file in the format without checksums.
 
     Raises:
-        UnsafePickleError: if the file names anything that has no part in such a checkpoint.
-        UnsupportedFlowError: for options whose flow is not built here, naming them.
-        TensorMismatchError: if a tensor is missing, surplus or of another shape or type.
-        CorruptCheckpointError: for a file that is truncated, damaged or no such checkpoint.
-        LimitError: for a file that asks for more than its limits.
-        ValueError: if ``dtype`` is no floating-point type.
-        OSError: if there is no such file, or it cannot be read.
+        UnsafePickleError: if the file names anything that does not belong in such a checkpoint.
+        UnsupportedFlowError: naming options that this package does not support.
+        TensorMismatchError: for a missing or surplus tensor, or a wrong shape or dtype.
+        CorruptCheckpointError: for a file that is truncated, damaged or not such a checkpoint.
+        LimitError: for a file that exceeds ``limits``.
+        ValueError: if ``dtype`` is not a floating-point dtype.
+        OSError: if the file does not exist or cannot be read.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
@@ -107,8 +107,8 @@ def loaded(
     certify: bool = True,
     limits: Limits | None = None,
 ) -> Loaded:
-    """See :func:`load_reference`."""
-    device = usable(device)
+    """Like :func:`load_reference`, but also returns what else the file contains."""
+    device = usable_device(device)
     check_floating(dtype)
     with reading(path) as opened:
         file = TorchFile(opened, limits)
@@ -116,11 +116,11 @@ def loaded(
         allocation = (limits or Limits()).allocation(size_of(opened))
         flow = _filled(file, saved, ema, dtype or torch.float32, allocation)
         flow.to(device)
-        what = complaint(flow) if certify else None
+        warning = norm_warning(flow) if certify else None
     if not file.has_checksums:
         warnings.warn(f"{shown_path(path)}: {UNCHECKED}", NoChecksumWarning, stacklevel=3)
-    if what is not None:
-        warnings.warn(f"{shown_path(path)}: {what}", ContractionWarning, stacklevel=3)
+    if warning is not None:
+        warnings.warn(f"{shown_path(path)}: {warning}", ContractionWarning, stacklevel=3)
     return Loaded(flow, saved)
 
 
@@ -128,7 +128,7 @@ def _filled(
     file: TorchFile, saved: Saved, ema: bool, dtype: torch.dtype, allocation: int
 ) -> ResidualFlow:
     """The flow of a file, on the CPU."""
-    with undisturbed(torch.device("cpu")):
+    with isolated_construction(torch.device("cpu")):
         built = architecture(saved.args)
         try:
             with AllocationBudget(allocation):
@@ -136,22 +136,24 @@ def _filled(
         except CorruptCheckpointError:
             raise
         except ValueError as error:
-            raise UnsupportedFlowError(f"args: no flow can be built of them, {error}") from error
+            raise UnsupportedFlowError(
+                f"args: expected the options of a valid flow, got {error}"
+            ) from error
         parts = counterparts(flow, built)
         records = saved.checked(parts, ema=ema)
         flow.load_state_dict(_converted(file, parts, records, dtype))
-        trust_norms(flow)  # the reference's, which end sooner than ours
+        trust_norms(flow)  # keep the reference's norms, which it iterates less than we do
     return flow
 
 
 class Saved(NamedTuple):
-    """What the training script saves, the optimizer's state aside.
+    """The contents of a file of the training script, apart from the optimizer's state.
 
     Attributes:
-        args: its options, by name; of those that are no numbers or texts, what they are.
+        args: its options, by name; options other than numbers and strings as a description.
         state: the model's state, by name.
-        moving_average: of the parameters, by name; ``None`` if there is none.
-        test_bpd: bits per dimension on test data, if it says.
+        moving_average: moving average of the parameters, by name; ``None`` if there is none.
+        test_bpd: bits per dimension on test data, if stored.
     """
 
     args: dict[str, Any]
@@ -161,15 +163,15 @@ class Saved(NamedTuple):
 
     @classmethod
     def of(cls, content: Any) -> Saved:
-        """The parts of a file's content.
+        """Read the parts from a file's content.
 
         Raises:
-            CorruptCheckpointError: naming what is not there.
+            CorruptCheckpointError: naming a missing part.
         """
         if not isinstance(content, dict) or not isinstance(content.get("args"), StandIn):
             raise CorruptCheckpointError(
-                "it is no checkpoint of the reference implementation's train_img.py: there are no "
-                "options, 'args', in it."
+                "not a checkpoint of the reference implementation's train_img.py: it has no "
+                "options 'args'."
             )
         average = content.get("ema")
         shadow = average.state.get("shadow_params") if isinstance(average, StandIn) else None
@@ -185,8 +187,8 @@ class Saved(NamedTuple):
         """The records of all parameters and buffers, after a check of their names and shapes.
 
         Raises:
-            UnsupportedFlowError: if there is no moving average where one is asked for.
-            TensorMismatchError: if a tensor is missing, surplus or of another shape.
+            UnsupportedFlowError: if ``ema`` is set and there is no moving average.
+            TensorMismatchError: for a missing or surplus tensor, or a wrong shape.
         """
         parameters: Shapes = {}
         buffers: Shapes = {}
@@ -197,29 +199,31 @@ class Saved(NamedTuple):
         if not ema:
             return self.state
         if self.moving_average is None:
-            raise UnsupportedFlowError("ema: there is no moving average in it; use ema=False.")
+            raise UnsupportedFlowError(
+                "ema: expected a moving average in the file, got none. Use ema=False."
+            )
         check_shapes("the tensors of ema.shadow_params", self.moving_average, parameters)
         return {**self.state, **self.moving_average}
 
 
 class Loaded(NamedTuple):
-    """A flow, and what its file says beside it."""
+    """A flow and the contents of its file."""
 
     flow: ResidualFlow
     saved: Saved
 
 
-def _records(what: str, found: Any) -> Records:
+def _records(part: str, found: Any) -> Records:
     if not isinstance(found, dict):
-        raise CorruptCheckpointError(f"there is no {what} in it.")
+        raise CorruptCheckpointError(f"it has no {part}.")
     for name, record in found.items():
         if not isinstance(name, str) or not isinstance(record, StoredTensor):
-            raise CorruptCheckpointError(f"{what}: {quoted(name)} is no tensor.")
+            raise CorruptCheckpointError(f"{part}: {quoted(name)} is not a tensor.")
     return found
 
 
 def _plain(value: Any) -> Any:
-    """A number or a text; of anything else, what it is."""
+    """A number or a string as it is; any other value as a description."""
     is_long = isinstance(value, int) and value.bit_length() > BITS
     is_plain = value is None or isinstance(value, bool | int | float | str)
     return value if is_plain and not is_long else quoted(value)
@@ -232,7 +236,7 @@ def _converted(
 
     Raises:
         CorruptCheckpointError: for values that are not finite.
-        TensorMismatchError: for a tensor of another type.
+        TensorMismatchError: for a tensor of a wrong dtype.
         UnsupportedFlowError: for a model that has not been trained.
     """
     state: dict[str, Tensor] = {}
@@ -242,18 +246,21 @@ def _converted(
             record = records[f"{part.name}.{name}"]
             if name not in COUNTS and record.storage.dtype not in FLOATING:
                 raise TensorMismatchError(
-                    f"{part.name}.{name} is of {record.storage.dtype}, expected torch.float32."
+                    f"{part.name}.{name}: expected torch.float32, got {record.storage.dtype}."
                 )
             there[name] = tensor = file.tensor(record).double()
             if not bool(tensor.isfinite().all()):
                 raise CorruptCheckpointError(
-                    f"{part.name}.{name} holds nan or infinite values; the training had diverged."
+                    f"{part.name}.{name}: expected finite values, got nan or infinity. The "
+                    "training had diverged."
                 )
         if not bool(there.get("initialized", torch.tensor(True))):
-            raise UnsupportedFlowError(f"{part.name} has not seen a batch: it was never trained.")
+            raise UnsupportedFlowError(
+                f"{part.name}: expected a trained model, got one that has not seen a batch."
+            )
         for name, tensor in part.converted(there).items():
             converted = tensor.to(dtype) if tensor.is_floating_point() else tensor
             if not bool(converted.isfinite().all()):
-                raise CorruptCheckpointError(f"{part.name}: its {name} has no value in {dtype}.")
+                raise CorruptCheckpointError(f"{part.name}: its {name} is not finite in {dtype}.")
             state[f"{part.path}.{name}"] = converted
     return state

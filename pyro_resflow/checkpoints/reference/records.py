@@ -1,7 +1,7 @@
-"""What stands for tensors and objects of a pickle, and the few functions that it may call.
+"""Stand-ins for the tensors and objects of a pickle, and the few functions that it may call.
 
-Objects of a pickle can refer to one another, and a tuple of tuples of tuples takes a byte each, so
-nothing that a pickle makes is hashed, compared or copied unless it is known to be small.
+Objects of a pickle can refer to one another, and a nested tuple takes one byte per level. Objects
+from a pickle are therefore hashed, compared or copied only if they are known to be small.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ DTYPES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-"""What torch calls the memory of tensors of each type."""
+"""torch's names of storages, and their dtypes."""
 
 SCALARS = (str, bytes, int, float, complex, type(None))
-"""What a key may be: its hash takes no more time than reading it took."""
+"""Types of keys. Hashing them takes no longer than reading them did."""
 
 
 class StandIn:
-    """Takes the place of an object of a class that is not loaded: it keeps what it is given.
+    """Replaces an object of a class that is not imported, and stores its state.
 
     Attributes:
-        state: what pickle would have set, by name.
+        state: the attributes that pickle would have set, by name.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class StandIn:
 
 
 class Storage(NamedTuple):
-    """A piece of memory in a file: its key, its type and its number of entries."""
+    """A storage in a file: its key, its dtype and its number of entries."""
 
     key: str
     dtype: torch.dtype
@@ -64,10 +64,10 @@ class StoredTensor(NamedTuple):
 
 
 class Call:
-    """What a pickle can call, and has no access to otherwise.
+    """Wraps a function that a pickle may call, without giving access to the function's attributes.
 
     Args:
-        function: what is called.
+        function: the function.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -78,22 +78,22 @@ class Call:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:
-    """A record of a tensor that lies within its storage, and does not repeat its values."""
+    """The record of a tensor that lies within its storage and has no more entries than it."""
     if not isinstance(storage, Storage):
-        raise CorruptCheckpointError("it holds a tensor without a storage.")
+        raise CorruptCheckpointError("it contains a tensor without a storage.")
     numbers = [offset, *_numbers(shape), *_numbers(stride)]
     if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
         raise CorruptCheckpointError(
-            f"it holds a tensor of shape {quoted(shape)} and stride {quoted(stride)}."
+            f"it contains a tensor of shape {quoted(shape)} and stride {quoted(stride)}."
         )
     return within(StoredTensor(storage, offset, tuple(shape), tuple(stride)))
 
 
 def within(record: StoredTensor) -> StoredTensor:
-    """The record of a tensor, if its storage holds all of it.
+    """The record of a tensor, checked to lie within its storage.
 
     Raises:
-        CorruptCheckpointError: if it does not, or if the tensor has more entries than it.
+        CorruptCheckpointError: if it does not, or if it has more entries than its storage.
     """
     storage, offset, shape, stride = record
     entries = prod(shape)
@@ -102,23 +102,23 @@ def within(record: StoredTensor) -> StoredTensor:
         entries and (last >= storage.size or entries > storage.size)
     ):
         raise CorruptCheckpointError(
-            f"a tensor of shape {quoted(shape)} is larger than what is stored of it."
+            f"a tensor of shape {quoted(shape)} is larger than its storage."
         )
     return record
 
 
 def _numbers(found: Any) -> tuple[Any, ...]:
     if not isinstance(found, list | tuple) or len(found) > DIMENSIONS:
-        raise CorruptCheckpointError("it holds a tensor whose shape or stride is none.")
+        raise CorruptCheckpointError("it contains a tensor with an invalid shape or stride.")
     return tuple(found)
 
 
 def scalars(found: Iterable[Any]) -> list[Any]:
-    """The same, if these can be keys."""
+    """The objects as a list, checked to be valid keys."""
     keys = list(found)
     for key in keys:
         if not isinstance(key, SCALARS):
-            raise CorruptCheckpointError(f"it uses {quoted(key)} for a key.")
+            raise CorruptCheckpointError(f"it uses {quoted(key)} as a key.")
     return keys
 
 
@@ -133,12 +133,12 @@ KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
     ("collections", "OrderedDict"): _ordered,
     ("torch", "Size"): lambda sizes=(): tuple(sizes),
-    # torch writes pickles of Python 2, which says __builtin__ for builtins
+    # torch writes Python 2 pickles, in which builtins is called __builtin__
     ("builtins", "set"): lambda entries=(): set(scalars(entries)),
     ("__builtin__", "set"): lambda entries=(): set(scalars(entries)),
 }
 
-# Older files say lib for resflows. Options and scores may be numpy's numbers.
+# Older files use lib for resflows. Options and scores may be NumPy numbers.
 PACKAGES = ("resflows", "lib", "torch.nn", "numpy")
 STAND_INS = {
     ("argparse", "Namespace"),

@@ -1,4 +1,4 @@
-"""Files of ``torch.save``: zip archives, and the format before torch 1.6."""
+"""Read ``torch.save`` files: zip archives, and the format before torch 1.6."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 _READINGS = 2
-"""How often as many bytes as the file has may be read: each tensor has a storage of its own."""
+"""Bytes that may be read, as a multiple of the file's size: tensors do not share storages."""
 
 
 class Memory(Protocol):
-    """Where the values of a file's tensors are."""
+    """Gives access to the values of a file's tensors."""
 
     def read(self, storage: Storage) -> bytes:
         """The bytes of a storage."""
@@ -41,26 +41,25 @@ class _Parts(NamedTuple):
 
 
 class TorchFile:
-    """A file of ``torch.save``, whose tensors are read when they are asked for.
+    """A ``torch.save`` file, whose tensors are read on demand.
 
     Args:
         file: open for reading.
-        limits: what it may ask for.
+        limits: limits on the file's contents.
 
     Attributes:
-        content: what was saved, with a record in place of each tensor and a stand-in in place of
-            each object.
-        has_checksums: whether damage to its values is noticed; the format before torch 1.6 has
-            none.
+        content: the saved object, with tensors replaced by records and objects by stand-ins.
+        has_checksums: whether damage to its values is detected; the format before torch 1.6 has
+            no checksums.
 
     Raises:
-        UnsafePickleError: if the pickle inside names what has no part in such a file.
-        LimitError: for a pickle that asks for more than its limits.
-        CorruptCheckpointError: if it is truncated, damaged or no such file.
+        UnsafePickleError: if the pickle names anything that does not belong in such a file.
+        LimitError: for a pickle that exceeds the limits.
+        CorruptCheckpointError: if it is truncated, damaged or not such a file.
     """
 
     def __init__(self, file: BinaryIO, limits: Limits | None = None) -> None:
-        with _damage_is_named():
+        with _errors_are_damage():
             file.seek(0)
             read = _read_zip if file.read(4) == b"PK\x03\x04" else _read_legacy
             file.seek(0)
@@ -74,34 +73,34 @@ class TorchFile:
         """A tensor, on the CPU.
 
         Raises:
-            CorruptCheckpointError: if the file does not hold all of it.
+            CorruptCheckpointError: if the file does not contain all of it.
         """
         storage, offset, shape, stride = within(record)
         self._left -= _bytes_of(storage)
         if self._left < 0:
             raise CorruptCheckpointError("its tensors share their memory, which is not supported.")
-        with _damage_is_named():
+        with _errors_are_damage():
             values = tensor_of(bytearray(self._memory.read(storage)), storage.dtype)
             return values.as_strided(shape, stride, offset)
 
 
 @contextmanager
-def _damage_is_named() -> Iterator[None]:
-    """Whatever goes wrong while reading is said to be damage."""
+def _errors_are_damage() -> Iterator[None]:
+    """Report unforeseen errors while reading as damage."""
     try:
         yield
     except (CheckpointError, OSError):
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {printable(str(error))}"
+        reason = f"{type(error).__name__}: {printable(str(error))}"
         raise CorruptCheckpointError(
-            f"truncated, damaged or no file of torch.save ({what}). One of "
-            "pyro_resflow.checkpoints.save is read by load."
+            f"truncated, damaged or not a torch.save file ({reason}). Read files of "
+            "pyro_resflow.checkpoints.save with load."
         ) from error
 
 
 class _ZipMemory:
-    """The storages of a zip archive, each an entry of its own."""
+    """The storages of a zip archive, one entry each."""
 
     def __init__(self, archive: zipfile.ZipFile, size: int, folder: str) -> None:
         self.archive = archive
@@ -112,12 +111,12 @@ class _ZipMemory:
         return self.archive.read(self.entry(storage))
 
     def entry(self, storage: Storage) -> zipfile.ZipInfo:
-        """Where a storage is, if it is all there."""
+        """The archive entry of a storage, checked to be complete."""
         entry = _entry(self.archive, self.size, f"{self.folder}data/{storage.key}")
         if entry.file_size != _bytes_of(storage):
             raise CorruptCheckpointError(
-                f"{printable(entry.filename)} in it has {entry.file_size} bytes, where "
-                f"{_bytes_of(storage)} are expected."
+                f"{printable(entry.filename)}: expected {_bytes_of(storage)} bytes, got "
+                f"{entry.file_size}."
             )
         return entry
 
@@ -127,17 +126,17 @@ def _read_zip(file: BinaryIO, limits: Limits) -> _Parts:
     names = archive.namelist()
     pickles = [name for name in names if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise CorruptCheckpointError("it is no file of torch.save: it has no data.pkl.")
+        raise CorruptCheckpointError("not a torch.save file: it has no data.pkl.")
     folder = pickles[0].removesuffix("data.pkl")
     order = f"{folder}byteorder"
     if order in names and archive.read(_entry(archive, size, order)) != b"little":
-        raise CorruptCheckpointError("it was written by a big-endian machine: not supported.")
+        raise CorruptCheckpointError("it was written on a big-endian machine: not supported.")
     entry = _entry(archive, size, pickles[0])
     if entry.file_size > limits.header:
         raise LimitError(
             f"its pickle has {entry.file_size:,} bytes; limits: header={limits.header:,}."
         )
-    # all of it, for its checksum is looked at only at the end
+    # read all of it, because zipfile verifies the checksum only at the end
     unpickler = RestrictedUnpickler(BytesIO(archive.read(entry)), limits)
     content = unpickler.load()
     memory = _ZipMemory(archive, size, folder)
@@ -148,22 +147,22 @@ def _read_zip(file: BinaryIO, limits: Limits) -> _Parts:
 
 
 def _entry(archive: zipfile.ZipFile, size: int, name: str) -> zipfile.ZipInfo:
-    """An entry that is all in the file. torch compresses none; one can be larger than memory."""
+    """A complete, uncompressed entry. A compressed one could be larger than memory."""
     try:
         entry = archive.getinfo(name)
     except KeyError as error:
-        raise CorruptCheckpointError(f"truncated: there is no {quoted(name)} in it.") from error
+        raise CorruptCheckpointError(f"truncated: it has no {quoted(name)}.") from error
     if entry.compress_type != zipfile.ZIP_STORED:
         raise CorruptCheckpointError(
             f"{printable(name)} in it is compressed, which torch.save never does."
         )
     if entry.file_size != entry.compress_size or entry.header_offset + entry.file_size > size:
-        raise CorruptCheckpointError(f"truncated: {printable(name)} is not all there.")
+        raise CorruptCheckpointError(f"truncated: {printable(name)} is incomplete.")
     return entry
 
 
 class _LegacyMemory:
-    """The storages at the end of a file, one after the other."""
+    """The storages at the end of a file, one after another."""
 
     def __init__(self, file: BinaryIO, starts: Mapping[str, int]) -> None:
         self.file = file
@@ -178,21 +177,21 @@ def _read_legacy(file: BinaryIO, limits: Limits) -> _Parts:
     for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         found = RestrictedUnpickler(file, limits).load()
         if type(found) is not int or found != expected:
-            raise CorruptCheckpointError("it is no file of torch.save that can be read.")
+            raise CorruptCheckpointError("not a torch.save file that can be read.")
     system = RestrictedUnpickler(file, limits).load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise CorruptCheckpointError("it was written by a big-endian machine: not supported.")
+        raise CorruptCheckpointError("it was written on a big-endian machine: not supported.")
     unpickler = RestrictedUnpickler(file, limits)
     content = unpickler.load()
     starts = {}
     for key in RestrictedUnpickler(file, limits).load():
         storage = unpickler.storages.get(key) if isinstance(key, str) else None
         if storage is None:
-            raise CorruptCheckpointError(f"it has a storage {quoted(key)} of no tensor.")
+            raise CorruptCheckpointError(f"no tensor uses its storage {quoted(key)}.")
         (size,) = struct.unpack("<q", file.read(8))
         if size != storage.size:
             raise CorruptCheckpointError(
-                f"a storage has {size} entries, where {storage.size} are expected."
+                f"storage {quoted(key)}: expected {storage.size} entries, got {size}."
             )
         starts[key] = file.tell()
         file.seek(_bytes_of(storage), os.SEEK_CUR)
@@ -202,7 +201,7 @@ def _read_legacy(file: BinaryIO, limits: Limits) -> _Parts:
 
 
 def _check_total(storages: Mapping[str, Storage], size: int) -> None:
-    """Raise if the storages have more bytes than the file, so that some are the same."""
+    """Raise if the storages have more bytes than the file, which means that they overlap."""
     if sum(map(_bytes_of, storages.values())) > size:
         raise CorruptCheckpointError("damaged: its storages overlap.")
 

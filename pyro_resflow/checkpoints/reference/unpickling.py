@@ -1,9 +1,9 @@
-"""Reads pickles without running what they ask for.
+"""Read pickles without running the code that they name.
 
-A pickle is a program that calls what it names. Here a few names stand for what they are; the
-reference implementation's classes, torch's modules and the like become stand-ins that only take
-note of what they are given; tensors become records of where their values are in the file. A
-pickle that names anything else is refused.
+A pickle is a program that calls functions by name. This unpickler resolves a short list of safe
+names. Classes of the reference implementation and of torch become stand-ins that only store their
+state, and tensors become records of where their values are in the file. A pickle that names
+anything else is rejected.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ..texts import printable, quoted
 from .records import DTYPES, KNOWN, PACKAGES, STAND_INS, Call, StandIn, Storage, scalars
 
 CLASSES = 1000
-"""The most classes that a pickle may name; a checkpoint of the reference's names some thirty."""
+"""The largest number of classes in a pickle; a checkpoint of the reference names some thirty."""
 
 _PERSISTENT = 6
-"""The largest number of parts of a reference: what it is, type, key, device, size and view."""
+"""The largest number of parts of a reference: its kind, type, key, device, size and view."""
 
 
 class Counted:
-    """The bytes of a file from where it is on, up to a number of them.
+    """Reads a file from its current position, up to a number of bytes.
 
-    A pickle says how long a text is before it comes. A file that is asked for as much makes room
-    for it, whether it is there or not; so that is looked up first.
+    A pickle gives the length of a string before the string. ``file.read`` allocates that length
+    even if the file is shorter, so the length is checked first.
 
     Args:
         file: open for reading.
@@ -47,12 +47,12 @@ class Counted:
         file.seek(start)
 
     def read(self, size: int) -> bytes:
-        """So many bytes."""
+        """Read this number of bytes."""
         self._take(size)
         return self._file.read(size)
 
     def readline(self) -> bytes:
-        """A line with its end."""
+        """Read a line with its line end."""
         line = self._file.readline(self._left)
         self._left -= len(line)
         return line
@@ -67,18 +67,18 @@ class Counted:
 
 
 class RestrictedUnpickler(pickle._Unpickler):
-    """Reads one pickle of a file of ``torch.save``.
+    """Reads one pickle of a ``torch.save`` file.
 
-    Python's own unpickler, not the one in C: that makes room for as many objects as a pickle says
-    it has, and a damaged pickle may say more than there is memory for. The instructions that
-    change an object are replaced by ones that know each kind of object that there can be.
+    It derives from Python's own unpickler, not the one in C: the latter allocates as many objects
+    as the pickle claims to have, which for a damaged pickle may exceed the memory. Instructions
+    that change an object are replaced by versions that check the kind of object.
 
     Args:
-        file: at the beginning of the pickle; afterwards at its end.
-        limits: how long the pickle may be, and how many instructions it may have.
+        file: positioned at the beginning of the pickle; afterwards at its end.
+        limits: limits on the pickle's length and number of instructions.
 
     Attributes:
-        storages: the pieces of memory that the pickle mentions, by key.
+        storages: the storages that the pickle mentions, by key.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]]
@@ -109,33 +109,33 @@ class RestrictedUnpickler(pickle._Unpickler):
         if inside or (module, name) in STAND_INS:
             return type(name, (StandIn,), {"__module__": module})
         raise UnsafePickleError(
-            f"the pickle asks for {printable(f'{module}.{name}')}, which has no part in a "
+            f"the pickle asks for {printable(f'{module}.{name}')}, which does not belong in a "
             "checkpoint of the reference implementation. It was not called. Do not open this file "
-            "by other means unless you trust those who made it."
+            "by other means unless you trust its source."
         )
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or not 2 <= len(pid) <= _PERSISTENT:
-            raise CorruptCheckpointError(f"it refers to {quoted(pid)}, which is no storage.")
-        kind, what, *rest = pid
-        if kind == "module":  # a class, with its source code
-            return what
-        if kind != "storage" or not isinstance(what, torch.dtype):
-            raise CorruptCheckpointError(f"it refers to {quoted(kind)}, which is no storage.")
+            raise CorruptCheckpointError(f"it refers to {quoted(pid)}, which is not a storage.")
+        kind, referent, *rest = pid
+        if kind == "module":  # a class with its source code
+            return referent
+        if kind != "storage" or not isinstance(referent, torch.dtype):
+            raise CorruptCheckpointError(f"it refers to {quoted(kind)}, which is not a storage.")
         key, _, size, *view = rest + [None] * (3 - len(rest))
         if view and view[0] is not None:
-            raise CorruptCheckpointError("a storage that is a part of another is not supported.")
+            raise CorruptCheckpointError("a storage that is part of another is not supported.")
         if not isinstance(key, str) or type(size) is not int or size < 0:
             raise CorruptCheckpointError(
                 f"it refers to a storage {quoted(key)} of {quoted(size)} entries."
             )
-        return self.storages.setdefault(key, Storage(key, what, size))
+        return self.storages.setdefault(key, Storage(key, referent, size))
 
     def call(self, function: Any, args: Any) -> None:
-        """Put on the stack what a call returns, or what stands in for it."""
+        """Put the result of a call, or its stand-in, on the stack."""
         if not isinstance(args, tuple):
             raise CorruptCheckpointError(f"it calls something with {quoted(args)}.")
-        # whatever is copied counts
+        # charge for the entries that the call may copy
         self.spend(len(args) + sum(len(each) for each in args if hasattr(each, "__len__")))
         if isinstance(function, Call):
             self.append(function(*args))
@@ -165,7 +165,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         self.call(function, args)
 
     def _reduce_by_name(self) -> None:
-        self.stack.pop()  # arguments by name, which only stand-ins can have
+        self.stack.pop()  # keyword arguments, which only stand-ins can have
         self._reduce()
 
     def _append(self) -> None:
@@ -202,19 +202,19 @@ class RestrictedUnpickler(pickle._Unpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, StandIn):
             target.state = state if isinstance(state, dict) else {}
-        elif type(target) is not OrderedDict:  # a state_dict's versions, which are not kept
+        elif type(target) is not OrderedDict:  # a state_dict's version numbers are dropped
             raise CorruptCheckpointError(f"it sets the state of {quoted(target)}.")
 
 
 def _extend(target: Any, entries: list[Any]) -> None:
     if type(target) is list:
         target += entries
-    elif not isinstance(target, StandIn):  # which may be of a list, and keeps no entries
+    elif not isinstance(target, StandIn):  # a stand-in for a list drops the entries
         raise CorruptCheckpointError(f"it appends to {quoted(target)}.")
 
 
 def _update(target: Any, items: list[Any]) -> None:
-    """Set what stands alternately for keys and values."""
+    """Set items of a dict from a list that alternates keys and values."""
     if isinstance(target, dict):
         target.update(zip(scalars(items[::2]), items[1::2], strict=True))
     elif not isinstance(target, StandIn):
@@ -225,7 +225,7 @@ _REFUSED = {
     *(pickle.EXT1, pickle.EXT2, pickle.EXT4),  # objects that the process has unpickled before
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 }
-"""Instructions that no file of torch's has."""
+"""Instructions that torch never writes."""
 
 _CHANGED: dict[bytes, Callable[[Any], None]] = {
     pickle.REDUCE: RestrictedUnpickler._reduce,

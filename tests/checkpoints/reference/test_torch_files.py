@@ -126,17 +126,17 @@ def test_other_files_are_refused(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "other"
     path.write_bytes(text)
     with pytest.raises(
-        CorruptCheckpointError, match=r"truncated, damaged or no file of torch.save"
+        CorruptCheckpointError, match=r"truncated, damaged or not a torch.save file"
     ):
         load_reference(path)
 
 
 def test_pickles_of_other_things_are_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CorruptCheckpointError, match="no checkpoint of the reference"):
+    with pytest.raises(CorruptCheckpointError, match="not a checkpoint of the reference"):
         load_reference(tmp_path / "list.pth")
     (tmp_path / "seven.pkl").write_bytes(b"\x80\x02K\x07.\x80\x02K\x07.")
-    with pytest.raises(CorruptCheckpointError, match=r"no file of torch.save"):
+    with pytest.raises(CorruptCheckpointError, match=r"not a torch.save file"):
         load_reference(tmp_path / "seven.pkl")
 
 
@@ -174,7 +174,7 @@ def test_tensors_larger_than_their_storage_are_refused(tmp_path: Path) -> None:
             (0, (-2,), (1,)),
         ]
         for view in views:
-            with pytest.raises(CorruptCheckpointError, match="larger than what is stored"):
+            with pytest.raises(CorruptCheckpointError, match="larger than its storage"):
                 file.tensor(StoredTensor(storage, *view))
         with pytest.raises(CorruptCheckpointError):
             file.tensor(StoredTensor(Storage("9", torch.float32, 6), 0, (6,), (1,)))
@@ -185,7 +185,7 @@ def test_a_storage_of_another_size_is_refused(tmp_path: Path) -> None:
     longer = rewrite(
         tmp_path / "t.pth", tmp_path / "u.pth", lambda data: data.replace(b"K\x06", b"K\x07")
     )
-    with pytest.raises(CorruptCheckpointError, match="24 bytes, where 28 are expected"):
+    with pytest.raises(CorruptCheckpointError, match="expected 28 bytes, got 24"):
         load_reference(longer)
 
 
