@@ -1,7 +1,7 @@
-"""Checks arguments of constructors against their annotations: errors name class and argument.
+"""Check constructor arguments against their annotations; errors name the class and the argument.
 
-Without them a wrong argument surfaces in the middle of torch, which knows neither. Values that no
-annotation tells, a range for instance, are checked where they are used.
+Without these checks a wrong argument raises an error inside torch that names neither. Properties
+that an annotation does not express, such as a range, are checked where the argument is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHORTEST = 3
-"""Letters of a part of a name that still tells which name was meant."""
+"""The shortest part of a name that is matched against the known names."""
 
 SIZES = frozenset(
     {
@@ -32,18 +32,18 @@ SIZES = frozenset(
         *("kernel_size", "kernel_sizes", "growth", "depth", "factor", "heads"),
     }
 )
-"""Arguments that count entries: integers of at least 1, wherever they stand."""
+"""Names of size arguments: integers, all at least 1."""
 
 CHECKED_BY_THEIR_CLASS = frozenset({("InjectivePadding", "channels")})
-"""Arguments with the name of a size that may be 0: no channels appended is the identity."""
+"""Size arguments that may be 0: appending no channels is the identity."""
 
 
 class Expectation(NamedTuple):
-    """What an argument has to be.
+    """The expected type of an argument.
 
     Args:
-        met: whether a value is that.
-        words: what it is called in an error.
+        met: predicate that tests a value.
+        words: the description in an error message.
     """
 
     met: Callable[[Any], bool]
@@ -54,10 +54,10 @@ class Signature(NamedTuple):
     """The arguments of a function or a constructor.
 
     Args:
-        positional: those that may be given without their name, in order.
-        named: those that may be given by name.
-        open: whether others may be given, too.
-        expected: what each has to be, where that is known.
+        positional: names of the positional arguments, in order.
+        named: names of the arguments that can be passed by keyword.
+        open: whether the function accepts other keyword arguments (``**kwargs``).
+        expected: the expected types, where known.
     """
 
     positional: tuple[str, ...]
@@ -67,10 +67,10 @@ class Signature(NamedTuple):
 
 
 def checked(passing_to: type | None = None) -> Callable[[F], F]:
-    """Let a function, or a dataclass, check its arguments.
+    """Decorate a function or a dataclass so that it checks its arguments.
 
     Args:
-        passing_to: the class to which further arguments by name, ``**network``, are passed.
+        passing_to: the class that receives further keyword arguments, such as ``**network``.
     """
 
     def decorate(target: F) -> F:
@@ -98,7 +98,7 @@ def _checking(
 
 
 def check_constructor(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Check the arguments of a constructor of this package; one's own classes check their own."""
+    """Check the arguments of a constructor of this package; user classes are not checked."""
     init = cls.__init__  # type: ignore[misc]
     if getattr(init, "__module__", "").partition(".")[0] == __package__:
         check(cls.__name__, signature_of(init, 1, None), args, kwargs)
@@ -108,13 +108,13 @@ def check(name: str, signature: Signature, args: Sequence[Any], kwargs: dict[str
     """Check arguments.
 
     Args:
-        name: what is called, for the error.
-        signature: the arguments that it takes.
-        args: arguments by position.
-        kwargs: arguments by name.
+        name: name of the function or class, for the error.
+        signature: its signature.
+        args: positional arguments.
+        kwargs: keyword arguments.
 
     Raises:
-        TypeError: for an argument that does not exist, or of a wrong type.
+        TypeError: for an unknown argument or a wrong type.
         ValueError: for a size below 1.
     """
     for argument in kwargs:
@@ -130,7 +130,7 @@ def check(name: str, signature: Signature, args: Sequence[Any], kwargs: dict[str
 
 
 def _unknown(name: str, argument: str, known: Iterable[str]) -> str:
-    """The error for an argument that does not exist, with the one that was probably meant."""
+    """The error for an unknown argument, which suggests the nearest known one."""
     inside = sorted((each for each in known if each in argument), key=len, reverse=True)
     around = sorted(each for each in known if len(argument) >= SHORTEST and argument in each)
     near = [*inside, *difflib.get_close_matches(argument, sorted(known), 1), *around]
@@ -139,7 +139,7 @@ def _unknown(name: str, argument: str, known: Iterable[str]) -> str:
 
 
 def _wrong(name: str, argument: str, value: Any, words: str) -> str:
-    """The error for a value of a wrong type, with the right one where it can be guessed."""
+    """The error for a value of a wrong type, with a suggestion where possible."""
     meant = ""
     if argument == "event_shape":
         meant = "; the shape of an image is (channels, height, width), such as (3, 32, 32)"
@@ -153,11 +153,14 @@ def _wrong(name: str, argument: str, value: Any, words: str) -> str:
 
 @cache
 def signature_of(function: Callable[..., Any], skipped: int, passing_to: type | None) -> Signature:
-    """The arguments of a function but the first few, with those of a class it passes on to."""
+    """The signature of a function without its first ``skipped`` arguments.
+
+    It includes the arguments of the class to which the function passes keyword arguments on.
+    """
     parameters = list(inspect.signature(function).parameters.values())[skipped:]
     try:
         hints = typing.get_type_hints(function)
-    except NameError:  # of what is imported for type checkers alone
+    except NameError:  # a name imported only under TYPE_CHECKING
         hints = {}
     found = {name: expectation(hint) for name, hint in hints.items()}
     expected = {name: each for name, each in found.items() if each is not None}
@@ -171,7 +174,7 @@ def signature_of(function: Callable[..., Any], skipped: int, passing_to: type | 
 
 
 def expectation(hint: Any) -> Expectation | None:
-    """What an annotation asks for; None if it asks for nothing that can be checked."""
+    """The expectation that an annotation expresses; None if it cannot be checked."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in _PLAIN:
         return _PLAIN[hint]
@@ -189,10 +192,10 @@ def expectation(hint: Any) -> Expectation | None:
 
 
 def _of_class(kind: type) -> Expectation:
-    """An object of a class, or with the members of a protocol."""
+    """Expect an instance of a class, or an object with the members of a protocol."""
     article = "an" if kind.__name__[0] in "AEIOU" else "a"
     words = f"{article} {kind.__name__}"
-    if kind.__name__ == "TorchDistribution":  # Pyro's name for what torch's own may be as well
+    if kind.__name__ == "TorchDistribution":  # torch's own distributions are accepted too
         return Expectation(lambda value: isinstance(value, Distribution), "a distribution")
     if not getattr(kind, "_is_protocol", False):
         return Expectation(lambda value: isinstance(value, kind), words)
@@ -211,7 +214,7 @@ def _one_of(parts: list[Expectation | None]) -> Expectation | None:
 
 
 def _maker(made: Any) -> Expectation:
-    """A class, or a function without arguments, that makes something."""
+    """Expect a factory: a class, or a function without arguments, that returns such an object."""
     if not inspect.isclass(made) or getattr(made, "_is_protocol", False):
         return _CALLABLE
 

@@ -1,8 +1,8 @@
-"""Who is asking: the functions that led to a call, where no argument tells.
+"""Inspect the call stack to find out which algorithm called a method.
 
-Pyro asks every transform and distribution by the same two methods, whoever needs the answer. The
-call stack is the only trace that all of its callers leave. A step along it costs about a tenth of
-a microsecond, so walk it only where a wrong answer is at stake.
+Pyro calls the same two methods of transforms and distributions for every purpose, and passes no
+argument that tells the purpose. The call stack is the only source that covers all callers. Each
+frame costs about a tenth of a microsecond, so inspect it only where the answer matters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 
 def callers() -> Iterator[FrameType]:
-    """The frames of the functions that led here, the innermost first."""
+    """The frames of the call stack, innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame
@@ -23,10 +23,10 @@ def callers() -> Iterator[FrameType]:
 
 
 def callers_in(modules: Container[str]) -> list[FrameType]:
-    """The frames among the callers whose functions stand in some modules, the innermost first.
+    """The frames of functions that are defined in certain modules, innermost first.
 
     Args:
-        modules: the modules' names.
+        modules: names of the modules.
     """
     found = []
     frame: FrameType | None = sys._getframe(1)
@@ -38,7 +38,7 @@ def callers_in(modules: Container[str]) -> list[FrameType]:
 
 
 def is_validating() -> bool:
-    """Whether the distribution that calls validates its values; torch's setting if none calls."""
+    """Whether the calling distribution validates its arguments; torch's default if none calls."""
     for frame in callers():
         if frame.f_code.co_name in ("log_prob", "sample", "rsample"):
             distribution = frame.f_locals.get("self")
@@ -48,5 +48,5 @@ def is_validating() -> bool:
 
 
 def module_of(frame: FrameType) -> str:
-    """The name of the module that a frame's function stands in."""
+    """The name of the module that defines a frame's function."""
     return str(frame.f_globals.get("__name__", ""))

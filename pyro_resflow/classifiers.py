@@ -1,4 +1,4 @@
-"""Classifiers of images whose features can be turned back into the image."""
+"""Image classifiers whose features can be inverted to the image."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from .transforms.core.evaluation import inverse_value, value
 class IResNetClassifier(Rebuildable, nn.Module):
     """i-ResNet classifier: injective padding, invertible residual blocks, a linear head.
 
-    Zeros widen the image, then come per scale (ActNorm, block) times its number of blocks, with a
-    squeeze between scales; then batch normalisation, ReLU, the average over pixels and a linear
-    layer. All but the head is invertible. No log-determinant is computed.
+    Channels of zeros are appended to the image. Each scale then has ``blocks`` pairs of an ActNorm
+    and a residual block, with a squeeze between scales. The head is batch normalisation, ReLU, the
+    average over pixels and a linear layer. Everything but the head is invertible. No
+    log-determinant is computed.
 
     Args:
         event_shape: ``(C, H, W)``.
@@ -37,8 +38,8 @@ class IResNetClassifier(Rebuildable, nn.Module):
         solver: solver of every block's inverse; default ``Anderson()``.
 
     Raises:
-        ValueError: if the image size does not divide into the scales, or for a number of widths
-            other than that of scales.
+        ValueError: if the image size is not divisible by the squeezes, or if the numbers of widths
+            and scales differ.
 
     Reference:
         Behrmann et al., Invertible Residual Networks, 2019, section 5.1.
@@ -99,7 +100,7 @@ class IResNetClassifier(Rebuildable, nn.Module):
 
     @scores_data
     def features(self, x: Tensor) -> Tensor:
-        """The last features, as many numbers as the padded image has, shape ``(N, C', H', W')``.
+        """The last features, shape ``(N, C', H', W')``, with as many entries as the padded image.
 
         Args:
             x: shape ``(N, C, H, W)``.
@@ -108,10 +109,10 @@ class IResNetClassifier(Rebuildable, nn.Module):
         return value(self.body, self.padding(x))
 
     def reconstruct(self, features: Tensor) -> Tensor:
-        """The image of some features: the inverse of :meth:`features`.
+        """The image of given features: the inverse of :meth:`features`.
 
-        Features that no image has are taken to one all the same: what they put into the channels
-        of zeros is dropped.
+        Features that do not belong to any image are mapped to one too: nonzero values in the
+        padding channels are dropped.
 
         Args:
             features: shape ``(N, C', H', W')``.

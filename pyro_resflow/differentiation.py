@@ -1,9 +1,9 @@
-"""Derivatives that can be differentiated again, and guards where they cannot.
+"""Derivatives that can be differentiated again, and errors where they cannot.
 
 torch differentiates in three ways: its engine (``backward``, ``torch.autograd.grad``), forward
-mode (``torch.autograd.forward_ad``) and ``torch.func``. What an autograd function computes by hand
-serves the engine's first derivatives alone. :func:`is_transformed` says whether anything else is
-at work, and :func:`pulled_back` and :func:`pushed_forward` serve all of them, to any order.
+mode (``torch.autograd.forward_ad``) and ``torch.func``. A hand-written backward pass supports only
+first derivatives by the engine. :func:`is_transformed` tells whether another way is active, and
+:func:`pulled_back` and :func:`pushed_forward` support all three, to any order.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Function = Callable[..., Tensor]
 
 
 def torch_func_is_active() -> bool:
-    """Whether a transformation of ``torch.func`` is at work."""
+    """Whether a transform of ``torch.func`` is active."""
     return torch._C._are_functorch_transforms_active()
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether ``torch.func`` is at work, or one of the tensors carries a forward-mode tangent."""
+    """Whether ``torch.func`` is active, or one of the tensors carries a forward-mode tangent."""
     if torch_func_is_active():
         return True
     return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 class _Outside(torch.autograd.Function):
-    """A call that no transformation sees: torch runs the forward pass of a function below them."""
+    """A call outside all transforms: torch runs a function's forward pass below them."""
 
     @staticmethod
     def forward(function: Callable[[], None]) -> None:
@@ -40,45 +40,45 @@ class _Outside(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: None) -> None:
-        """There is nothing to differentiate."""
+        """Do nothing: the call is not differentiable."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[None], function: Callable[[], None]) -> tuple[None, None]:
-        """Never called, for there is nothing to map over; torch wants to see it all the same."""
+        """Never called, because there is no tensor to map over; but torch requires the method."""
         raise NotImplementedError
 
 
 def outside_torch_func(function: Callable[[], None]) -> None:
-    """Call a function of no transformed tensors as if no transformation were at work.
+    """Call a function outside all ``torch.func`` transforms; it must not use transformed tensors.
 
-    What it keeps can be used later; a tensor made inside a transformation ends with it.
+    Tensors that it creates can be used later, unlike tensors created inside a transform.
     """
     _Outside.apply(function)
 
 
 def saving_hooks() -> tuple[Any, ...]:
-    """The pair of hooks through which tensors are now saved for a backward pass, empty if none.
+    """The active pair of saved-tensor hooks; empty if there is none.
 
-    Those of ``torch.utils.checkpoint`` and of ``torch.autograd.graph.saved_tensors_hooks``.
+    ``torch.utils.checkpoint`` and ``torch.autograd.graph.saved_tensors_hooks`` set them.
     """
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.7
     return (top(False) or ()) if top is not None else ()
 
 
 def needs_graph(*tensors: Tensor | None) -> bool:
-    """Whether a backward pass has to be differentiable, or is seen by a transformation.
+    """Whether a backward pass must be differentiable, or runs under a transform.
 
     Args:
-        tensors: what came in and what was saved, ``None`` for nothing.
+        tensors: the incoming gradients and saved tensors; each may be ``None``.
 
     Raises:
-        RuntimeError: for gradients in batches, which no rule of ours is asked about.
+        RuntimeError: for batched gradients, which bypass our vmap rules.
     """
     if any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors):
         raise RuntimeError(
-            "is_grads_batched, vectorize: the backward passes of residual blocks and of solvers "
-            "take one gradient at a time; expected False, got True. torch.func.jacrev and "
-            "torch.func.hessian work in batches."
+            "is_grads_batched, vectorize: expected False, got True. The backward passes of "
+            "residual blocks and of solvers take one gradient at a time. Use torch.func.jacrev "
+            "or torch.func.hessian for batches."
         )
     return torch.is_grad_enabled() or is_transformed(*tensors)
 
@@ -89,16 +89,16 @@ def pulled_back(
     cotangents: Tensor | tuple[Tensor, ...],
     needed: Sequence[bool] | None = None,
 ) -> list[Tensor | None]:
-    """Gradients of a function's outputs times cotangents, differentiable in all that is given.
+    """Vector-Jacobian products of a function, differentiable in all arguments.
 
     Args:
-        function: of the inputs, to one tensor or several.
-        inputs: where it is differentiated.
+        function: function of the inputs that returns one or several tensors.
+        inputs: the point of differentiation.
         cotangents: one for each output.
-        needed: for each input, whether its gradient is wanted; default: of all.
+        needed: for each input, whether its gradient is needed; default: all.
 
     Returns:
-        The gradients, ``None`` where not wanted.
+        The gradients, ``None`` where not needed.
     """
     wanted = list(needed) if needed is not None else [True] * len(inputs)
 
@@ -118,15 +118,16 @@ def pulled_back(
 def pushed_forward(
     function: Function, inputs: Sequence[Tensor], tangents: Sequence[Tensor | None], like: Tensor
 ) -> Tensor:
-    """A function's derivative along tangents, differentiable in all that is given.
+    """Jacobian-vector product of a function, differentiable in all arguments.
 
-    As the derivative by w of the gradients times w, for forward mode does not nest in itself.
+    It is computed by two reverse passes, as the derivative of a vector-Jacobian product with
+    respect to its cotangent, because forward mode cannot be nested.
 
     Args:
-        function: of the inputs, to one tensor.
-        inputs: where it is differentiated.
+        function: function of the inputs that returns one tensor.
+        inputs: the point of differentiation.
         tangents: one for each input, ``None`` for zero.
-        like: of the output's shape, dtype and device.
+        like: a tensor with the output's shape, dtype and device.
     """
     needed = [tangent is not None for tangent in tangents]
     given = [tangent for tangent in tangents if tangent is not None]
@@ -141,13 +142,13 @@ def pushed_forward(
 
 
 def only(gradients: Sequence[Tensor | None]) -> Tensor:
-    """The one gradient that was wanted."""
+    """The only gradient that is not ``None``."""
     (gradient,) = (each for each in gradients if each is not None)
     return gradient
 
 
 def added(gradients: Sequence[Tensor | None]) -> Tensor | None:
-    """The sum of the gradients of one input, ``None`` if it is not wanted."""
+    """The sum of the gradients that are not ``None``; ``None`` if there are none."""
     parts = [each for each in gradients if each is not None]
     return reduce(torch.add, parts) if parts else None
 
@@ -161,7 +162,7 @@ def _by_torch_func(
     inputs: Sequence[Tensor],
     cotangents: tuple[Tensor, ...],
 ) -> Sequence[Tensor]:
-    vjp: Any = torch.func.vjp  # of a return type that depends on its arguments
+    vjp: Any = torch.func.vjp  # its return type depends on its arguments
     outputs, pull = vjp(function, *inputs)
     found: Sequence[Tensor] = pull(_typed_as(cotangents, outputs))
     return found
@@ -173,8 +174,8 @@ def _by_the_engine(
     cotangents: tuple[Tensor, ...],
 ) -> Sequence[Tensor]:
     with torch.enable_grad():
-        # other names of the inputs: of two inputs one may have been computed from the other, and
-        # gradients would go on from there
+        # aliases of the inputs: one input may have been computed from another, and gradients
+        # would then flow on to that one
         names = [x.view_as(x) if x.requires_grad else x.detach() for x in inputs]
         outputs = function(*(x if x.requires_grad else x.requires_grad_() for x in names))
     pairs = zip(outputs, _typed_as(cotangents, outputs), strict=True)
@@ -186,7 +187,7 @@ def _by_the_engine(
 
 
 def _typed_as(cotangents: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Cotangents in the dtypes of outputs, which autocast may have lowered."""
+    """Cotangents converted to the dtypes of the outputs, which autocast may have lowered."""
     return tuple(w.to(y.dtype) for w, y in zip(cotangents, outputs, strict=True))
 
 
@@ -196,7 +197,7 @@ def gradients_where_needed(
     inputs: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of ``outputs`` with respect to those ``inputs`` that need one, else ``None``."""
+    """Gradients of ``outputs`` with respect to the ``inputs`` that need one, else ``None``."""
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
     if not wanted:
         return [None] * len(needed)
@@ -206,14 +207,14 @@ def gradients_where_needed(
 
 
 def forward_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A function's ``jvp``, made from a rule whose result has tangents of its own.
+    """An autograd function's ``jvp`` that an outer forward mode can differentiate.
 
-    Inside a ``jvp`` torch switches forward mode off, for an outer ``torch.func.jvp`` too, whose
-    tangents then come out as zero. This one leaves it on, and takes from what was saved the
-    tangents that are being pushed forward already.
+    Inside ``jvp`` torch disables forward mode, also for an outer ``torch.func.jvp``, whose
+    tangents then become zero. This one keeps it enabled, and removes from the saved tensors the
+    tangents that are being propagated already.
 
     Args:
-        rule: of the context, the saved tensors, and the tangents of the inputs.
+        rule: function of the context, the saved tensors and the tangents of the inputs.
     """
 
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -225,7 +226,7 @@ def forward_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Refusing(torch.autograd.Function):
-    """The identity, whose derivative is an error that names the remedy."""
+    """The identity, whose derivative raises an error that names the remedy."""
 
     generate_vmap_rule = True
 
@@ -247,14 +248,14 @@ class _Refusing(torch.autograd.Function):
 
 
 def refusing(x: Tensor, remedy: str) -> Tensor:
-    """x itself; to differentiate what is computed from this x is an error.
+    """Return x; differentiating with respect to the result raises an error.
 
-    In place of x in the formula of a first derivative that is right and whose own derivative
-    would be wrong. Only who asks for that meets the error: torch leaves out what is not needed.
+    It replaces x in the formula of a first derivative that is correct but whose own derivative
+    would be wrong. The error is raised only if that derivative is needed.
 
     Args:
         x: any tensor.
-        remedy: what to do instead, for the error.
+        remedy: the remedy, for the error message.
     """
     refused: Tensor = _Refusing.apply(x, remedy)
     return refused
@@ -290,11 +291,11 @@ class _DifferentiableOnce(torch.autograd.Function):
 
 
 def differentiable_once(x: Tensor, remedy: str) -> Tensor:
-    """x itself, whose first derivatives are right and whose second ones are an error.
+    """Return x, with correct first derivatives and an error for second derivatives.
 
     Args:
         x: any tensor that depends on others.
-        remedy: what to do instead, for the error.
+        remedy: the remedy, for the error message.
     """
     once: Tensor = _DifferentiableOnce.apply(x, remedy)
     return once

@@ -23,7 +23,7 @@ from .transforms.core.evaluation import call_and_ladj
 
 
 class Dequantizer(Protocol):
-    """A conditional transform from noise to v = (x + u)/bins, and the noise it starts from."""
+    """A conditional transform from noise to v = (x + u)/bins, with the noise's distribution."""
 
     bins: int
 
@@ -41,7 +41,7 @@ class BitsPerDim:
     Attributes:
         mean: over the images.
         standard_error: of that mean, over the images.
-        images: how many there are.
+        images: the number of images.
 
     Example:
         >>> import torch
@@ -55,10 +55,10 @@ class BitsPerDim:
 
     @classmethod
     def of(cls, bits: Tensor) -> BitsPerDim:
-        """Summarise the bits/dim of each image, shape ``(N,)``.
+        """Summarise the bits/dim of images, shape ``(N,)``.
 
         Raises:
-            ValueError: for fewer than two images, whose mean has no standard error.
+            ValueError: for fewer than two images, for which the standard error is undefined.
         """
         if bits.dim() != 1 or len(bits) < 2:
             raise ValueError(
@@ -73,31 +73,32 @@ class BitsPerDim:
 
 
 class Dequantized(DrawsNoise, dist.TorchDistribution):
-    r"""A distribution over images of integers, from a flow over continuous ones.
+    r"""A distribution over integer images, from a flow over continuous images.
 
-    An integer image x has the probability of its cell,
-    :math:`P(x) = \int_{[0,1)^D} p((x+u)/b)\,b^{-D} du`, of which ``log_prob`` returns an unbiased
-    estimate of the lower bound
+    The probability of an integer image x is that of its cell,
+    :math:`P(x) = \int_{[0,1)^D} p((x+u)/b)\,b^{-D} du`. ``log_prob`` returns an unbiased estimate
+    of the lower bound
 
     .. math:: \log P(x) \ge E_{v_1, \ldots, v_K \sim q(v|x)}\Bigl[
         \log \frac{1}{K} \sum_{k=1}^K \frac{p(v_k)}{q(v_k|x)}\Bigr],
 
-    from K draws of v for each image. It rises with K, to :math:`\log P(x)`. ``sample`` draws v
-    from the flow and floors it.
+    from K draws of v for each image. The bound increases with K to :math:`\log P(x)`. ``sample``
+    draws v from the flow and rounds it down to a grey level.
 
     Args:
         flow_dist: distribution of continuous images of event shape ``(C, H, W)`` on [0, 1], for
             instance ``flow.distribution()``.
         dequantizer: q(v|x), for instance ``UniformDequantization(bins)``.
         bins: number of grey levels b.
-        num_samples: K. With more than one the flow's log-determinant has to be deterministic.
-        chunk_size: how many of the K draws are evaluated at once; default all.
+        num_samples: K. For K > 1 the flow's log-determinant must be deterministic.
+        chunk_size: number of the K draws that are evaluated together; default all.
         validate_args: whether ``log_prob`` checks its pixels; default Pyro's setting.
 
     Raises:
-        ValueError: for an event that is no image, and by ``log_prob`` for pixels that are not
-            integers in 0 .. bins - 1, and for a log-determinant of fresh noise where K > 1.
-        NoisyEnergyError: by ``log_prob``, if HMC or NUTS asks.
+        ValueError: for an event shape that is not that of an image. ``log_prob`` raises it for
+            pixels that are not integers in 0 .. bins - 1, and for K > 1 with a noisy
+            log-determinant.
+        NoisyEnergyError: raised by ``log_prob`` inside HMC or NUTS.
 
     Reference:
         Ho et al., Flow++, 2019, section 3.1; Theis et al., 2016; for K > 1: Burda, Grosse and
@@ -136,7 +137,7 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
             raise ValueError(f"bins: expected at least two grey levels, got {bins}.")
         if dequantizer.bins != bins:
             raise ValueError(
-                f"bins: the dequantizer was built for {dequantizer.bins} grey levels, got {bins}."
+                f"bins: expected {dequantizer.bins} grey levels, as the dequantizer, got {bins}."
             )
         if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
             raise ValueError(
@@ -172,8 +173,8 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
         """An unbiased estimate of the lower bound of log P(value), in nats.
 
         Args:
-            value: integers (of any type) of shape ``(*sample, *batch_shape, C, H, W)``, or of one
-                that broadcasts with it.
+            value: integers (of any dtype) of shape ``(*sample, *batch_shape, C, H, W)``, or a
+                shape that broadcasts with it.
 
         Returns:
             Shape ``(*sample, *batch_shape)``.
@@ -181,7 +182,7 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
         refuse_draws_in_energy(self)
         value = as_signed(value)
         check_images(value, self.event_shape, self.bins, check_values=self._validate_args)
-        # the draws' dimension goes in front of all of these
+        # the dimension of the K draws goes in front
         shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
         value = value.expand(shape)
         if self.num_samples == 1:
@@ -194,40 +195,40 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
         return torch.stack(chunks).logsumexp(0) - math.log(self.num_samples)
 
     def _log_weights(self, value: Tensor, sample_shape: torch.Size) -> Tensor:
-        """log p(v) - log q(v|value) of draws of v, shape ``(*sample_shape, *batch)``."""
+        """log p(v) - log q(v|value) for draws of v, shape ``(*sample_shape, *batch)``."""
         dtype = _dtype_of(self.flow_dist)
-        # noise is drawn in the type of images that are no integers
+        # the dequantizer draws noise in the dtype of its images
         noise_dist = self.dequantizer.noise(value.to(dtype))
         noise = noise_dist.rsample(sample_shape)
         v, ladj = call_and_ladj(self.dequantizer.condition(value), noise)
         return self.flow_dist.log_prob(v.to(dtype)) - (noise_dist.log_prob(noise) - ladj)
 
     def _chunks(self) -> Iterator[int]:
-        """The numbers of draws that are evaluated at once, K in all."""
+        """The sizes of the chunks of draws; they add up to K."""
         size = self.chunk_size if self.chunk_size is not None else self.num_samples
         for start in range(0, self.num_samples, size):
             yield min(size, self.num_samples - start)
 
     def bits_per_dim(self, value: Tensor) -> Tensor:
-        """The bound as a code length, -log_prob / (D log 2) bits per pixel and channel."""
+        """The bound in bits per pixel and channel, -log_prob / (D log 2)."""
         return -self.log_prob(value) / (self.event_shape.numel() * math.log(2))
 
     @torch.no_grad()
     def evaluate(self, images: Tensor, *, batch_size: int = 256) -> BitsPerDim:
         """Mean bits/dim of a set of images, with its standard error.
 
-        A flow with batch norms or dropout is to be in evaluation mode, by ``flow.eval()``.
+        Call ``flow.eval()`` first if the flow has batch norms or dropout.
 
         Args:
-            images: integers of shape ``(N, C, H, W)``, at least two.
-            batch_size: how many are scored at once.
+            images: integers of shape ``(N, C, H, W)``, at least two images.
+            batch_size: number of images that are scored together.
         """
         return BitsPerDim.of(torch.cat([self.bits_per_dim(b) for b in images.split(batch_size)]))
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Integer images (torch.long) of shape ``(*sample_shape, *batch_shape, C, H, W)``.
 
-        What the flow puts outside [0, 1] becomes the nearest grey level.
+        Values of the flow outside [0, 1] become the nearest grey level.
         """
         with torch.no_grad():
             v = self.flow_dist.sample(torch.Size(sample_shape))
@@ -235,10 +236,10 @@ class Dequantized(DrawsNoise, dist.TorchDistribution):
 
 
 def as_signed(images: Tensor) -> Tensor:
-    """Images of uint16, uint32 or uint64 as int64, others as they are.
+    """Convert uint16, uint32 and uint64 images to int64; return others unchanged.
 
-    torch stores those types and does next to no arithmetic with them. What is too large for int64
-    becomes negative, which is no pixel either.
+    torch supports hardly any arithmetic with these dtypes. Values too large for int64 become
+    negative, which the check of the pixels rejects too.
     """
     return images.to(torch.int64) if images.dtype in UNSIGNED else images
 
@@ -247,7 +248,7 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def _dtype_of(flow_dist: dist.TorchDistribution) -> torch.dtype:
-    """The type of a flow's parameters; torch's default for a flow without."""
+    """The dtype of a flow's parameters; torch's default if it has none."""
     for part in inside(flow_dist):
         if isinstance(part, nn.Module):
             for parameter in part.parameters():
@@ -262,13 +263,13 @@ def check_images(
     """Raise unless ``images`` ends in ``event_shape`` and holds integers in 0 .. bins - 1.
 
     Args:
-        images: shape ``(*batch, C, H, W)``, of any real type.
+        images: shape ``(*batch, C, H, W)``, of any real dtype.
         event_shape: ``(C, H, W)``.
         bins: number of grey levels.
-        check_values: whether to look at the pixels, which waits for the device.
+        check_values: whether to check the pixels, which synchronises with the device.
 
     Raises:
-        ValueError: saying what was expected and what was given.
+        ValueError: for a wrong shape or invalid pixels.
     """
     if images.dim() < 3 or images.shape[-3:] != event_shape:
         raise ValueError(
@@ -278,10 +279,10 @@ def check_images(
     if not check_values or images.is_meta or not images.numel():
         return
     if images.is_floating_point() and not bool((images == images.floor()).all()):
-        what = "nan" if bool(images.isnan().any()) else "a fraction"
+        found = "nan" if bool(images.isnan().any()) else "a fraction"
         raise ValueError(
-            f"value: expected integer pixels 0 .. {bins - 1}, found {what}. Images on [0, 1] are "
-            "scored by the flow's own distribution, not by Dequantized."
+            f"value: expected integer pixels 0 .. {bins - 1}, got {found}. Score images on [0, 1] "
+            "with the flow's own distribution, not with Dequantized."
         )
     low, high = images.min(), images.max()
     if bool((low < 0) | (high > bins - 1)):

@@ -1,4 +1,4 @@
-"""What is said when an optional dependency is not installed."""
+"""The error for an optional dependency that is not installed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class MissingExtraError(ImportError):
-    """An optional dependency is missing; the message names the extra that brings it."""
+    """An optional dependency is missing; the message names the extra to install."""
 
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Imports that need the extra ``name``.
+    """Wrap imports that need the extra ``name``.
 
     Raises:
         MissingExtraError: naming the extra, if one of the modules is not installed.

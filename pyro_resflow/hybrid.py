@@ -1,4 +1,4 @@
-"""Hybrid models: the density of an image and the class of what it shows, in one pass."""
+"""Hybrid models: the density of an image and its class, in one pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .transforms.core.features import Features
 class Hybrid(Rebuildable, nn.Module):
     r"""A flow of images with a classifier on its features: :math:`p(x, y) = p(x)\,p(y \mid x)`.
 
-    The encoder of the flow is evaluated once, for the density and for the features: of each image
-    size in it the last image, see :func:`pyro_resflow.transforms.image_features`. On each of them
-    sits a head (3x3 convolution, ActNorm, ReLU, average over pixels); a linear layer makes the
-    logits of all of them together. Any :class:`pyro_resflow.flows.ImageFlow` will do, of residual
-    blocks or of couplings. (The published heads read what follows those images: the squeezed
-    ones, and the last one behind the fully connected blocks.)
+    A single pass of the flow's encoder gives the density and the features. The features are the
+    last image of each size, see :func:`pyro_resflow.transforms.image_features`. Each has a head
+    (3x3 convolution, ActNorm, ReLU, average over pixels); a linear layer computes the logits from
+    all heads. Any :class:`pyro_resflow.flows.ImageFlow` can be used, with residual blocks or
+    couplings. (The published heads read the images one step later: after the squeeze, and the last
+    one after the fully connected blocks.)
 
     Args:
         flow: the flow of images.
@@ -32,7 +32,7 @@ class Hybrid(Rebuildable, nn.Module):
         hidden_channels: width of each head.
 
     Raises:
-        ValueError: if nothing in the flow learns on images.
+        ValueError: if no transform of images in the flow has parameters.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019, section 5.4;
@@ -84,16 +84,16 @@ class Hybrid(Rebuildable, nn.Module):
 
     @scores_data
     def class_distribution(self, images: Tensor) -> dist.Categorical:
-        """p(y|x), of batch shape ``(*batch,)``, for a model in which the images have a density.
+        """p(y|x), batch shape ``(*batch,)``, for a model that also scores the images.
 
-        The flow remembers the pass: where gradients are enabled, the ``log_prob`` of these images
-        that comes next takes none of its own. Go backwards from both together: a backward pass
-        through the classes alone frees the graph that the density would use again.
+        The flow caches the pass: where gradients are enabled, the next ``log_prob`` of the same
+        images reuses it. Call ``backward`` once for both terms: a backward pass through the
+        classes alone frees the graph that the density needs.
 
         Args:
             images: continuous images on [0, 1], shape ``(*batch, C, H, W)``.
         """
-        self.flow.clear_cache()  # a pass that is remembered shows no features
+        self.flow.clear_cache()  # a cached pass produces no features
         with image_features() as features:
             self.flow.encoder(images)
         return dist.Categorical(logits=self._classify(features))
@@ -110,9 +110,9 @@ class Hybrid(Rebuildable, nn.Module):
 
 @torch.no_grad()
 def feature_shapes(flow: ImageFlow) -> list[torch.Size]:
-    """The shapes (C, H, W) of the features of a flow, in the order in which they come up.
+    """The shapes (C, H, W) of the features of a flow, in the order of the encoder.
 
-    They are found out by a copy on the meta device, which computes nothing.
+    They are computed with a copy on the meta device, without arithmetic.
 
     Raises:
         ValueError: if there are none.
@@ -123,14 +123,14 @@ def feature_shapes(flow: ImageFlow) -> list[torch.Size]:
         encoder(torch.empty(2, *flow.event_shape, dtype=next(iter(dtypes), None), device="meta"))
     if not features:
         raise ValueError(
-            f"flow: expected transforms of images with parameters inside, found none in "
-            f"{type(flow).__name__}; there is nothing to classify by."
+            f"flow: expected transforms of images with parameters, got none in "
+            f"{type(flow).__name__}. A hybrid model needs features to classify."
         )
     return [image.shape[-3:] for image in features.values()]
 
 
 def _head(channels: int, hidden_channels: int) -> nn.Sequential:
-    """What makes a vector of one scale's features."""
+    """The network that maps the features of one scale to a vector."""
     return nn.Sequential(
         nn.Conv2d(channels, hidden_channels, 3, padding=1),
         ActNorm(hidden_channels, event_dim=3, cache_size=0),

@@ -1,13 +1,13 @@
 r"""Nodes and weights for :math:`\log(1 + z) = \int_0^1 \frac{z}{1 + tz}\,dt` on the unit disc.
 
-The integrand has a pole at :math:`t = -1/z`, which comes close to t = 1 where z comes close to -1.
-The substitution :math:`1 - t = \eta\,((1 + 1/\eta)^x - 1)` spreads the nodes evenly over the
-orders of magnitude of the distance :math:`|1 + z|`, from 1 down to about :math:`\eta`, and keeps
-the pole about as far away on every one of them.
+The integrand has a pole at :math:`t = -1/z`, which approaches t = 1 as z approaches -1. The
+substitution :math:`1 - t = \eta\,((1 + 1/\eta)^x - 1)` spreads the nodes evenly over the orders of
+magnitude of the distance :math:`|1 + z|`, from 1 down to about :math:`\eta`, and keeps the pole at
+about the same distance for each of them.
 
-A rational function r that is within an error of f on the unit disc is within the same error for
-matrices: :math:`\|r(H) - f(H)\| \le \max_{|z| \le 1} |r(z) - f(z)|` for :math:`\|H\| \le 1` (von
-Neumann's inequality), normal or not.
+The error of a rational approximation r of f on the unit disc also bounds its error for matrices:
+:math:`\|r(H) - f(H)\| \le \max_{|z| \le 1} |r(z) - f(z)|` for :math:`\|H\| \le 1` (von Neumann's
+inequality), whether H is normal or not.
 
 References:
     Hale and Trefethen, New quadrature formulas from conformal maps, 2008; Kosloff and Tal-Ezer,
@@ -25,11 +25,11 @@ from torch import Tensor
 
 
 class Rule(NamedTuple):
-    """How a precision integrates.
+    """The quadrature rule of a precision.
 
     Attributes:
-        nodes: how many there are.
-        closest: eta, the least distance of a spectrum from -1 that is resolved.
+        nodes: number of nodes.
+        closest: eta, the smallest distance of a spectrum from -1 that is resolved.
     """
 
     nodes: int
@@ -37,12 +37,12 @@ class Rule(NamedTuple):
 
 
 # The largest error on the disc, relative to the larger of 1 and |log(1 + z)|, is 1.3e-7 and 8e-14
-# for distances from -1 down to `closest`. Nearer to it the rounding of z is the larger error.
+# for distances from -1 down to `closest`. Closer to -1, the rounding of z is the larger error.
 SINGLE = Rule(nodes=32, closest=2.0**-23)
 DOUBLE = Rule(nodes=96, closest=1e-11)
 
 _EVENNESS = 0.9
-"""Of the nodes in (0, 1): 0 would be Legendre's, which crowd at the ends, 1 evenly spaced."""
+"""How evenly the nodes in (0, 1) are spaced: 0 gives Legendre's, dense at the ends; 1 is even."""
 
 
 @lru_cache(maxsize=8)

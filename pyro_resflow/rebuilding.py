@@ -1,4 +1,4 @@
-"""What an object was made with, for whoever has to make it again from a file."""
+"""Record the constructor arguments of objects, so that they can be rebuilt from a file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Self = TypeVar("Self", bound="Rebuildable")
 
 
 class Rebuildable:
-    """An object that remembers the arguments it was made with.
+    """Base class of objects that record their constructor arguments.
 
-    :mod:`pyro_resflow.checkpoints` writes them to a file and makes the object again from them.
-    Transforms, networks, activations, norms, estimators and solvers all derive from it; so does
-    a class of your own that is to be saved inside a flow.
+    :mod:`pyro_resflow.checkpoints` writes the arguments to a file and rebuilds the object from
+    them. Transforms, networks, activations, norms, estimators and solvers derive from this class.
+    Derive your own classes from it to save them inside a flow.
 
     Example:
         >>> import torch
@@ -32,8 +32,8 @@ class Rebuildable:
         MadeWith(args=(2.0,), kwargs={})
     """
 
-    # In `__new__`, so that no class has to say anything of it in its `__init__`; and written past
-    # `__setattr__`, through which a module would register networks a second time.
+    # Recorded in `__new__`, so that `__init__` needs no extra code; and written to `__dict__`,
+    # because `__setattr__` would register modules among the arguments a second time.
 
     def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
         if (args or kwargs) and cls.__init__ is object.__init__:
@@ -51,7 +51,7 @@ class Rebuildable:
 
 
 class MadeWith(NamedTuple):
-    """The arguments that an object was made with."""
+    """The arguments of a constructor call."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -59,17 +59,17 @@ class MadeWith(NamedTuple):
 
 @dataclass(frozen=True)
 class NotKept:
-    """Stands for an argument that no file can name, a lambda for instance.
+    """Placeholder for an argument that cannot be written to a file, for instance a lambda.
 
     Args:
-        what: what it was.
+        what: description of the argument.
     """
 
     what: str
 
 
 def _kept(value: Any) -> Any:
-    """What is remembered of an argument: of a list its entries now, of a function its name."""
+    """The recorded form of an argument: a copy of a list or dict, a placeholder for a function."""
     if type(value) in (list, tuple):
         return type(value)(map(_kept, value))
     if type(value) is dict:
@@ -86,10 +86,10 @@ def _kept(value: Any) -> Any:
 
 
 def _kept_recipe(recipe: Any) -> Any:
-    """What is remembered of a frozen dataclass: a copy, of its values now."""
+    """The recorded form of a frozen dataclass: a copy with its current values."""
     remembered = copy.copy(recipe)
     for field in fields(recipe):
-        # past the frozen class's own way, which lets nothing be set
+        # object.__setattr__, because a frozen dataclass forbids assignment
         object.__setattr__(remembered, field.name, _kept(getattr(recipe, field.name)))
     return remembered
 

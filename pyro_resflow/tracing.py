@@ -1,9 +1,9 @@
-"""What ``torch.jit.trace`` cannot record, as one operation that a trace calls back.
+"""Run data-dependent code under ``torch.jit.trace``, as one operation that calls back to Python.
 
-A trace records the operations that ran, once and for all: the iterations of a norm and of a solver
-as often as they ran, probes and norms as constants. Where values decide what is computed, the
-computation runs in Python at every call of the trace instead. Pyro traces in ``JitTrace_ELBO`` and
-its kin, and in ``NUTS(jit_compile=True)``.
+A trace records the operations that ran: the iterations of a norm or a solver with their count at
+tracing time, and probes and norms as constants. Computations that depend on values therefore run
+in Python at every call of the trace instead. Pyro traces in ``JitTrace_ELBO`` and similar classes,
+and in ``NUTS(jit_compile=True)``.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor, library
 
 Computation = Callable[..., Sequence[Tensor]]
 
-_tracer: Any = torch._C  # whose stubs leave out what concerns traces
+_tracer: Any = torch._C  # its type stubs lack the functions for traces
 
 _COMPUTATIONS: dict[int, Computation] = {}
-"""What traces call back; kept as long as the process, for nobody tells when a trace goes."""
+"""Callbacks by key. They live as long as the process: torch does not report deleted traces."""
 
 _KEYS = itertools.count()
 
 
 def tracing_state() -> Any | None:
-    """What stands for the trace that is being recorded; ``None`` outside of one."""
+    """The state of the trace that is being recorded; ``None`` outside of tracing."""
     return _tracer._get_tracing_state()
 
 
 def untraced() -> AbstractContextManager[None]:
-    """A context in which operations run without being recorded."""
+    """A context manager that pauses tracing."""
     return nullcontext() if tracing_state() is None else _paused()
 
 
@@ -47,25 +47,26 @@ def _paused() -> Iterator[None]:
 
 
 def called_back(computation: Computation, *tensors: Tensor) -> list[Tensor]:
-    """The results of a computation, which a trace that is being recorded runs at each call.
+    """The results of a computation, which a recorded trace runs again at each call.
 
-    Its gradient is that of a second run with the same random numbers. It has no second one.
+    The gradient comes from a second run with the same random numbers. There is no second
+    derivative.
 
     Args:
-        computation: of the tensors; what else it depends on, it finds as it is at each call.
-        tensors: the inputs that may want gradients, floating-point.
+        computation: function of the tensors; anything else that it uses is read at each call.
+        tensors: floating-point inputs that may require gradients.
     """
     key = next(_KEYS)
     _COMPUTATIONS[key] = computation
-    seed = torch.randint(2**62, (), device="cpu")  # recorded: another one at each call
+    seed = torch.randint(2**62, (), device="cpu")  # recorded, so each call draws a new seed
     return _call(key, seed, list(tensors))
 
 
 def check_known(parameters: Iterable[Tensor]) -> None:
-    """Raise if a parameter wants gradients and is no input of the trace that is being recorded.
+    """Raise if a parameter requires gradients but is not an input of the trace being recorded.
 
     Raises:
-        ValueError: naming the remedies.
+        ValueError: for such a parameter.
     """
     try:
         for parameter in parameters:
@@ -73,8 +74,8 @@ def check_known(parameters: Iterable[Tensor]) -> None:
                 _tracer._get_value_trace(parameter)
     except RuntimeError as error:
         raise ValueError(
-            "torch.jit.trace would keep parameters of a flow as constants, but they want "
-            "gradients. Register the flow by pyro.module in the model or guide that is traced, or "
+            "torch.jit.trace would record parameters of a flow as constants, but they require "
+            "gradients. Register the flow with pyro.module in the traced model or guide, or "
             "freeze it: flow.requires_grad_(False)."
         ) from error
 
@@ -102,7 +103,7 @@ def _gradients(ctx: Any, gradients: list[Tensor]) -> tuple[None, None, list[Tens
     if torch.is_grad_enabled():
         raise RuntimeError(
             "There is no second derivative here: a traced residual block is differentiable once. "
-            "Differentiate the function that is not traced."
+            "Differentiate the untraced function."
         )
     seed, *tensors = ctx.saved_tensors
     with torch.enable_grad():

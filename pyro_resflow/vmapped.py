@@ -1,4 +1,4 @@
-"""A network inside ``torch.func.vmap``, seen from outside: one batch of all the batches."""
+"""Evaluate a network under ``torch.func.vmap`` as one batch that joins all mapped batches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .linearization import AutogradNetwork, Linearizable
 class VmappedNetwork(AutogradNetwork):
     """A network that ``torch.func.vmap`` maps over its input and some of its coefficients.
 
-    Solvers and estimators decide by the values that they find when to stop, which no rule of
-    vmap's can follow. So they are given all of the batch at once, ``(B * N, *event)``, and this
-    network, which takes each part of it with the coefficients that belong to it.
+    Solvers and estimators stop depending on values, which vmap does not support. They therefore
+    receive the joint batch, ``(B * N, *event)``, and this network, which evaluates each part of
+    the batch with its own coefficients.
 
     Args:
         net: the network.
@@ -45,11 +45,11 @@ class VmappedNetwork(AutogradNetwork):
 
 
 def folded(x: Tensor, in_dim: int | None, batch_size: int) -> Tensor:
-    """All batches in one: shape ``(B * N, *event)``.
+    """Join the mapped batches into one, shape ``(B * N, *event)``.
 
     Args:
-        x: the tensor as ``vmap`` gives it to a rule.
-        in_dim: the dimension that is mapped over, ``None`` where the tensor is the same for all.
+        x: the tensor that ``vmap`` passes to a rule.
+        in_dim: the mapped dimension; ``None`` if the tensor is the same for all.
         batch_size: B.
     """
     batches = x.expand(batch_size, *x.shape) if in_dim is None else x.movedim(in_dim, 0)

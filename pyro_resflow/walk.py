@@ -1,4 +1,4 @@
-"""The modules inside a module, at a cost in proportion to their number."""
+"""Iterate over the submodules of a module in linear time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 def modules_inside(module: nn.Module) -> list[nn.Module]:
     """The module and all modules inside it, each once, in the order of ``module.modules()``.
 
-    torch's own iterators hand each module up through every level around it, so that a nest costs
-    the square of its depth; and every evaluation asks what it depends on.
+    torch's iterators pass each module up through every enclosing level, which takes quadratic time
+    for nested modules. Every evaluation of a transform needs this list, so linear time matters.
     """
     found: dict[int, nn.Module] = {}
     waiting = [module]

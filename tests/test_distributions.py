@@ -249,8 +249,8 @@ def test_expands_and_scores_in_plates(flow: ResidualFlow) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (IMAGES.double() + 0.5, "found a fraction"),
-        (torch.full((2, 1, 1, 2), float("nan")), "found nan"),
+        (IMAGES.double() + 0.5, "got a fraction"),
+        (torch.full((2, 1, 1, 2), float("nan")), "got nan"),
         (IMAGES - 1, "got values from -1 to 2"),
         (IMAGES + 1, "got values from 1 to 4"),
         (
@@ -270,7 +270,7 @@ def test_flow_over_vectors_is_refused() -> None:
 
 
 def test_dequantizer_of_other_bins_is_refused(flow: ResidualFlow) -> None:
-    with pytest.raises(ValueError, match="built for 256 grey levels, got 16"):
+    with pytest.raises(ValueError, match="expected 256 grey levels, as the dequantizer, got 16"):
         Dequantized(flow.distribution(), UniformDequantization(256), 16)
 
 

@@ -179,7 +179,7 @@ def test_on_the_meta_device_and_in_double_precision() -> None:
 @pytest.mark.parametrize("end", [[ActNorm(16)], []])
 def test_flow_that_learns_nothing_on_images_is_named(end: list[ActNorm]) -> None:
     flow = ImageFlow([Flatten((1, 4, 4)), *end], (1, 4, 4))
-    with pytest.raises(ValueError, match="nothing to classify by"):
+    with pytest.raises(ValueError, match="got none in ImageFlow"):
         Hybrid(flow, 3)
 
 

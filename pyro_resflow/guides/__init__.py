@@ -1,4 +1,4 @@
-"""Guides: variational posteriors that are residual flows, automatic and amortized."""
+"""Variational guides that are residual flows: automatic and amortized."""
 
 from .amortized import AmortizedResidualFlow
 from .auto import AutoResidualFlow

@@ -1,4 +1,4 @@
-"""A posterior of local latent variables, for every context."""
+"""An amortized posterior of local latent variables."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .start import guide_logdet, shrink_last_layers
 
 
 class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module):
-    r"""A posterior q(z | c) of vectors for every context c, for local latent variables.
+    r"""An amortized posterior q(z | c) of vectors, for local latent variables.
 
-    Standard normal noise through residual blocks that hear the context in every layer, then a
-    scale and a shift that depend on it.
+    Standard normal noise passes through residual blocks whose layers all depend on the context,
+    and then through a scale and a shift that depend on it.
 
     Args:
         latent_dim: size of z.
         context_dim: size of the context, for instance of an encoder's output.
         blocks: number of residual blocks.
-        hidden_dims: widths of the hidden layers of each; default ``[64]``.
-        context_hidden_dims: widths of the hidden layers of the networks of the context.
+        hidden_dims: widths of the hidden layers of each block; default ``[64]``.
+        context_hidden_dims: widths of the hidden layers of the context networks.
         logdet: see :class:`AutoResidualFlow`.
         solver: see :class:`AutoResidualFlow`.
         network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
@@ -90,10 +90,10 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
             context: shape ``(*batch, context_dim)``.
 
         Returns:
-            A distribution of batch shape ``batch`` and event shape ``(latent_dim,)``, inside a
-            plate and outside.
+            A distribution of batch shape ``batch`` and event shape ``(latent_dim,)``, for use
+            inside and outside plates.
         """
-        # of the parameters' precision, not of what an encoder hands over under autocast
+        # the parameters' dtype: under autocast an encoder's output has a lower precision
         zeros = next(self.parameters()).new_zeros(self.latent_dim)
         base = dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
         return dist.TransformedDistribution(base, [self.flow.condition(context)])

@@ -27,38 +27,38 @@ from .start import guide_logdet, shrink_last_layers
 
 
 class AutoResidualFlow(AutoContinuous):
-    r"""A guide over all latent variables at once: standard normal noise through a residual flow.
+    r"""A joint guide over all latent variables: standard normal noise through a residual flow.
 
-    The latent vector x, of all latent variables unconstrained and side by side, is
+    The latent vector x, the concatenation of all unconstrained latent variables, is
 
     .. math:: x = b + L\,f(z), \qquad z \sim N(0, I),
 
-    with residual blocks f, near the identity at the start, and a learned location b and scale L,
-    which start at ``init_loc_fn`` and ``init_scale``. Sampling, and scoring the sample, is the
-    direction without iteration. The guide does not depend on the model's arguments.
+    with residual blocks f, which start near the identity, and a learned location b and scale L,
+    which start at ``init_loc_fn`` and ``init_scale``. Sampling and scoring the sample need no
+    iteration. The guide does not depend on the model's arguments.
 
-    Latent variables inside a subsampled plate are covered for the whole plate: a step draws all
-    of them and hands the model those that it looks at.
+    The guide covers latent variables inside a subsampled plate for the whole plate: each step
+    draws all of them and passes the model those of its subsample.
 
     Args:
         model: a Pyro model whose latent variables are continuous and of fixed structure.
         blocks: number of residual blocks.
-        hidden_dims: widths of the hidden layers of each; default ``[64]``.
+        hidden_dims: widths of the hidden layers of each block; default ``[64]``.
         init_loc_fn: initial location, see :mod:`pyro.infer.autoguide.initialization`.
         init_scale: initial standard deviation of each unconstrained entry.
         full_rank: whether L is a triangular matrix, with D (D - 1) / 2 parameters for D latent
             dimensions, or diagonal.
-        create_plates: makes the model's plates from its arguments, for minibatches chosen by
-            hand; see :class:`pyro.infer.autoguide.AutoNormal`.
+        create_plates: function that returns the model's plates, given its arguments, for custom
+            subsampling; see :class:`pyro.infer.autoguide.AutoNormal`.
         logdet: estimator for every block, see :mod:`pyro_resflow.logdet`; default
             :func:`guide_logdet`.
-        solver: see :class:`pyro_resflow.transforms.Residual`; used to score points other than
-            the guide's own samples.
+        solver: see :class:`pyro_resflow.transforms.Residual`; only scoring points other than the
+            guide's own samples uses it.
         network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
 
     Raises:
         ValueError: for fewer than one block or an ``init_scale`` that is not positive; when
-            called, for a model whose latent dimension is not that of a state loaded before.
+            called, for a model whose latent dimension differs from that of a loaded state.
 
     Reference:
         Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015; Chen et al.,
@@ -79,7 +79,7 @@ class AutoResidualFlow(AutoContinuous):
     """
 
     num_quantile_draws = 16384
-    """Draws from which medians and quantiles are computed: their error is that of this many."""
+    """Number of draws from which medians and quantiles are computed."""
 
     @checked(LipschitzMLP)
     def __init__(
@@ -152,18 +152,18 @@ class AutoResidualFlow(AutoContinuous):
     ) -> dict[str, Tensor]:
         """Quantiles of every entry of every latent variable, by name.
 
-        They are those of ``num_quantile_draws`` samples, the same at every call. The standard
-        error of a median is about 1 % of the standard deviation. They are taken of each entry of
-        the unconstrained vector and mapped to the support. Where the map acts entry by entry and
-        rises (intervals, positive numbers) these are the entry's own quantiles. Where it falls
-        (numbers below a bound) they come in the opposite order, and on a simplex or another
-        support that joins entries they are points of the support, but nobody's quantiles; Pyro's
-        guides do the same.
+        They are computed from ``num_quantile_draws`` samples, the same at every call. The standard
+        error of a median is about 1 % of the standard deviation. Quantiles of each entry of the
+        unconstrained vector are mapped to the support. If the map is elementwise and increasing
+        (intervals, positive numbers), the results are the quantiles of the constrained entries. If
+        it is decreasing (numbers below a bound), they come in the opposite order. On a simplex or
+        another support that couples entries, they are points of the support but not quantiles of
+        its entries. Pyro's guides do the same.
 
         Args:
             quantiles: numbers in [0, 1].
-            args: of the model, needed before the first call only.
-            kwargs: of the model.
+            args: arguments of the model, needed only before the first call.
+            kwargs: keyword arguments of the model.
 
         Returns:
             Shape ``(len(quantiles), *shape)`` for a variable of this shape.
@@ -180,7 +180,7 @@ class AutoResidualFlow(AutoContinuous):
         wanted = torch.as_tensor(quantiles, dtype=draws.dtype, device=draws.device)
         if not bool(((wanted >= 0) & (wanted <= 1)).all()):
             raise ValueError(f"quantiles: expected numbers in [0, 1], got {quantiles}.")
-        # entry by entry, for torch limits the size of what it sorts
+        # entry by entry, because torch limits the size of the input of torch.quantile
         latent = torch.stack([torch.quantile(entry, wanted) for entry in draws.unbind(-1)], -1)
         found: dict[str, list[Tensor]] = {}
         for row in latent:
@@ -190,27 +190,27 @@ class AutoResidualFlow(AutoContinuous):
         return {name: torch.stack(values) for name, values in found.items()}
 
     def set_logdet(self, logdet: LogDetEstimator) -> None:
-        """Give every block another estimator of its log-determinant: ``Exact()`` for NeuTra.
+        """Set the log-determinant estimator of every block, for instance ``Exact()`` for NeuTra.
 
         Raises:
-            ValueError: before the guide has been called, or a state loaded into it.
+            ValueError: if the guide has neither been called nor loaded a state.
         """
         set_logdet(self, logdet)
 
     def __getstate__(self) -> dict[str, Any]:
         model, master = self._model, self.master
         state = dict(super().__getstate__())
-        self._model, self.master = model, master  # Pyro takes them from the original also
+        self._model, self.master = model, master  # Pyro removes them from the original too
         return state
 
     @property
     def _affine(self) -> ActNorm | TriangularAffine:
-        """The last transform, whose scale and shift are those of the posterior."""
+        """The last transform, with the scale and shift of the posterior."""
         return cast("ActNorm | TriangularAffine", cast(Compose, self._built).parts[-1])
 
     @property
     def _built(self) -> Compose | None:
-        """The transform, if there is one, looked at without registering it with Pyro."""
+        """The transform, if it has been built; reading it here does not register it with Pyro."""
         return cast("Compose | None", self._modules.get("transform"))
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
@@ -222,16 +222,16 @@ class AutoResidualFlow(AutoContinuous):
             self.transform = self._flow(self._init_loc())
         elif self._affine.num_features != self.latent_dim:
             raise ValueError(
-                f"model: {self.latent_dim} latent dimensions, but the state that was loaded is "
-                f"that of a guide of {self._affine.num_features}."
+                f"model: expected {self._affine.num_features} latent dimensions, as in the loaded "
+                f"state, got {self.latent_dim}."
             )
 
     def _sites(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The latent variables as the model's first run met them."""
+        """The latent variables of the model's first run."""
         return cast(Any, self.prototype_trace).iter_stochastic_nodes()
 
     def _flow(self, init_loc: Tensor) -> Compose:
-        """The transform for a latent vector that starts at this location, shape ``(D,)``."""
+        """The transform of a latent vector with this initial location, shape ``(D,)``."""
         size = init_loc.shape[0]
         logdet = self.logdet if self.logdet is not None else guide_logdet(size)
         hidden_dims = self.hidden_dims if self.hidden_dims is not None else (64,)
@@ -246,7 +246,7 @@ class AutoResidualFlow(AutoContinuous):
         return Compose([flow, affine]).to(init_loc)
 
     def _full_shape(self, site: dict[str, Any]) -> torch.Size:
-        """The shape of an unconstrained value, for the whole of every subsampled plate."""
+        """The shape of an unconstrained value, with subsampled plates at their full size."""
         shape = list(self._unconstrained_shapes[site["name"]])
         for frame in site["cond_indep_stack"]:
             if frame.full_size is not None and frame.full_size != frame.size:
@@ -254,7 +254,7 @@ class AutoResidualFlow(AutoContinuous):
         return torch.Size(shape)
 
     def _event_dim(self, site: dict[str, Any]) -> int:
-        """Event dimensions of the unconstrained value."""
+        """The number of event dimensions of the unconstrained value."""
         return int(biject_to(site["fn"].support).domain.event_dim)
 
     def _init_loc(self) -> Tensor:
@@ -267,10 +267,10 @@ class AutoResidualFlow(AutoContinuous):
         return torch.cat(parts)
 
     def _agree_with_param_store(self) -> None:
-        """Take the values that Pyro's param store holds under our names, as its own guides do.
+        """Copy the values that Pyro's param store holds under our names, as Pyro's guides do.
 
-        A state that has just been loaded goes the other way. Buffers are not in the store; a
-        guide's follow from its parameters.
+        After ``load_state_dict``, copy the loaded values to the store instead. The store contains
+        no buffers; a guide's buffers follow from its parameters.
         """
         if pyro.settings.get("module_local_params"):
             return
@@ -279,7 +279,7 @@ class AutoResidualFlow(AutoContinuous):
         for path, parameter in cast(nn.Module, self._built).named_parameters():
             name = f"{prefix}$$${path}"
             if not parameter.requires_grad or name not in store or store[name] is parameter:
-                continue  # what is frozen is not registered either
+                continue  # frozen parameters are not registered
             if not self._was_loaded:
                 self._take(name, parameter, store[name])
             store[name] = parameter
@@ -288,8 +288,8 @@ class AutoResidualFlow(AutoContinuous):
     def _take(self, name: str, parameter: Tensor, stored: Tensor) -> None:
         if stored.shape != parameter.shape:
             raise ValueError(
-                f"{name}: the param store holds a tensor of shape {tuple(stored.shape)}, this "
-                f"guide's has {tuple(parameter.shape)}. It is left from another guide: call "
+                f"{name}: expected shape {tuple(parameter.shape)} in the param store, got "
+                f"{tuple(stored.shape)}, which belongs to another guide. Call "
                 "pyro.clear_param_store() first."
             )
         with torch.no_grad():
@@ -305,11 +305,11 @@ class AutoResidualFlow(AutoContinuous):
 
 
 def point_mass(fn: dist.TorchDistribution, unconstrained: Tensor) -> dist.Delta:
-    """A point mass at a value of ``fn``'s support, with the density of unconstrained values.
+    """A point mass in the support of ``fn``, with the log-density of the unconstrained value.
 
     Args:
         fn: the distribution of the site in the model.
-        unconstrained: the value on the real line, of the site's batch and event dimensions.
+        unconstrained: the unconstrained value, with the site's batch and event dimensions.
     """
     transform = biject_to(fn.support)
     value = transform(unconstrained)

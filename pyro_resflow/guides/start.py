@@ -1,4 +1,4 @@
-"""What every guide starts with: a log-determinant, and a flow near the identity."""
+"""Defaults shared by all guides: the log-determinant, and a flow that starts near the identity."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..logdet import LogDetEstimator, default_logdet
 from ..nn import LipschitzLinear, LipschitzMLP
 
 GUIDE_EXACT_UP_TO = 16
-"""Guides score few particles at once, so that the whole Jacobian is cheap in more dimensions than
-in density estimation; and with it a trained guide is ready for NeuTra."""
+"""Guides score few particles per step, so the full Jacobian is affordable in more dimensions than
+in density estimation; and a guide with an exact log-determinant can be used for NeuTra."""
 
 
 def guide_logdet(latent_dim: int) -> LogDetEstimator:
-    """The log-determinant of a guide: exact in few dimensions, an unbiased estimate in many.
+    """The default log-determinant of a guide: exact in few dimensions, else an unbiased estimate.
 
     Args:
         latent_dim: size D of the latent vector.
@@ -26,11 +26,11 @@ def guide_logdet(latent_dim: int) -> LogDetEstimator:
 
 @torch.no_grad()
 def shrink_last_layers(module: nn.Module, factor: float = 0.1) -> None:
-    """Bring the residual blocks inside a module near the identity.
+    """Scale down the last layers of the residual blocks in a module, towards the identity.
 
     Args:
-        module: holds residual blocks, whose networks end in a linear layer.
-        factor: what the weights of the last layers are multiplied by; their biases become 0.
+        module: contains residual blocks, whose networks end in a linear layer.
+        factor: factor of the last layers' weights; their biases are set to 0.
     """
     for part in module.modules():
         if isinstance(part, LipschitzMLP):
