@@ -200,6 +200,16 @@ def event_dims(transform: Transform) -> tuple[int, int]:
     return transform.domain.event_dim, transform.codomain.event_dim
 
 
+def domain(transform: Transform) -> constraints.Constraint:
+    """A transform's domain; each part of torch's and Pyro's compositions is asked once."""
+    return (Steps.of(transform) or transform).domain
+
+
+def codomain(transform: Transform) -> constraints.Constraint:
+    """A transform's codomain, in the same way."""
+    return (Steps.of(transform) or transform).codomain
+
+
 def sum_rightmost(entries: Tensor, number: int) -> Tensor:
     """The sum over the last dimensions, that many; torch's own takes no empty batches."""
     return entries.sum(tuple(range(-number, 0))) if number else entries

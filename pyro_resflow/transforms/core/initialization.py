@@ -11,7 +11,7 @@ from torch.distributions import Transform
 from ...nn import DataInitialized, initialize_by
 from .checks import check_event_shape
 from .determinism import inside
-from .evaluation import clear_cache, inverse_value
+from .evaluation import clear_cache, event_dims, inverse_value
 
 Chunk = tuple[Tensor, Tensor | None]
 
@@ -57,7 +57,7 @@ def initialize(
         >>> initialize(flow, torch.rand(32, 1, 8, 8))
         >>> z = flow.inv(torch.rand(1, 1, 8, 8))
     """
-    event_dim = _at(flow, context).codomain.event_dim
+    event_dim = event_dims(_at(flow, context))[1]
     batch_dim = max(data.dim() - event_dim, 0)
     check_event_shape("data", data, data.shape[batch_dim:])
     if data.shape[:batch_dim].numel() < 2:

@@ -14,6 +14,8 @@ from .evaluation import (
     Nested,
     call_and_ladj,
     clear_cache,
+    codomain,
+    domain,
     event_dims,
     inverse_and_ladj,
     inverse_value,
@@ -58,11 +60,11 @@ class Inverse(Nested, Rebuildable, InverseMemory, dist.TransformModule):
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
-        return self.transform.codomain
+        return codomain(self.transform)
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
-        return self.transform.domain
+        return domain(self.transform)
 
     def _event_dims(self) -> tuple[int, int]:
         before, after = event_dims(self.transform)

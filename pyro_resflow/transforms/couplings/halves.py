@@ -74,9 +74,9 @@ class OnHalves(OnePassTransform):
 
 def _on_events(name: str, transform: Transform, event_dim: int) -> Transform:
     """The transform, its parameters registered wherever they are, checked."""
-    if max(transform.domain.event_dim, transform.codomain.event_dim) > event_dim:
+    if max(event_dims(transform)) > event_dim:
         raise ValueError(
             f"{name}: expected a transform of events of at most {event_dim} dimensions, which the "
-            f"mask has, got one of {transform.domain.event_dim}."
+            f"mask has, got one of {event_dims(transform)[0]}."
         )
     return transform if isinstance(transform, nn.Module) else Compose([transform])

@@ -138,6 +138,45 @@ def test_every_use_costs_in_proportion_to_the_levels(kind: str, depths: tuple[in
     assert [(name, found) for name, found in costs.items() if not is_linear(found)] == []
 
 
+FOREIGN: dict[str, Callable[[Transform], Transform]] = {
+    "torch": lambda inner: T.ComposeTransform([inner, T.AffineTransform(0.1, 1.1)]).inv,
+    "torch_alone": lambda inner: T.ComposeTransform([inner.inv]),
+    "pyro": lambda inner: T.ComposeTransformModule([inner]).inv,
+}
+
+
+OUTERMOST: dict[str, Callable[[Transform], Transform]] = {
+    "compose": lambda t: Compose([t]),
+    "inverse": Inverse,
+}
+
+
+@pytest.mark.parametrize("outermost", sorted(OUTERMOST))
+@pytest.mark.parametrize("kind", sorted(FOREIGN))
+def test_one_of_ours_around_a_nest_of_torch_makes_it_linear(kind: str, outermost: str) -> None:
+    # torch's own evaluation costs about five times as much with each level: 16 would not end
+    costs: dict[str, list[int]] = {}
+    for levels in (4, 16):
+        transform = core = scaling()
+        held = []  # torch's inverses refer to each other weakly
+        for _ in range(levels):
+            transform = FOREIGN[kind](transform)
+            held.append(transform)
+        ours = OUTERMOST[outermost](transform)
+        used = uses(ours)
+        used.pop("inverse")  # of an inverse, that is torch's own transform
+        for name, use in used.items():
+            costs.setdefault(name, []).append(calls(use))
+        x = torch.randn(3, 2)
+        y, ladj = ours.call_and_ladj(x)
+        if kind != "torch":  # an even number of inversions of one transform
+            forward = isinstance(ours, Compose)
+            torch.testing.assert_close(y, (core if forward else core.inv)(x))
+            expected = core.log_scale.sum().expand(3)
+            torch.testing.assert_close(ladj, expected if forward else -expected)
+    assert [(name, found) for name, found in costs.items() if not is_linear(found)] == []
+
+
 @pytest.mark.parametrize("depths", LEVELS)
 @pytest.mark.parametrize("inverse", [False, True])
 def test_a_conditional_nest_costs_in_proportion_to_the_levels(
