@@ -321,8 +321,15 @@ def address(tensor: Tensor) -> int:
 
 
 def as_linearizable(net: nn.Module | Linearizable) -> Linearizable:
-    """Return ``net`` itself if it can be linearized, else an :class:`AutogradNetwork` of it."""
-    return net if isinstance(net, Linearizable) else AutogradNetwork(net)
+    """A network that can be linearized, for one solve or one estimate.
+
+    That is an :class:`AutogradNetwork` of a module that cannot be linearized itself; what
+    ``net.bound()`` returns, if a linearizable network has such a method; else ``net``.
+    """
+    if not isinstance(net, Linearizable):
+        return AutogradNetwork(net)
+    bound = getattr(net, "bound", None)
+    return bound() if callable(bound) else net
 
 
 def resolve_event_dim(net: object, event_dim: int | None) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ from pyro_resflow.linearization import (
     flatten_batch,
     resolve_event_dim,
 )
-from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.logdet import Krylov
+from pyro_resflow.nn import Chain, LipschitzMLP
+from pyro_resflow.nn.networks import BoundChain
+from pyro_resflow.transforms import Residual
 from tests.derivatives import reference_jvp, weighted_gradients
 from tests.networks import NETWORKS
 
@@ -200,12 +204,35 @@ def test_coefficients_of_a_module_are_its_parameters() -> None:
 
 
 def test_only_networks_without_the_methods_are_wrapped() -> None:
-    chain, plain = LipschitzMLP(3), mlp()
-    assert as_linearizable(chain) is chain
+    negative, plain = Negative(LipschitzMLP(3)), mlp()
+    assert as_linearizable(negative) is negative
     wrapped = as_linearizable(plain)
     assert isinstance(wrapped, AutogradNetwork)
     assert wrapped.net is plain
     assert as_linearizable(wrapped) is wrapped
+
+
+def test_a_chain_is_bound_to_its_stages() -> None:
+    chain, x = LipschitzMLP(3), torch.randn(4, 3)
+    bound = as_linearizable(chain)
+    assert isinstance(bound, BoundChain)
+    assert as_linearizable(bound) is bound
+    torch.testing.assert_close(bound(x), chain(x), rtol=0, atol=0)
+    with torch.no_grad():
+        chain[0].weight.mul_(0.5)  # which it follows: only the stages are fixed
+    torch.testing.assert_close(bound(x), chain(x), rtol=0, atol=0)
+    torch.testing.assert_close(bound.linearize(x).value, chain(x), rtol=0, atol=0)
+
+
+def test_stages_are_built_once_for_an_estimate_and_its_gradient_and_once_for_a_solve() -> None:
+    block, x = Residual(LipschitzMLP(3, [8]), logdet=Krylov()), torch.randn(4, 3)
+    with mock.patch.object(Chain, "stages", autospec=True, side_effect=Chain.stages) as built:
+        block.call_and_ladj(x)[1].sum().backward()
+        assert built.call_count == 1
+        block._call(x)
+        assert built.call_count == 2
+        block._inverse(x).sum().backward()
+        assert built.call_count == 3
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -8,13 +8,15 @@ constant at most 1.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..differentiation import is_transformed
 from ..rebuilding import Rebuildable
-from .stages.base import BothSigns, Core, Scale, Stage, scaled
+from .stages import BothSigns, Core, Scale, Stage, scaled
 
 
 class Activation(Rebuildable, nn.Module):
@@ -83,7 +85,7 @@ class Activation(Rebuildable, nn.Module):
         """Add psi''(h) w to ``out`` in place, given psi(h); the others may be overwritten."""
         out.addcmul_(self.core_curvature(h), w)
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage[Any]]:
         """The core between its two gains."""
         return [Scale(self.input_gain), Core(self), Scale(self.output_gain)]
 
@@ -150,7 +152,7 @@ class LipSwish(Activation):
 class _Parameterless(Activation):
     """An activation that is its own core."""
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage[Any]]:
         return [Core(self)]
 
 
@@ -269,12 +271,12 @@ class Concatenated(Activation):
         """Curvatures of the two halves with respect to x, concatenated."""
         return self.activation.curvature(self._both_signs(x)) / self.bound
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage[Any]]:
         """Both signs, the activation's stages, 1/c.
 
         Without a shift the activation's first gain comes before the signs: half the features.
         """
-        both: Stage = BothSigns(self.shift, self.feature_dim)
+        both: Stage[Any] = BothSigns(self.shift, self.feature_dim)
         inner = self.activation.stages()
         if not self.shift and isinstance(inner[0], Scale):
             both, inner[0] = inner[0], both

@@ -18,7 +18,7 @@ from ...differentiation import differentiable_once
 from ...precision import HalfPrecisionError, full_precision
 from ...rebuilding import Rebuildable
 from ...tracing import tracing_state
-from ..stages.base import Affine, Stage
+from ..stages import Affine, Stage
 from .divided import REMEDY, DividedByNorm
 from .norms import OperatorNorm, SpectralNorm
 from .operators import LinearOperator
@@ -82,7 +82,7 @@ class LipschitzLayer(Rebuildable, NormedLayer):
     def forward(self, x: Tensor) -> Tensor:
         return self.affine(x, self.effective_weight(), self.bias)
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage[Any]]:
         """One affine map."""
         return [Affine(self)]
 

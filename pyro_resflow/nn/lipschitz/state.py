@@ -117,28 +117,30 @@ class NormState:
 
 def which_are_current(layers: Sequence[NormedLayer]) -> list[bool]:
     """:meth:`NormState.is_current` of each of several layers, in one comparison as a rule."""
-    pairs = [(layer, layer.norm_state.seen) for layer in layers]  # other threads may write to it
-    known = [
-        (layer, seen.fingerprint)
-        for layer, seen in pairs
-        if seen is not None and seen.settings == layer.norm.settings()
-    ]
-    fitting = which_fit([each for _, each in known], [_tensors_of(layer) for layer, _ in known])
-    same = {id(layer) for (layer, _), fits in zip(known, fitting, strict=True) if fits}
-    return [id(layer) in same for layer in layers]
+    known: list[NormedLayer] = []
+    fingerprints: list[Fingerprint] = []
+    for layer in layers:
+        seen = layer.norm_state.seen
+        if seen is not None and seen.settings == layer.norm.settings():
+            known.append(layer)
+            fingerprints.append(seen.fingerprint)
+    fitting = which_fit(fingerprints, _dependencies(known))
+    current = {id(layer) for layer, fits in zip(known, fitting, strict=True) if fits}
+    return [id(layer) in current for layer in layers]
 
 
 def trust(layers: Sequence[NormedLayer]) -> None:
     """:meth:`NormState.trust` for several layers, at about the cost of one."""
-    fingerprints = Fingerprint.of_each([_tensors_of(layer) for layer in layers])
+    fingerprints = Fingerprint.of_each(_dependencies(layers))
     for layer, fingerprint in zip(layers, fingerprints, strict=True):
         state = layer.norm_state
         state.measured, state.arrived = None, False
         state.seen = Seen(layer.norm.settings(), fingerprint)  # last: other threads look first
 
 
-def _tensors_of(layer: NormedLayer) -> list[Tensor]:
-    return [layer.weight, *layer.norm.orders()]
+def _dependencies(layers: Sequence[NormedLayer]) -> list[list[Tensor]]:
+    """The tensors that the norm of each layer depends on."""
+    return [[layer.weight, *layer.norm.orders()] for layer in layers]
 
 
 def layer_of(key: int) -> NormedLayer:

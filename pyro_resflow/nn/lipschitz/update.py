@@ -7,8 +7,8 @@ of a module at once, which saves time, and :func:`norms_updated` asks once for a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, library, nn
 
 from ...differentiation import is_transformed, outside_torch_func, torch_func_is_active
 from ...precision import full_precision, refuse_half_precision
-from ...tracing import untraced
+from ...tracing import tracing_state, untraced
 from ...walk import modules_inside
 from .divided import Measured
 from .norms import SpectralNorm
@@ -34,7 +34,6 @@ _UPDATED: ContextVar[frozenset[int]] = ContextVar("updated", default=frozenset()
 """The keys of layers that a pass around has updated."""
 
 
-@torch.no_grad()
 def update_norms(module: nn.Module) -> None:
     """Measure the norms of all weights in a module that have changed, those of one shape together.
 
@@ -46,47 +45,56 @@ def update_norms(module: nn.Module) -> None:
     Raises:
         NonFiniteWeightError: if a weight holds nan or infinite values.
     """
-    if torch_func_is_active():
-        outside_torch_func(partial(update_norms, module))
-        return
-    with _UPDATE_LOCK, untraced():
-        groups: dict[tuple[Any, ...], list[NormedLayer]] = {}
-        inside = _layers_inside(module)
-        for layer, is_current in zip(inside, which_are_current(inside), strict=True):
-            if not is_current:
-                groups.setdefault(layer.kind(), []).append(layer)
-        for layers in groups.values():
-            _update(layers)
+    update_layers(_with_own_weight(modules_inside(module)))
 
 
 @torch.no_grad()
+def update_layers(layers: Sequence[NormedLayer]) -> None:
+    """:func:`update_norms` for layers with a weight of their own."""
+    if torch_func_is_active():
+        outside_torch_func(partial(update_layers, layers))
+        return
+    with _UPDATE_LOCK, untraced():
+        groups: dict[tuple[Any, ...], list[NormedLayer]] = {}
+        for layer, is_current in zip(layers, which_are_current(layers), strict=True):
+            if not is_current:
+                groups.setdefault(layer.kind(), []).append(layer)
+        for group in groups.values():
+            _update(group)
+
+
 def update_layer(layer: NormedLayer) -> None:
     """Measure a layer's norm if its weight has changed, unless a pass around has done so.
 
     Args:
-        layer: the layer.
+        layer: a layer with a weight of its own.
 
     Raises:
         NonFiniteWeightError: if the weight holds nan or infinite values.
     """
-    if torch_func_is_active():
-        outside_torch_func(partial(update_layer, layer))
-        return
-    state = layer.norm_state
-    if state.key not in _UPDATED.get() and not state.is_current(layer):
-        update_norms(layer)
+    if layer.norm_state.key not in _UPDATED.get():
+        update_layers([layer])
 
 
-@contextmanager
-def norms_updated(module: nn.Module) -> Iterator[None]:
+def norms_updated(module: nn.Module) -> AbstractContextManager[None]:
     """A context for one pass, in which layers do not ask again whether their weights have changed.
 
     Args:
         module: any module. Norms inside it that are out of date are measured first.
     """
-    update_norms(module)
-    inside = [layer.norm_state.key for layer in _layers_inside(module)]
-    token = _UPDATED.set(_UPDATED.get().union(inside))
+    return layers_updated(modules_inside(module))
+
+
+@contextmanager
+def layers_updated(layers: Iterable[object]) -> Iterator[None]:
+    """:func:`norms_updated` for the layers among some objects that have a weight of their own."""
+    updated = _UPDATED.get()
+    mine = [layer for layer in _with_own_weight(layers) if layer.norm_state.key not in updated]
+    if not mine or torch.compiler.is_compiling() or tracing_state() is not None:
+        yield  # compiled and traced code has each layer ask by an operation
+        return
+    update_layers(mine)
+    token = _UPDATED.set(updated.union([layer.norm_state.key for layer in mine]))
     try:
         yield
     finally:
@@ -111,7 +119,8 @@ def updated_vectors(layer: NormedLayer) -> tuple[Tensor, Tensor]:
 
 def updated_measured(layer: NormedLayer) -> Measured:
     """The value and gradient of a layer's spectral norm, up to date."""
-    update_layer(layer)
+    if layer.norm_state.key not in _UPDATED.get():
+        update_layers([layer])
     measured = layer.norm_state.measured  # another thread's update may take it away at any moment
     if measured is not None:
         return measured
@@ -143,12 +152,12 @@ def _(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
     return weight.new_empty(layer.u.shape), weight.new_empty(layer.v.shape)
 
 
-def _layers_inside(module: nn.Module) -> list[NormedLayer]:
-    """All layers with a weight of their own, without those whose weight is replaced for a call."""
+def _with_own_weight(modules: Iterable[object]) -> list[NormedLayer]:
+    """The layers whose norms are kept, without those whose weight is replaced for one call."""
     return [
-        layer
-        for layer in modules_inside(module)
-        if isinstance(layer, NormedLayer) and isinstance(layer.weight, nn.Parameter)
+        module
+        for module in modules
+        if isinstance(module, NormedLayer) and isinstance(module.weight, nn.Parameter)
     ]
 
 

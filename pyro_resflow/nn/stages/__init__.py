@@ -1,33 +1,24 @@
 """The stages in which a network is evaluated, and their linearization at a point."""
 
-from .base import (
-    Affine,
-    BothSigns,
-    Core,
-    Gain,
-    Gradients,
-    Layer,
-    Saved,
-    Scale,
-    Stage,
-    Translate,
-    folded,
-    inner_product,
-    product,
-    scaled,
-)
-from .linearized import Beside, LinearizedStages, evaluate
+from .affine import Affine, AffineLayer
+from .base import Gain, Gradients, Layer, Stage, inner_product, product, scaled
+from .concatenate import Concatenate
+from .core import BothSigns, Core, ElementwiseCore
+from .folding import folded
+from .scale import Scale, Translate
+from .sequence import LinearizedStages, evaluate
 
 __all__ = [
     "Affine",
-    "Beside",
+    "AffineLayer",
     "BothSigns",
+    "Concatenate",
     "Core",
+    "ElementwiseCore",
     "Gain",
     "Gradients",
     "Layer",
     "LinearizedStages",
-    "Saved",
     "Scale",
     "Stage",
     "Translate",

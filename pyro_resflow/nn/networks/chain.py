@@ -1,0 +1,215 @@
+"""Chains of layers that can be linearized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...linearization import Linearizable
+from ...rebuilding import Rebuildable
+from ..lipschitz.base import LipschitzLayer
+from ..lipschitz.update import layers_updated
+from ..stages import Layer, LinearizedStages, Stage, Translate, evaluate, folded
+from .norms import check_norms_chain
+
+
+class Chain(Rebuildable, nn.Sequential):
+    """Layers one after the other, linearized by the chain rule.
+
+    Args:
+        layers: modules with a method ``stages``, see :class:`pyro_resflow.nn.stages.Layer`; with
+            one more, ``lipschitz_bound``, the chain's own bound can be certified.
+        event_dim: event dimensions of the input: 1 for vectors, 3 for images.
+
+    Raises:
+        ValueError: for a module without ``stages``.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], *, event_dim: int = 1) -> None:
+        layers = list(layers)
+        for layer in layers:
+            if not callable(getattr(layer, "stages", None)):
+                raise ValueError(
+                    f"layers: expected layers of pyro_resflow.nn, which have a method stages, got "
+                    f"a {type(layer).__name__}. Take LipschitzLinear and LipschitzConv2d for "
+                    "linear maps and the activations of pyro_resflow.nn; any other network is "
+                    "given to Residual as a plain module, such as an nn.Sequential."
+                )
+        super().__init__(*layers)
+        self.event_dim = event_dim
+
+    _is_evaluated_by_stages = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._is_evaluated_by_stages = all(
+            getattr(cls, name) is getattr(Chain, name)
+            for name in ("forward", "coefficients", "evaluate", "linearize")
+        )
+
+    def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
+        layers = list(self)
+        if isinstance(index, slice):
+            return Chain(layers[index], event_dim=self.event_dim)
+        return layers[index]
+
+    def stages(self) -> list[Stage[Any]]:
+        """The stages of all layers, scalings multiplied into the affine maps beside them."""
+        refuse_hooks("layer", self._modules)
+        stages: list[Stage[Any]] = []
+        for layer in self._modules.values():
+            stages.extend(cast(Layer, layer).stages())
+        return folded(stages)
+
+    def bound(self) -> Linearizable:
+        """The chain with its stages built, for the evaluations of one solve or one estimate.
+
+        A subclass that is evaluated in a way of its own stays as it is.
+
+        Raises:
+            ValueError: for hooks on the chain or a layer, which would not be called.
+        """
+        return self._bound() if self._is_evaluated_by_stages else self
+
+    def _bound(self) -> BoundChain:
+        refuse_hooks("net", {"": self})
+        return BoundChain(self.stages(), self.event_dim)
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """The tensors that the value depends on: effective weights, biases, scalars, shifts."""
+        return BoundChain(self.stages(), self.event_dim).coefficients()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return BoundChain(self.stages(), self.event_dim)(x)
+
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        """The chain at x of shape ``(N, *event)`` with given coefficients."""
+        return self._bound().evaluate(x, coefficients)
+
+    def linearize(
+        self, x: Tensor, coefficients: Sequence[Tensor] | None = None
+    ) -> LinearizedStages:
+        """The chain at x of shape ``(N, *event)``, with products with its Jacobian."""
+        return self._bound().linearize(x, coefficients)
+
+    def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and J_g(x) v, differentiable: x of ``(N, *event)``, v of ``(S, N, *event)``."""
+        linearization = self.linearize(x)
+        return linearization.value, linearization.jvp(v)
+
+    def lipschitz_bound(self) -> Tensor:
+        """A certified upper bound of the network's Lipschitz constant, a scalar.
+
+        Raises:
+            ValueError: for a layer without a bound of its own, and for induced norms of layers
+                that do not chain to a bound.
+        """
+        check_norms_chain([layer.norm for layer in self if isinstance(layer, LipschitzLayer)])
+        bound: Tensor | float = 1.0
+        for name, layer in self.named_children():
+            if not hasattr(layer, "lipschitz_bound"):
+                raise ValueError(
+                    f"layer {name} ({type(layer).__name__}): its Lipschitz constant is unknown; "
+                    "give it a method lipschitz_bound() that returns an upper bound."
+                )
+            bound = bound * cast(Any, layer).lipschitz_bound()
+        return bound if isinstance(bound, Tensor) else torch.tensor(bound)
+
+
+class BoundChain:
+    """A chain whose stages have been built, see :meth:`Chain.bound`.
+
+    Its coefficients are computed anew at each call; layers added to the chain later, and hooks,
+    go unnoticed.
+
+    Args:
+        stages: of the chain.
+        event_dim: event dimensions of the input.
+    """
+
+    def __init__(self, stages: Sequence[Stage[Any]], event_dim: int) -> None:
+        self.stages = stages
+        self.event_dim = event_dim
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The chain at x of shape ``(N, *event)``."""
+        return evaluate(self.stages, x, self.coefficients())
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """See :meth:`Chain.coefficients`."""
+        found: list[Tensor] = []
+        layers: list[object] = []
+        for stage in self.stages:
+            layers.extend(stage.layers)
+        with layers_updated(layers):
+            for stage in self.stages:
+                if stage.size:
+                    found.extend(stage.coefficients())
+        return tuple(found)
+
+    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+        """See :meth:`Chain.evaluate`."""
+        return evaluate(self.stages, x, coefficients)
+
+    def linearize(
+        self, x: Tensor, coefficients: Sequence[Tensor] | None = None
+    ) -> LinearizedStages:
+        """See :meth:`Chain.linearize`."""
+        given = self.coefficients() if coefficients is None else coefficients
+        return LinearizedStages(self.stages, x, given)
+
+
+def refuse_hooks(kind: str, modules: Mapping[str, nn.Module | None]) -> None:
+    """Raise if a module has hooks: a chain evaluates it by its stages, and calls no hooks.
+
+    ``torch.nn.utils.prune`` and the older ``weight_norm`` and ``spectral_norm`` replace a weight
+    by hooks as well.
+
+    Args:
+        kind: what the modules are, for the error.
+        modules: the modules, by name.
+
+    Raises:
+        ValueError: naming the module.
+    """
+    for name, module in modules.items():
+        if module is not None and (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            raise ValueError(
+                f"{kind}{name and ' '}{name} ({type(module).__name__}): its hooks would not be "
+                "called, because networks of pyro_resflow.nn are evaluated in stages. Remove "
+                "them. torch.nn.utils.prune.remove makes pruning permanent, "
+                "torch.nn.utils.parametrizations.weight_norm succeeds torch.nn.utils.weight_norm; "
+                "to look at intermediate values, put the hook on a module of your own around the "
+                "network."
+            )
+
+
+class Shift(Rebuildable, nn.Module):
+    """Add a constant to each sample, which leaves the Jacobian alone.
+
+    Args:
+        shift: shape ``(N, features)``.
+    """
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+    def lipschitz_bound(self) -> float:
+        """The Lipschitz constant of a translation."""
+        return 1.0
+
+    def stages(self) -> list[Stage[Any]]:
+        """One translation."""
+        return [Translate(lambda: self.shift)]

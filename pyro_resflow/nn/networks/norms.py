@@ -1,0 +1,58 @@
+"""One norm for each layer of a network, so that they multiply to a bound of all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..lipschitz.norms import InducedNorm, OperatorNorm, SpectralNorm
+
+Norms = OperatorNorm | Sequence[OperatorNorm] | None
+"""One norm for all layers, one for each, or the default."""
+
+
+def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> list[OperatorNorm]:
+    """One norm for each linear layer of a network.
+
+    Args:
+        norm: one norm for all layers, one for each, or ``None`` for ``SpectralNorm()``.
+        layers: number of linear layers.
+        concatenates: whether features are concatenated in between.
+
+    Raises:
+        ValueError: if a sequence of norms has another length than the network, or if induced
+            norms do not chain to a bound of the whole network.
+    """
+    if norm is None or isinstance(norm, OperatorNorm):
+        norms = [norm if norm is not None else SpectralNorm()] * layers
+    else:
+        norms = list(norm)
+    if len(norms) != layers:
+        raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norms)}.")
+    if concatenates and any(isinstance(each, InducedNorm) for each in norms):
+        raise ValueError(
+            "norm: the bound of a concatenation holds for the Euclidean norm alone; use "
+            "SpectralNorm here, or an activation that does not concatenate."
+        )
+    check_norms_chain(norms)
+    return norms
+
+
+def check_norms_chain(norms: Sequence[OperatorNorm]) -> None:
+    """Raise unless the norms of linear layers multiply to a bound of all of them in a row.
+
+    Raises:
+        ValueError: if an induced norm does not end in the order in which the next one begins, or
+            the last one in that of the first.
+    """
+    if not any(isinstance(each, InducedNorm) for each in norms):
+        return
+    for first, second in zip(norms, [*norms[1:], norms[0]], strict=True):
+        if not (
+            isinstance(first, InducedNorm)
+            and isinstance(second, InducedNorm)
+            and first.codomain_logit is second.domain_logit
+        ):
+            raise ValueError(
+                "norm: the orders of induced norms have to be shared from layer to layer, the "
+                f"last one's with the first; make them with InducedNorm.chain({len(norms)})."
+            )

@@ -1,0 +1,94 @@
+"""Affine maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from ..lipschitz.operators import LinearOperator
+from .base import Gain, Gradients, Stage, product
+
+
+class AffineLayer(Protocol):
+    """What an affine stage asks of its layer, a :class:`pyro_resflow.nn.LipschitzLayer`."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The constant that is added, if there is one."""
+
+    def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
+        """The weight that is applied, times a gain."""
+
+    def operator(self, weight: Tensor) -> LinearOperator:
+        """The linear map of a weight."""
+
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The affine map of a weight and a bias at x."""
+
+
+class AffineSaved(NamedTuple):
+    """What an affine map keeps of its linearization."""
+
+    x: Tensor
+    operator: LinearOperator
+
+
+class Affine(Stage[AffineSaved]):
+    """A linear operator and a bias, with the gains of the scalings before and after it.
+
+    Args:
+        layer: the layer that holds the weight.
+        before: gains of what goes in.
+        after: gains of what comes out.
+    """
+
+    def __init__(
+        self, layer: AffineLayer, before: Sequence[Gain] = (), after: Sequence[Gain] = ()
+    ) -> None:
+        self.layer = layer
+        self.layers = (layer,)
+        self.before = tuple(before)
+        self.after = tuple(after)
+        self.size = 1 if layer.bias is None else 2
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        after = product(self.after) if self.after else 1.0
+        gain = product(self.before) * after if self.before else after
+        weight, bias = self.layer.effective_weight(gain), self.layer.bias
+        if bias is None:
+            return (weight,)
+        return weight, bias * after if self.after else bias
+
+    def evaluate(self, x: Tensor, *coefficients: Tensor) -> Tensor:
+        return self.layer.affine(x, *coefficients)
+
+    def linearize(self, x: Tensor, *coefficients: Tensor) -> tuple[Tensor, AffineSaved]:
+        operator = self.layer.operator(coefficients[0])
+        return self.layer.affine(x, *coefficients), AffineSaved(x, operator)
+
+    def vjp(self, saved: AffineSaved, w: Tensor) -> Tensor:
+        return saved.operator.adjoint(w)
+
+    vjp_ = vjp
+
+    def jvp(self, saved: AffineSaved, v: Tensor) -> Tensor:
+        return saved.operator.apply(v)
+
+    def dual_vjp(
+        self, saved: AffineSaved, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor, Gradients]:
+        x, operator = saved
+        weight = None
+        if needed[0]:
+            of_value = operator.outer(cotangents[:1], x[None])
+            weight = of_value.add_(operator.outer(cotangents[1:], v))
+        if len(needed) == 1:
+            return operator.adjoint(cotangents), (weight,)
+        bias = _sum_to_bias(cotangents[0], len(operator.codomain)) if needed[1] else None
+        return operator.adjoint(cotangents), (weight, bias)
+
+
+def _sum_to_bias(cotangent: Tensor, event_dim: int) -> Tensor:
+    return cotangent.sum((0, *range(2, 1 + event_dim)))

@@ -1,0 +1,90 @@
+"""Scalings and translations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import Gain, Gradients, Stage, inner_product, product, scaled
+
+
+class ScaleSaved(NamedTuple):
+    """What a scaling keeps of its linearization."""
+
+    x: Tensor
+    gain: Tensor
+
+
+class Scale(Stage[ScaleSaved]):
+    """x times a scalar.
+
+    Args:
+        gains: give the factors of the scalar.
+    """
+
+    size = 1
+
+    def __init__(self, *gains: Gain) -> None:
+        self.gains = gains
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        gain = product(self.gains)
+        # as_tensor would move a tensor to the default device
+        return (gain if isinstance(gain, Tensor) else torch.tensor(gain),)
+
+    def evaluate(self, x: Tensor, *coefficients: Tensor) -> Tensor:
+        return x * coefficients[0]
+
+    def linearize(self, x: Tensor, *coefficients: Tensor) -> tuple[Tensor, ScaleSaved]:
+        return x * coefficients[0], ScaleSaved(x, coefficients[0])
+
+    def vjp(self, saved: ScaleSaved, w: Tensor) -> Tensor:
+        return w * saved.gain
+
+    def jvp(self, saved: ScaleSaved, v: Tensor) -> Tensor:
+        return v * saved.gain
+
+    def dual_vjp(
+        self, saved: ScaleSaved, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor, Gradients]:
+        by_gain = inner_product(cotangents, saved.x, v) if needed[0] else None
+        return cotangents * saved.gain, (by_gain,)
+
+
+class Translate(Stage[None]):
+    """x plus one constant for each sample, which is multiplied by the gains of later scalings.
+
+    Args:
+        shift: gives the constant, shape ``(N, features)``.
+        after: gains of what comes out.
+    """
+
+    size = 1
+
+    def __init__(self, shift: Callable[[], Tensor], after: Sequence[Gain] = ()) -> None:
+        self.shift = shift
+        self.after = tuple(after)
+
+    def coefficients(self) -> tuple[Tensor, ...]:
+        return (scaled(self.shift(), product(self.after)),)
+
+    def evaluate(self, x: Tensor, *coefficients: Tensor) -> Tensor:
+        return x + coefficients[0]
+
+    def linearize(self, x: Tensor, *coefficients: Tensor) -> tuple[Tensor, None]:
+        return x + coefficients[0], None
+
+    def vjp(self, saved: None, w: Tensor) -> Tensor:
+        return w
+
+    def jvp(self, saved: None, v: Tensor) -> Tensor:
+        return v
+
+    def dual_vjp(
+        self, saved: None, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor, Gradients]:
+        # a copy, for earlier stages may overwrite the cotangents
+        return cotangents, (cotangents[0].clone(),)
