@@ -1,1 +1,1 @@
-"""Density models of images, trained with Lightning: `python -m examples.images --help`."""
+"""Density models of images, trained by Lightning: `python -m examples.images --help`."""

@@ -1,4 +1,4 @@
-"""Random changes of training images: of whole batches, where they are, each image by itself."""
+"""Random augmentations: modules that change each image of a batch, on the batch's device."""
 
 from typing import Literal
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class RandomFlip(nn.Module):
-    """Mirrors images left to right.
+    """Mirrors images from left to right.
 
     Args:
-        probability: That an image is mirrored.
+        probability: Probability that an image is mirrored.
     """
 
     def __init__(self, probability: float = 0.5) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
-            raise ValueError(f"probability must lie in [0, 1], got {probability}")
+            raise ValueError(f"probability: expected a number in [0, 1], got {probability}")
         self.probability = probability
 
     def forward(self, images: Tensor) -> Tensor:
@@ -29,18 +29,18 @@ Edges = Literal["reflect", "symmetric", "nearest"]
 
 
 class RandomShift(nn.Module):
-    """Moves images by whole pixels: pads them all around and crops them at a random place.
+    """Shifts images by whole pixels: pads them on all sides and crops at a random place.
 
     Args:
         pixels: The largest shift in each direction.
-        edges: What comes in beyond an edge: the image mirrored about its outermost pixels
-            (`reflect`), mirrored with these repeated (`symmetric`), or these alone (`nearest`).
+        edges: The padding: the image mirrored about its outermost pixels (`reflect`), mirrored
+            with these repeated (`symmetric`), or the outermost pixels alone (`nearest`).
     """
 
     def __init__(self, pixels: int = 4, edges: Edges = "reflect") -> None:
         super().__init__()
         if pixels < 1:
-            raise ValueError(f"pixels must be at least 1, got {pixels}")
+            raise ValueError(f"pixels: expected at least 1, got {pixels}")
         self.pixels = pixels
         self.edges = edges
 
@@ -53,10 +53,10 @@ class RandomShift(nn.Module):
         return shifted.movedim(-1, 1).contiguous()
 
     def _places(self, number: int, size: int, device: torch.device) -> Tensor:
-        """For each image and place, the place that its pixel comes from, shape `(N, size)`."""
+        """Return the source place of each pixel along one axis, shape `(N, size)`."""
         if self.pixels >= size:
             raise ValueError(
-                f"pixels: a shift of up to {self.pixels} leaves nothing of images of {size} pixels"
+                f"pixels {self.pixels}: expected fewer than the {size} pixels of the images"
             )
         shifts = torch.randint(-self.pixels, self.pixels + 1, (number, 1), device=device)
         places = torch.arange(size, device=device) + shifts
@@ -71,7 +71,7 @@ class RandomShift(nn.Module):
 
 
 class InTurn(nn.Sequential):
-    """Several augmentations, one after the other.
+    """Applies several augmentations one after the other.
 
     Args:
         parts: The augmentations.

@@ -1,35 +1,33 @@
-"""Classes of images by an invertible network: `python -m examples.images.classification -h`."""
+"""Classes of images by an i-ResNet: `python -m examples.images.classification --help`."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import CatMetric
 
 from examples.images.cli import main
-from examples.images.diagnosis import explained
-from examples.images.optimization import constant_rate, optimization
-from examples.images.setting_checks import check_weights
+from examples.images.diagnosis import explain_nonfinite_weights
+from examples.images.optimization import constant_rate
+from examples.images.task import ImageTask
 from pyro_resflow.nn import initialize_by
 
 Labelled = tuple[Tensor, Tensor]
 
 
-class Classification(LightningModule):
-    """The classes of integer images, by cross-entropy.
+class Classification(ImageTask):
+    """Classes of integer images, learned by cross-entropy.
 
     Args:
-        network: From images to logits, as `pyro_resflow.classifiers.IResNetClassifier`.
+        network: Maps images to logits, as `pyro_resflow.classifiers.IResNetClassifier` does.
         bins: Number of grey levels of the images.
-        mean: Mean of each channel of images in [0, 1], which is subtracted.
-        std: Standard deviation of each channel, by which images are divided.
+        mean: Mean of each channel of images in [0, 1], to subtract.
+        std: Standard deviation of each channel, to divide by.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
     """
@@ -74,11 +72,10 @@ class Classification(LightningModule):
         return self.network((images / (self.bins - 1) - self.mean) / self.std)
 
     def probe(self, batch: Labelled) -> None:
-        """Evaluate the model at a batch, to see where its numbers stop being finite."""
         self.logits(batch[0])
 
     def on_fit_start(self) -> None:
-        """Let training images initialise the normalisations that take their scale from data."""
+        """Initialise the normalisations from training images."""
         if self.trainer.ckpt_path is None:
             with self.trainer.precision_plugin.tensor_init_context():
                 images = self.trainer.datamodule.initial_images()
@@ -87,7 +84,7 @@ class Classification(LightningModule):
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         """Return the cross-entropy of a batch, in nats."""
         images, labels = batch
-        with explained(self.trainer, self, batch):
+        with explain_nonfinite_weights(self.trainer, self, batch):
             logits = self.logits(images)
         loss = F.cross_entropy(logits, labels)
         self.log("loss/train", loss, prog_bar=True, sync_dist=True)
@@ -108,26 +105,13 @@ class Classification(LightningModule):
         self.test_hits.update(_hits(self.logits(images), labels))
 
     def on_test_epoch_end(self) -> None:
-        """Print the part of the test images that is classified rightly."""
+        """Print the accuracy on the test images."""
         hits = self.test_hits.compute()
         self.test_hits.reset()
         error = (hits.std() / math.sqrt(len(hits))).item()
         self.log("accuracy/test", hits.mean(), sync_dist=True)
         rank_zero_only(print)(
             f"accuracy: {100 * hits.mean():.2f} ± {100 * error:.2f} % (test images: {len(hits)})"
-        )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model."""
-        check_weights(self, checkpoint)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and its schedule."""
-        return optimization(
-            self.parameters(),
-            self.optimizer,
-            self.lr_scheduler,
-            self.trainer.check_val_every_n_epoch or 1,
         )
 
 

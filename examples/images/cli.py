@@ -1,4 +1,4 @@
-"""The command line: a LightningCLI whose data decide the shape of the flow."""
+"""The command line: a LightningCLI that takes the shape of the model from the data."""
 
 import re
 import signal
@@ -32,12 +32,12 @@ from examples.images.run_errors import EarlyEnd, Interrupted, SetupError
 from examples.images.setting_checks import (
     check_barebones,
     check_callbacks,
-    check_decided,
     check_labels,
+    check_linked_settings,
     check_precision,
 )
 from examples.images.storage import AtomicCheckpoints, check_writable, read_checkpoint
-from examples.images.task import DensityEstimation
+from examples.images.task import DensityEstimation, ImageTask
 from examples.parsing import ShortErrors, nearest
 
 CONFIGS = Path("examples/images/configs")
@@ -46,7 +46,7 @@ BASE = Path(__file__).parent / "configs" / "base.yaml"
 
 
 class ImageTrainer(Trainer):
-    """A trainer that can fit and test in one go.
+    """A trainer with a command that fits and then tests.
 
     Attributes:
         tests_afterwards: Whether a test follows the fit.
@@ -60,17 +60,17 @@ class ImageTrainer(Trainer):
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | None = None,
     ) -> None:
-        """Fit, then test the weights that were best in validation and write the report.
+        """Fit, then test the weights with the best validation score and write the report.
 
         Args:
-            model: What is trained.
+            model: The task.
             datamodule: The images.
-            ckpt_path: A checkpoint to resume from.
+            ckpt_path: The checkpoint to resume from.
         """
         self.tests_afterwards = True
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        keepers = [c for c in self.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        best = keepers[0].best_model_path if keepers else None
+        savers = [c for c in self.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        best = savers[0].best_model_path if savers else None
         try:
             self.test(model, datamodule=datamodule, ckpt_path=best or None, verbose=False)
         except SystemExit as end:
@@ -85,7 +85,7 @@ class ImageParser(ShortErrors, LightningArgumentParser):
     """Lightning's parser, with short errors."""
 
     def hints(self, message: str) -> Iterator[str]:
-        """Say, too, where configurations are."""
+        """Yield corrections; for a missing configuration, say where configurations are."""
         yield from super().hints(message)
         if "required: " in message and ".model" in message:
             yield f"name a configuration: --config {CONFIGS / 'residual_flow_digits.yaml'}"
@@ -96,15 +96,15 @@ class ImageParser(ShortErrors, LightningArgumentParser):
 
 
 class ImageCLI(LightningCLI):
-    """The command line of the image examples; `trainer.default_root_dir` holds all output."""
+    """The command line of the image examples; all output goes to `trainer.default_root_dir`."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Add `fit_and_test` to Lightning's own."""
+        """Add `fit_and_test` to Lightning's subcommands."""
         return {**LightningCLI.subcommands(), "fit_and_test": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data decide the shape and the grey levels of the model, and what else it has."""
+        """Add the callbacks of every run, and link settings of the model to the data."""
         parser.add_lightning_class_args(RandomStreams, "random_streams")
         parser.add_lightning_class_args(SkipNonFinite, "skip_non_finite")
         parser.add_lightning_class_args(Safekeeping, "safekeeping")
@@ -114,12 +114,12 @@ class ImageCLI(LightningCLI):
             parser.link_arguments(source, target, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Check the checkpoint, too, before Lightning reads it."""
-        self.given, args = taken_out(
+        """Parse the settings, note those that the data decide, and check the checkpoint."""
+        self.given, args = extract_options(
             self.model_class.links.values(), sys.argv[1:] if args is None else args
         )
         self.config = parser.parse_args(args)
-        # Without defaults, to tell what is given from what a class would take.
+        # Without defaults, to tell given values from those that a class takes by default.
         given = parser.parse_args(args, defaults=False)
         for setting in self.model_class.links.values():
             if (value := given[given.subcommand].get(setting)) is not None:
@@ -129,7 +129,7 @@ class ImageCLI(LightningCLI):
             check_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
-        """Check the folder of the run and its trainer before anything is loaded."""
+        """Check the run's folder and the trainer's settings before anything is loaded."""
         settings = self.config[self.subcommand]
         check_precision(settings.trainer.precision)
         check_barebones(settings.trainer.barebones)
@@ -140,7 +140,7 @@ class ImageCLI(LightningCLI):
             check_unused(folder)
 
     def instantiate_classes(self) -> None:
-        """Turn what classes say of their arguments into errors of the settings."""
+        """Turn the errors of constructors into errors of the settings."""
         try:
             super().instantiate_classes()
         except SetupError:
@@ -149,13 +149,13 @@ class ImageCLI(LightningCLI):
             raise SetupError(str(error)) from error
 
     def after_instantiate_classes(self) -> None:
-        """Check that the data, the model and the callbacks go together."""
-        check_decided(self.given, self.datamodule, self.model_class.links)
+        """Check that the data, the model and the callbacks fit together."""
+        check_linked_settings(self.given, self.datamodule, self.model_class.links)
         check_labels(self.model, self.datamodule)
         check_callbacks(self.trainer.callbacks)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to the folder of the run and write safely, unless the settings say otherwise."""
+        """By default, log to the run's folder and write checkpoints atomically."""
         settings = self.config_init[self.subcommand].trainer
         if settings.logger is None:
             kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="")
@@ -164,15 +164,15 @@ class ImageCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def taken_out(settings: Iterable[str], args: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Take settings that the data decide out of a command line, which knows no such option.
+def extract_options(settings: Iterable[str], args: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Remove the settings that the data decide from a command line, whose parser refuses them.
 
     Args:
-        settings: Their names.
+        settings: Names of the settings.
         args: The command line.
 
     Returns:
-        What is given for them, and the rest of the command line.
+        The values given for the settings, and the rest of the command line.
     """
     given: dict[str, Any] = {}
     rest: list[str] = []
@@ -197,7 +197,7 @@ def check_base(path: Path) -> None:
 
 
 def check_unused(folder: Path) -> None:
-    """Raise a `SetupError` if a folder holds an earlier run."""
+    """Raise a `SetupError` if the folder holds an earlier run."""
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
         raise SetupError(
@@ -208,21 +208,20 @@ def check_unused(folder: Path) -> None:
 
 
 def check_accelerator(accelerator: Any) -> None:
-    """Raise a `SetupError` if a graphics card is asked for and torch finds none."""
-    there = {"gpu": torch.cuda.is_available() or torch.backends.mps.is_available()}
-    there["cuda"], there["mps"] = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if not there.get(accelerator, True):
+    """Raise a `SetupError` if torch does not find the accelerator on this machine."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
         raise SetupError(
             f"trainer.accelerator {accelerator!r}: torch {torch.__version__} finds no such device "
-            "on this machine; leave the setting out to train on what is there, or give "
+            "on this machine; leave the setting out to use any device that it finds, or give "
             "--trainer.accelerator cpu"
         )
 
 
 def check_checkpoint(path: str) -> None:
-    """Raise a `SetupError` if there is no such checkpoint, or it is damaged.
+    """Raise a `SetupError` if the checkpoint does not exist or is damaged.
 
-    One that Lightning finds, by a name or on another computer, is left to it.
+    Lightning itself checks the checkpoints that it finds by a name or on another computer.
     """
     if path in ("best", "last", "hpc") or "://" in path:
         return
@@ -231,17 +230,15 @@ def check_checkpoint(path: str) -> None:
     read_checkpoint(Path(path))
 
 
-def main(
-    args: list[str] | None = None, task: type[LightningModule] = DensityEstimation
-) -> ImageCLI:
+def main(args: list[str] | None = None, task: type[ImageTask] = DensityEstimation) -> ImageCLI:
     """Run the command line.
 
     Args:
-        args: Arguments in place of those of the process.
-        task: What is learned; it says in `links` which of its settings the data decide.
+        args: The arguments; by default those of the process.
+        task: The task to learn; its `links` name the settings that the data decide.
 
     Returns:
-        The command line, with the trainer and the model that it has run.
+        The command line, with its trainer and its model.
     """
     quiet.silence()
     try:
@@ -252,7 +249,7 @@ def main(
             trainer_class=ImageTrainer,
             trainer_defaults={
                 "default_root_dir": "runs/images",
-                # Estimators differentiate, and weights cached in validation are trained on later.
+                # Estimators need gradients, and training uses weights cached in validation.
                 "inference_mode": False,
                 "callbacks": [FolderClaim(), Monitoring()],
             },
@@ -265,20 +262,20 @@ def main(
             },
             parser_class=ImageParser,
             auto_configure_optimizers=False,
-            # It would tie the model to this object, and every copy of the model would copy both.
+            # It would make the model refer to this object, so that copies of the model copy both.
             load_from_checkpoint_support=False,
             args=args,
         )
     except Interrupted as stop:
-        rank_zero_only(print)(f"{stop}{_way_on(stop, task, args)}", file=sys.stderr)
+        rank_zero_only(print)(f"{stop}{_resume_hint(stop, task, args)}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except EarlyEnd as error:
-        sys.exit(f"error: {error}{_way_on(error, task, args)}")
-    except MisconfigurationException as error:  # Lightning's own, which names its arguments
+        sys.exit(f"error: {error}{_resume_hint(error, task, args)}")
+    except MisconfigurationException as error:  # from Lightning, names its arguments
         sys.exit(f"error: {error}")
 
 
-def _way_on(end: EarlyEnd, task: type[LightningModule], args: list[str] | None) -> str:
+def _resume_hint(end: EarlyEnd, task: type[ImageTask], args: list[str] | None) -> str:
     if end.checkpoint is None:
         return ""
     arguments = sys.argv[1:] if args is None else args

@@ -1,17 +1,17 @@
-"""Models of the same images, of about as many parameters, trained for the same time.
+"""Compare models with about as many parameters, trained on the same images for the same time.
 
-Fashion-MNIST, each 2x2 pixels averaged into one of 256 grey levels: 60,000 training and 10,000
-test images of 14x14. Each model is trained by Adam in batches of 64 for the same number of
-seconds, one model at a time; then its last weights are scored on all test images. Nothing is
-chosen by those: no checkpoint, no learning rate. The curves are of the first 1,024 test images,
-whose scoring does not count as training.
+The images are those of Fashion-MNIST, with each 2x2 pixels averaged into one of 256 grey levels:
+60,000 training and 10,000 test images of 14x14. Adam trains each model in batches of 64 for the
+same number of seconds, one model at a time; then its last weights are scored on all test images.
+The test images decide nothing: no checkpoint, no learning rate. The curves are scores of the first
+1,024 test images, whose time does not count as training.
 
     python -m examples.images.compare models                # every one without a result yet
     python -m examples.images.compare models --only '[glow]'
-    python -m examples.images.compare anchor                # beside the authors' Residual Flow
+    python -m examples.images.compare anchor                # for the authors' Residual Flow
 
-A model's result is kept in a file of its name, with the command, the commit and the machine. From
-all of them a table and two pictures are made, each time anew.
+Each result is kept in a file named after its model, with the command, the commit and the machine.
+Every run makes the table and the two pictures anew from all results.
 """
 
 import math
@@ -24,7 +24,7 @@ import torch
 
 from examples.conditions import Conditions
 from examples.images import weights
-from examples.images.comparison.clock import AtSteps, Due, EverySoOften
+from examples.images.comparison.clock import AtIntervals, AtSteps, Due
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.results import Result, load_all, save_samples, write_summary
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
@@ -47,14 +47,14 @@ def models(
     """Train and score the models; write their results, a table and pictures.
 
     Args:
-        only: The models, even if there is a result; by default all that have none in the folder.
-        minutes: Minutes of training for each.
+        only: The models to train; by default those without a result in the folder.
+        minutes: Minutes of training for each model.
         points: Points of each learning curve.
-        samples: Images to draw from each.
-        threads: Threads to compute with.
-        seed: Of all that is random.
-        folder: Where everything is written.
-        source: Other images than Fashion-MNIST at 14x14, to try the program.
+        samples: Images to draw from each model.
+        threads: Number of threads.
+        seed: Random seed.
+        folder: Folder for all output.
+        source: Images to use instead of Fashion-MNIST at 14x14, to try the program.
     """
     names = (
         only
@@ -63,14 +63,14 @@ def models(
     )
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
-        raise SetupError(f"only: there is no {unknown}; there are {', '.join(CONTENDERS)}")
-    data = _prepared(source, threads, folder)
+        raise SetupError(f"only {unknown}: no such model; take some of {', '.join(CONTENDERS)}")
+    data = _prepare_data(source, threads, folder)
     protocol = Protocol(budget=60 * minutes, seed=seed)
     others = [result for result in load_all(folder) if result.contender not in names]
-    _check_alike(others, str(data.source), protocol.budget)
+    _check_comparable(others, str(data.source), protocol.budget)
     for name in names:
         print(f"{name}: {CONTENDERS[name].title}")
-        due = partial(EverySoOften, protocol.budget, points)
+        due = partial(AtIntervals, protocol.budget, points)
         _run(name, CONTENDERS[name], data, protocol, due, samples, folder)
     print(write_summary(folder, data.bins))
     print(f"wrote {folder}")
@@ -84,21 +84,21 @@ def anchor(
     folder: Path = Path("runs/anchor"),
     source: Source | None = None,
 ) -> None:
-    """Train the architecture that the authors' code was measured with, and score it on the way.
+    """Train the architecture on which the authors' code was measured, and score it on the way.
 
-    Residual Flow with 2 and 2 blocks of 64 channels and 4 fully connected ones, 298,087
-    parameters: what the authors' code makes of 2-2-2 blocks, since 14 pixels cannot be halved
-    twice. Adam with a constant learning rate of 1e-3, no average of weights.
+    The model is a Residual Flow with 2 and 2 blocks of 64 channels and 4 fully connected ones,
+    298,087 parameters: the authors' code builds it for 2-2-2 blocks, since 14 pixels cannot be
+    halved twice. Adam has a constant learning rate of 1e-3; weights are not averaged.
 
     Args:
-        steps: After which of them the first 1,024 test images are scored; the last ends the run.
+        steps: Steps after which to score the first 1,024 test images; the last one ends the run.
         samples: Images to draw at the end.
-        threads: Threads to compute with.
-        seed: Of all that is random.
-        folder: Where everything is written.
-        source: Other images than Fashion-MNIST at 14x14, to try the program.
+        threads: Number of threads.
+        seed: Random seed.
+        folder: Folder for all output.
+        source: Images to use instead of Fashion-MNIST at 14x14, to try the program.
     """
-    data = _prepared(source, threads, folder)
+    data = _prepare_data(source, threads, folder)
     protocol = Protocol(steps=max(steps), warm_up=0, fall=0.0, tested=1024, seed=seed)
     contender = Contender("Residual Flow, the anchor's architecture", residual_flow)
     due = partial(AtSteps, tuple(steps))
@@ -109,20 +109,20 @@ def anchor(
     print(f"wrote {folder}")
 
 
-def _prepared(source: Source | None, threads: int, folder: Path) -> WholeTrainingSet:
+def _prepare_data(source: Source | None, threads: int, folder: Path) -> WholeTrainingSet:
     check_writable("folder", folder)
     torch.set_num_threads(threads)
     source = source if source is not None else Averaged(FashionMnist())
     return WholeTrainingSet(InMemory(source), batch_size=64)
 
 
-def _check_alike(results: Sequence[Result], data: str, budget: float) -> None:
-    """Refuse to add to results of other images or of another time."""
+def _check_comparable(results: Sequence[Result], data: str, budget: float) -> None:
+    """Refuse results of other images or another duration."""
     for result in results:
         if (result.data, result.budget) != (data, budget):
             raise SetupError(
                 f"folder: it holds {result.contender}, trained for {result.budget} seconds on "
-                f"{result.data}, which does not compare with {budget} seconds on {data}; give "
+                f"{result.data}, which is not comparable with {budget} seconds on {data}; name "
                 "another folder"
             )
 
@@ -161,7 +161,7 @@ def _run(
     }
     weights.save(folder / name, trained.task, notes)
     save_samples(folder, name, trained.task.distribution().sample((samples,)))
-    result.save(folder)  # last: what has a result has all of its files
+    result.save(folder)  # last, so that a result implies that all files are there
     print(trained.held_out)
     return result
 

@@ -11,37 +11,36 @@ from torch.utils.data import DataLoader, default_collate
 
 from examples.images.run_errors import SetupError
 from examples.images.sources import Portion, Source, hold_out
-from examples.images.sources.source_checks import check_source, loaded
+from examples.images.sources.source_checks import check_source, load_checked
 from examples.images.training_order import TrainingOrder
 
 Batch = Tensor | tuple[Tensor, Tensor]
-"""Images of shape `(N, C, H, W)`; where labels are asked for, with labels of shape `(N,)`."""
+"""Images of shape `(N, C, H, W)`, or a pair of images and labels of shape `(N,)`."""
 
 
 INITIAL_VALUES = 256 * 3 * 32 * 32
-"""Values that normalisations start from at most: they pass at once, as 256 images of CIFAR-10."""
+"""Most pixel values that initialise normalisations in one pass: 256 images of CIFAR-10."""
 
 INITIAL_IMAGES = range(16, 256)
-"""The fewest images that a flow starts from by itself, and the most that are of use."""
+"""Range of the number of initialising images: flows need 16, more than 256 do not help."""
 
 
 class ImageData(LightningDataModule):
     """Training, validation and test images of one source.
 
-    Validation images are cut out of the training portion, so that early stopping and the choice
-    of weights never see a test image.
+    Validation images are taken from the training portion, so that early stopping and the choice of
+    weights never use a test image.
 
     Args:
-        source: Where the images come from.
+        source: The source of the images.
         batch_size: Images in a training batch.
-        evaluation_batch_size: Images in a validation or test batch, and of the initialising
-            images in one pass.
-        validation_fraction: Part of the training portion that is kept for validation.
-        split_seed: Seed of the cut between training and validation.
-        augmentation: Changes batches of training images, on the device that trains, as
-            `examples.images.augmentation.RandomFlip`.
-        labels: Whether batches are pairs of images and labels, for tasks that classify.
-        workers: Processes that load batches; 0 loads them in the training process.
+        evaluation_batch_size: Images in a validation or test batch.
+        validation_fraction: Fraction of the training portion that is kept for validation.
+        split_seed: Seed of the split into training and validation images.
+        augmentation: Changes batches of training images on the training device, as
+            `examples.images.augmentation.RandomFlip` does.
+        labels: Whether batches are pairs of images and labels, as classifiers need.
+        workers: Number of processes that load batches; 0 loads them in the training process.
     """
 
     def __init__(
@@ -63,13 +62,13 @@ class ImageData(LightningDataModule):
                 raise SetupError(f"data.{name}: expected at least 1, got {size}")
         if not 0 < validation_fraction < 1:
             raise SetupError(
-                f"data.validation_fraction must lie between 0 and 1, got {validation_fraction}: "
-                "0.1 keeps a tenth of the training images for validation"
+                f"data.validation_fraction: expected a number between 0 and 1, got "
+                f"{validation_fraction}; 0.1 keeps a tenth of the training images for validation"
             )
         if labels and not source.classes:
             raise SetupError(
-                f"data.labels: the images of {type(source).__name__} have none; leave it out, or "
-                "take a source with classes, such as Digits, Mnist, FashionMnist or Cifar10"
+                f"data.labels true: the images of {type(source).__name__} have no labels; leave "
+                "data.labels out, or take a source with classes, such as Digits or Cifar10"
             )
         self.source = source
         self.batch_size = batch_size
@@ -94,32 +93,32 @@ class ImageData(LightningDataModule):
 
     @property
     def classes(self) -> int:
-        """Number of classes; 0 if images carry no label."""
+        """Number of classes; 0 if images have no label."""
         return self.source.classes
 
     def prepare_data(self) -> None:
-        """Download or unpack what is missing, in one process only."""
+        """Download or unpack missing files, in one process only."""
         self.source.load()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the images and cut out those for validation."""
-        portion, self.test_images = loaded(self.source)
+        """Load the images and hold out those for validation."""
+        portion, self.test_images = load_checked(self.source)
         self.training_images, self.validation_images = hold_out(
             portion, self.validation_fraction, self.split_seed
         )
         if len(self.training_images) < 2:
             raise SetupError(
-                f"data.validation_fraction {self.validation_fraction} leaves "
-                f"{len(self.training_images)} of {len(portion)} images to train on; at least two "
+                f"data.validation_fraction {self.validation_fraction}: it leaves "
+                f"{len(self.training_images)} of {len(portion)} images for training; at least two "
                 "are needed, for normalisations that start from their standard deviation"
             )
         if self.trainer is not None:
             self.order_seed = self.trainer.strategy.broadcast(torch.initial_seed()) % 2**32
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where in the order of the training images the run is."""
+        """Return the run's position in the order of the training images."""
         assert self.trainer is not None
-        epoch, batch = self._place(self.trainer)
+        epoch, batch = self._position(self.trainer)
         return {
             "order_seed": self.order_seed,
             "epoch": epoch,
@@ -129,10 +128,10 @@ class ImageData(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to where a run has been.
+        """Restore a run's position in the order of the training images.
 
         Raises:
-            SetupError: In the middle of an epoch that was divided into other batches.
+            SetupError: If the position is within an epoch whose batches had another size.
         """
         assert self.trainer is not None
         before = (state_dict.get("batch_size"), state_dict.get("processes"))
@@ -142,14 +141,14 @@ class ImageData(LightningDataModule):
             raise SetupError(
                 f"data.batch_size {now[0]} on {now[1]} devices: the checkpoint is in the middle "
                 f"of an epoch, {state_dict['batch']} batches of {before[0]} images on {before[1]} "
-                f"devices. Go on with data.batch_size {before[0]} and trainer.devices "
+                f"devices. Resume with data.batch_size {before[0]} and trainer.devices "
                 f"{before[1]}, or from a checkpoint at the end of an epoch, such as best.ckpt"
             )
         self.order_seed = state_dict["order_seed"]
         self.start = (state_dict["epoch"], state_dict["batch"])
 
-    def _place(self, trainer: Trainer) -> tuple[int, int]:
-        """The epoch and how many of its batches have been trained on."""
+    def _position(self, trainer: Trainer) -> tuple[int, int]:
+        """Return the epoch and the number of its finished batches."""
         if trainer.state.fn != TrainerFn.FITTING:
             return self.start
         loop = trainer.fit_loop
@@ -163,10 +162,10 @@ class ImageData(LightningDataModule):
         return min(self.batch_size, len(self.training_images))
 
     def initial_images(self) -> Tensor:
-        """Return the images that normalisations start from, the same in every process.
+        """Return the images that initialise normalisations, the same in every process.
 
-        Their number depends on the data alone. They pass at once: in several batches every
-        normalisation would take a pass of all of them.
+        Their number depends on the data alone. They form one batch: with several, each
+        normalisation would need a pass of all batches.
         """
         affordable = INITIAL_VALUES // math.prod(self.event_shape)
         size = min(max(affordable, INITIAL_IMAGES.start), INITIAL_IMAGES.stop)
@@ -175,7 +174,7 @@ class ImageData(LightningDataModule):
         return images_of(next(iter(loader)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment a training batch, once it is on its device."""
+        """Augment a training batch on its device."""
         if self.trainer is None or not self.trainer.training:
             return batch
         if isinstance(batch, Tensor):
@@ -184,7 +183,7 @@ class ImageData(LightningDataModule):
         return self.augmentation(images), labels
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Shuffled batches of whole size, the last incomplete one dropped."""
+        """Return shuffled batches of full size, without the last incomplete one."""
         size = self._training_batch_size()
         rank, processes = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -212,7 +211,7 @@ class ImageData(LightningDataModule):
             sampler=order,
             drop_last=order is not None,
             collate_fn=collate_pairs if self.labels else collate_images,
-            # Iterators draw a seed for their processes: not from what training draws from.
+            # Iterators draw a seed for their processes, which must not change training's numbers.
             generator=torch.Generator(),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -221,7 +220,7 @@ class ImageData(LightningDataModule):
 
 
 def collate_images(items: list[tuple[Tensor, ...]]) -> Tensor:
-    """Stack the images, without labels."""
+    """Stack the images and drop the labels."""
     return torch.stack([image for image, *_ in items])
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a step stop being finite, and what to go back to."""
+"""Diagnosis of a diverged run: where values stop being finite, and where to resume."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,32 +13,34 @@ from examples.images.schedules import OneCycle
 from pyro_resflow.nn import NonFiniteWeightError
 
 
-class NotFinite(Exception):  # noqa: N818 it is a finding, caught here
-    """A transform has put out something that is not finite."""
+class NotFinite(Exception):  # noqa: N818 a finding, caught in this module
+    """A transform has returned a value that is not finite."""
 
 
-def diverged(trainer: Trainer, task: LightningModule, batch: Any, what: str) -> DivergedError:
-    """Return the error to stop with: what has happened, where it began, what to go back to.
+def divergence_error(
+    trainer: Trainer, task: LightningModule, batch: Any, event: str
+) -> DivergedError:
+    """Return the error that ends a diverged run, with its origin and the last good checkpoint.
 
     Args:
         trainer: The trainer.
-        task: What is trained, with the gradients of the step if there are any.
+        task: The task, with the gradients of the step if there are any.
         batch: The batch of the step.
-        what: What has happened.
+        event: What has happened, for the message.
     """
-    keepers = reversed(trainer.checkpoint_callbacks)
-    paths = [path for keeper in keepers if (path := getattr(keeper, "last_model_path", ""))]
+    callbacks = reversed(trainer.checkpoint_callbacks)
+    paths = [path for each in callbacks if (path := getattr(each, "last_model_path", ""))]
     good = next(iter(paths), trainer.ckpt_path)
     return DivergedError(
-        f"step {trainer.global_step + 1}: {what}; it begins in {origin(task, batch)}. Last good "
-        f"checkpoint: {good or 'none'}. Resume from it, or from one before, with a lower "
+        f"step {trainer.global_step + 1}: {event}; it begins in {origin(task, batch)}. Last good "
+        f"checkpoint: {good or 'none'}. Resume from it, or from an earlier one, with a lower "
         f"{rate_setting(trainer)} or --trainer.gradient_clip_val",
         good,
     )
 
 
 def rate_setting(trainer: Trainer) -> str:
-    """Name the option that sets the learning rate, with what it is."""
+    """Return the option that sets the learning rate, with its value."""
     group = trainer.optimizers[0].param_groups[0]
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     if "max_lr" in group and not isinstance(scheduler, OneCycle):  # PyTorch's own cycles
@@ -48,32 +50,34 @@ def rate_setting(trainer: Trainer) -> str:
 
 
 @contextmanager
-def explained(trainer: Trainer, task: LightningModule, batch: Any) -> Iterator[None]:
-    """Turn the error of a network with a weight that is not finite into one to stop with.
+def explain_nonfinite_weights(
+    trainer: Trainer, task: LightningModule, batch: Any
+) -> Iterator[None]:
+    """Turn the error of a network with a non-finite weight into a `DivergedError`.
 
     Args:
         trainer: The trainer.
-        task: What is trained.
+        task: The task.
         batch: The batch of the step.
     """
     try:
         yield
     except NonFiniteWeightError as error:
-        raise diverged(trainer, task, batch, "a weight is not finite") from error
+        raise divergence_error(trainer, task, batch, "a weight is not finite") from error
 
 
 def origin(task: LightningModule, batch: Any) -> str:
-    """Name the part of a task in which the numbers stop being finite.
+    """Name the part of a task where values stop being finite.
 
-    A weight that is not finite; else the innermost transform that puts out something that is not;
-    else the parameter, last of all in the order of the forward pass, whose gradient is not, for
-    backward that is the first.
+    That is a weight that is not finite; else the innermost transform whose output is not finite;
+    else the last parameter, in the order of the forward pass, whose gradient is not finite, since
+    the backward pass comes to it first.
     """
     for name, parameter in task.named_parameters():
-        if not parameter.square().sum().isfinite():  # of which no norm can be taken
+        if not parameter.square().sum().isfinite():  # without a finite norm
             return f"the weight {name!r}"
     try:
-        with watched(task):
+        with stop_at_nonfinite_output(task):
             task.probe(batch)
     except NotFinite as found:
         return str(found)
@@ -81,23 +85,23 @@ def origin(task: LightningModule, batch: Any) -> str:
     for name, gradient in reversed(gradients):
         if not gradient.isfinite().all():
             return f"the gradient of {name!r}"
-    return "no part when computed again: it takes a rare draw of noise"
+    return "no part when computed again: a rare draw of noise is needed"
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[None]:
-    """Raise `NotFinite` when a transform inside a module puts out something that is not finite."""
-    watching = []
+def stop_at_nonfinite_output(module: nn.Module) -> Iterator[None]:
+    """Raise `NotFinite` as soon as a transform in a module returns a value that is not finite."""
+    patched = []
     try:
         for name, part in module.named_modules():
             for method in ("call_and_ladj", "inverse_and_ladj"):
                 if isinstance(part, Transform) and hasattr(part, method):
                     label = f"the layer {name!r} ({type(part).__name__})"
                     vars(part)[method] = _checked(getattr(part, method), label)
-                    watching.append((part, method))
+                    patched.append((part, method))
         yield
     finally:
-        for part, method in watching:
+        for part, method in patched:
             del vars(part)[method]
 
 

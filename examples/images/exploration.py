@@ -1,4 +1,4 @@
-"""What a flow of images makes of noise and of images, as tensors."""
+"""Samples, interpolations, reconstructions and rankings by a flow of images, as tensors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from pyro_resflow.distributions import Dequantized, as_signed
 from pyro_resflow.flows import ImageFlow
 
 Path = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From two vectors and a number in [0, 1] to a vector between them."""
+"""Maps two vectors and a number in [0, 1] to a vector between them."""
 
 
 def linear(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
-    """Return the point on the straight line: between noise vectors, one shorter than both."""
+    """Return a point on the straight line; between noise vectors, it is shorter than both."""
     return torch.lerp(start, end, fraction)
 
 
 def spherical(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
-    r"""Return the point on the arc through both, which is as long as noise vectors are.
+    r"""Return a point on the arc through both, which keeps the length of noise vectors.
 
     :math:`(\sin((1-t)\omega)\,a + \sin(t\omega)\,b) / \sin\omega`, with the angle :math:`\omega`
     between a and b; the straight line where they point the same or the opposite way.
@@ -27,7 +27,7 @@ def spherical(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
     angle = torch.arccos(torch.cosine_similarity(start, end, dim=-1).clamp(-1, 1)).unsqueeze(-1)
     weights = torch.sin((1 - fraction) * angle), torch.sin(fraction * angle)
     straight = angle.sin() < torch.finfo(angle.dtype).eps ** 0.5
-    # The division is by one where its result is not used.
+    # Divide by one where the result is not used.
     arc = (weights[0] * start + weights[1] * end) / angle.sin().where(~straight, 1)
     return torch.where(straight, linear(start, end, fraction), arc)
 
@@ -36,13 +36,13 @@ def spherical(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
 def interpolate(
     flow: ImageFlow, first: Tensor, second: Tensor, steps: int = 9, path: Path = spherical
 ) -> Tensor:
-    """Return images between two, by a path between their noise vectors.
+    """Return images between two images, along a path between their noise vectors.
 
     Args:
         flow: Maps noise to images.
         first: Images in [0, 1] at the start, of shape `(*batch, C, H, W)`.
         second: Images at the end, of the same shape.
-        steps: Number of images, with both ends.
+        steps: Number of images, including both ends.
         path: `spherical` or `linear`.
 
     Returns:
@@ -55,12 +55,12 @@ def interpolate(
 
 @torch.no_grad()
 def sample_at(flow: ImageFlow, temperatures: Sequence[float], number: int) -> Tensor:
-    """Draw images from noise of several standard deviations, the same noise for all.
+    """Draw images from one noise at several standard deviations.
 
     Args:
         flow: Maps noise to images.
-        temperatures: Standard deviations of the noise; at 0 every image is that of noise zero.
-        number: Number of images at each.
+        temperatures: Standard deviations of the noise; at 0 all images are that of zero noise.
+        number: Number of images for each temperature.
 
     Returns:
         Shape `(len(temperatures), number, C, H, W)`.
@@ -71,11 +71,11 @@ def sample_at(flow: ImageFlow, temperatures: Sequence[float], number: int) -> Te
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Images, and what a flow made of them on the way to noise and back.
+    """Images and their reconstructions by a flow.
 
     Attributes:
         images: Images in [0, 1], of shape `(*batch, C, H, W)`.
-        returned: What came back, of the same shape.
+        returned: The reconstructions, of the same shape.
     """
 
     images: Tensor
@@ -89,14 +89,14 @@ class Reconstruction:
 
 @torch.no_grad()
 def reconstruct(flow: ImageFlow, images: Tensor) -> Reconstruction:
-    """Send images in [0, 1] through `flow.inv` and then through `flow`."""
-    # The transform remembers its last input by identity; a clone makes it compute.
+    """Map images in [0, 1] through `flow.inv` and then through `flow`."""
+    # The transform caches its last input by identity; a clone makes it compute.
     return Reconstruction(images, flow(flow.inv(images).clone()))
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Images, those of the highest likelihood first.
+    """Images in decreasing order of likelihood.
 
     Attributes:
         images: Integer images of shape `(N, C, H, W)`.
@@ -109,12 +109,12 @@ class Ranking:
 
 @torch.no_grad()
 def rank(distribution: Dequantized, images: Tensor, draws: int = 1) -> Ranking:
-    """Order images by their likelihood.
+    """Sort images by their likelihood.
 
     Args:
         distribution: The distribution of the images.
         images: Integer images of shape `(N, C, H, W)`.
-        draws: Draws of dequantization noise (and probes) averaged for each.
+        draws: Draws of dequantization noise (and probes) to average for each image.
     """
     images = as_signed(images)
     scored = [distribution.bits_per_dim(images) for _ in range(draws)]

@@ -19,7 +19,7 @@ PIXELS_PER_IMAGE = 64
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Lay out images in [0, 1] as one picture `(3, H, W)`, small ones enlarged unsmoothed."""
+    """Arrange images in [0, 1] in one picture `(3, H, W)`; enlarge small ones unsmoothed."""
     height, width = images.shape[-2:]
     factor = max(1, PIXELS_PER_IMAGE // height)
     enlarged = resize(images, [factor * height, factor * width], InterpolationMode.NEAREST)
@@ -27,7 +27,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 
 def square(images: Tensor) -> Tensor:
-    """Lay out images in [0, 1] as a square picture `(3, H, W)`."""
+    """Arrange images in [0, 1] in a square picture `(3, H, W)`."""
     return grid(images, columns=max(1, round(len(images) ** 0.5)))
 
 
@@ -38,7 +38,7 @@ def interpolation(
     steps: int = 9,
     path: exploration.Path = exploration.spherical,
 ) -> Figure:
-    """Show images between pairs, a row for each pair; see `exploration.interpolate`."""
+    """Show interpolations, one row for each pair; see `exploration.interpolate`."""
     between = exploration.interpolate(flow, first, second, steps, path)
     return rows_of({"": between.transpose(0, 1).flatten(0, 1)}, columns=steps)
 
@@ -46,22 +46,22 @@ def interpolation(
 def temperatures(
     flow: ImageFlow, temperatures: Sequence[float] = (0.0, 0.5, 0.7, 0.9, 1.0), number: int = 10
 ) -> Figure:
-    """Show samples from the same noise at several temperatures, a row for each."""
+    """Show samples from one noise at several temperatures, one row for each."""
     samples = exploration.sample_at(flow, temperatures, number)
     titles = [f"temperature {temperature:g}" for temperature in temperatures]
     return rows_of(dict(zip(titles, samples, strict=True)), columns=number)
 
 
 def reconstructions(flow: ImageFlow, images: Tensor, bins: int) -> Figure:
-    """Show integer images, what `flow.inv` and then `flow` make of them, and the difference."""
+    """Show integer images, their reconstructions by `flow.inv` and `flow`, and the difference."""
     result = exploration.reconstruct(flow, (images + 0.5) / bins)
     changed = (bins * result.returned).floor() != images
     largest = result.error.max()
     rows = {
         "original": result.images,
-        "there and back: flow(flow.inv(x))": result.returned,
-        f"difference, enlarged to fill the scale: at most {largest:.1e}; "
-        f"pixels that changed their level: {changed.sum()} of {changed.numel()}": (
+        "reconstruction: flow(flow.inv(x))": result.returned,
+        f"difference, scaled to its maximum of {largest:.1e}; "
+        f"pixels with another grey level: {changed.sum()} of {changed.numel()}": (
             result.error / largest.clamp(min=torch.finfo(largest.dtype).tiny)
         ),
     }
@@ -69,7 +69,7 @@ def reconstructions(flow: ImageFlow, images: Tensor, bins: int) -> Figure:
 
 
 def ranking(distribution: Dequantized, images: Tensor, number: int = 10, draws: int = 1) -> Figure:
-    """Show the integer images of highest and of lowest likelihood, with their bits/dim."""
+    """Show the integer images of highest and lowest likelihood, with their bits/dim."""
     ranked = exploration.rank(distribution, images, draws)
     number = min(number, len(images))
     ends = {"highest": slice(number), "lowest": slice(len(images) - number, None)}
@@ -83,7 +83,7 @@ def ranking(distribution: Dequantized, images: Tensor, number: int = 10, draws: 
 
 
 def learning_curve(log_folder: Path, held_out: HeldOut) -> Figure:
-    """Show bits/dim against the step, read from the TensorBoard log so that resumes count."""
+    """Show bits/dim against the step, from the TensorBoard log, which covers resumed runs."""
     log = EventAccumulator(str(log_folder), size_guidance={"scalars": 0}).Reload()
     curves = {"training": "bits/train_epoch", "validation": "bits/validation"}
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -100,7 +100,7 @@ def learning_curve(log_folder: Path, held_out: HeldOut) -> Figure:
 
 
 def rows_of(rows: dict[str, Tensor], columns: int) -> Figure:
-    """Show images in [0, 1] in rows of so many, under their titles."""
+    """Show rows of images in [0, 1] under their titles, with a number of columns."""
     pictures = {title: grid(images, columns) for title, images in rows.items()}
     heights = [picture.shape[-2] for picture in pictures.values()]
     inch = max(picture.shape[-1] for picture in pictures.values()) / 10

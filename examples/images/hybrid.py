@@ -1,4 +1,4 @@
-"""Density and classes of images at once: `python -m examples.images.hybrid --help`."""
+"""Density and classes of images together: `python -m examples.images.hybrid --help`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import CatMetric
 
 from examples.images.cli import main
-from examples.images.diagnosis import explained
+from examples.images.diagnosis import explain_nonfinite_weights
 from examples.images.optimization import constant_rate
 from examples.images.task import DensityEstimation, HeldOut, uniform_noise
 from pyro_resflow.flows import ImageFlow
@@ -25,11 +25,11 @@ Labelled = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class HybridHeldOut(HeldOut):
-    """The result on the test images, with the part of them that is classified rightly.
+    """The result on the test images, with the accuracy of the classifier.
 
     Attributes:
-        accuracy: The part, averaged over the draws of noise of an image.
-        accuracy_error: Its standard error, over the images.
+        accuracy: Share of correct classes, averaged over the draws of noise of each image.
+        accuracy_error: Its standard error over the images.
     """
 
     accuracy: float
@@ -43,21 +43,20 @@ class HybridHeldOut(HeldOut):
 class HybridEstimation(DensityEstimation):
     r"""Density and classes of images from one pass of a flow.
 
-    What is minimised, in bits: the weighted bits/dim of the images, a bound of their
-    :math:`-\log_2 p(x)` divided by their D dimensions, plus :math:`-\log_2 p(y \mid x)` of their
-    labels.
+    The loss, in bits, is the weighted bits/dim of the images, a bound on :math:`-\log_2 p(x)`
+    divided by the D dimensions, plus :math:`-\log_2 p(y \mid x)` of the labels.
 
     Args:
         flow: See `DensityEstimation`.
         bins: See `DensityEstimation`.
         classes: Number of classes.
-        weight: Weight of the bits/dim: 0 for a classifier, 1 for the published weight 1/D of the
-            density, D for its weight 1.
+        weight: Weight of the bits/dim. 0 trains a classifier alone, 1 is the published weight
+            1/D of the density, D is the weight 1.
         hidden_channels: Width of the classifier's heads.
         dequantizer: See `DensityEstimation`.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
-        test_draws: Draws of dequantization noise (and probes) averaged for each test image.
+        test_draws: Draws of dequantization noise (and probes) to average for each test image.
     """
 
     program: ClassVar[str] = "examples.images.hybrid"
@@ -93,7 +92,7 @@ class HybridEstimation(DensityEstimation):
         self.test_hits = CatMetric(nan_strategy="error")
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return what is saved when it is trained, by name."""
+        """Return the trained modules to save, by name."""
         return {**super().parts(), "hybrid": self.hybrid}
 
     def bits_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +105,7 @@ class HybridEstimation(DensityEstimation):
         return nats / (self.flow.latent_dim * math.log(2)), logits
 
     def loss(self, batch: Labelled) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is minimised, the mean bits/dim and the accuracy."""
+        """Return the loss, the mean bits/dim and the accuracy."""
         images, labels = batch
         bits, logits = self.bits_and_logits(images)
         class_bits = F.cross_entropy(logits, labels) / math.log(2)
@@ -114,17 +113,16 @@ class HybridEstimation(DensityEstimation):
         return self.weight * bits.mean() + class_bits, bits.mean(), accuracy
 
     def probe(self, batch: Labelled) -> None:
-        """Evaluate the model at a batch, to see where its numbers stop being finite."""
         self.bits_and_logits(batch[0])
 
     def encode(self, images: Tensor) -> None:
-        """Pass images through all that is initialised by data, the classifier's heads among it."""
+        """Pass images through all layers that data initialise, with the classifier's heads."""
         v = self.dequantizer.condition(images)(self.dequantizer.noise(images).sample())
         self.hybrid.logits(v)
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
-        """Return the objective of a batch."""
-        with explained(self.trainer, self, batch):
+        """Return the loss of a batch."""
+        with explain_nonfinite_weights(self.trainer, self, batch):
             loss, bits, accuracy = self.loss(batch)
         self.log("loss/train", loss, sync_dist=True)
         self.log("bits/train", bits, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
@@ -132,7 +130,7 @@ class HybridEstimation(DensityEstimation):
         return loss
 
     def validation_step(self, batch: Labelled, index: int) -> None:
-        """Score validation images, with the same noise each time so that weights compare."""
+        """Score validation images, with the same noise each time to compare weights."""
         with isolate_rng():
             torch.manual_seed(index)
             scores = self.loss(batch)

@@ -1,4 +1,4 @@
-"""The optimizer of a task and its schedule, as Lightning wants them."""
+"""The optimizer of a task and its schedule, in the form that Lightning takes."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from examples.images.run_errors import SetupError
 
 
 def constant_rate(optimizer: Optimizer) -> LRScheduler:
-    """Keep the learning rate as it is."""
+    """Return a schedule with a constant learning rate."""
     return ConstantLR(optimizer, factor=1.0)
 
 
@@ -24,17 +24,17 @@ def optimization(
 ) -> OptimizerLRSchedulerConfig:
     """Build an optimizer and its schedule.
 
-    A schedule is stepped after every optimizer step; one that waits for a metric to stop
-    improving, at the end of every epoch that is validated.
+    A schedule takes a step after every optimizer step; `ReduceLROnPlateau`, which waits for a
+    metric, at the end of every epoch with a validation.
 
     Args:
-        parameters: What is trained.
+        parameters: The parameters to train.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule from the optimizer.
-        validated_every: Epochs from one validation to the next.
+        validated_every: Epochs between two validations.
 
     Raises:
-        SetupError: For a schedule that waits for a metric and does not say for which.
+        SetupError: For a `ReduceLROnPlateau` that does not name its metric.
     """
     built = optimizer(parameters)
     scheduler = lr_scheduler(built)

@@ -1,31 +1,31 @@
-"""Leaves out of what a run prints what other libraries repeat or advertise."""
+"""Filters for repeated messages and advertisements of other libraries."""
 
 import logging
 import warnings
 
-SPEAKERS = (
+LOGGERS = (
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
 )
-REPEATED = (
-    "`weights_only` was not set",  # at every checkpoint
-    "💡 Tip:",  # for services that can be bought
+OMITTED_MESSAGES = (
+    "`weights_only` was not set",  # repeated at every checkpoint
+    "💡 Tip:",  # advertises services
 )
-WARNINGS = (
-    r".*LeafSpec.* is deprecated",  # of a use of torch by Lightning
-    r"LightningCLI's args parameter is intended",  # for callers from Python
-    r"Checkpoint directory .* exists and is not empty",  # so it does when a run is resumed
+OMITTED_WARNINGS = (
+    r".*LeafSpec.* is deprecated",  # Lightning's use of torch
+    r"LightningCLI's args parameter is intended",  # meant for calls from Python
+    r"Checkpoint directory .* exists and is not empty",  # as in every resumed run
 )
 
 
 def silence() -> None:
-    """Leave out what is listed here; everything else that Lightning says is still said."""
-    for name in SPEAKERS:
-        logging.getLogger(name).addFilter(_says_something)
-    for message in WARNINGS:
+    """Omit the messages and warnings listed here; all others are still shown."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_is_shown)
+    for message in OMITTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
 
 
-def _says_something(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(REPEATED)
+def _is_shown(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(OMITTED_MESSAGES)

@@ -1,4 +1,4 @@
-"""What is said of a file that cannot be read."""
+"""Errors for files that cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,19 +7,19 @@ from examples.images.run_errors import SetupError
 
 
 @contextmanager
-def reading(setting: str, what: object) -> Iterator[None]:
-    """Whatever goes wrong in the block becomes a `SetupError` that names the file.
+def reading(setting: str, file: object) -> Iterator[None]:
+    """Turn any error in the block into a `SetupError` that names the file.
 
-    Decoders of pictures, archives and arrays raise errors of a dozen kinds for damaged files.
+    For damaged files, decoders of pictures, archives and arrays raise errors of a dozen classes.
 
     Args:
-        setting: What the user has given that leads to the file.
-        what: The file, or the part of one.
+        setting: The setting that leads to the file.
+        file: The file, or a part of it.
     """
     try:
         yield
     except SetupError:
         raise
     except Exception as error:
-        said = str(error) or type(error).__name__
-        raise SetupError(f"{setting}: {what} cannot be read: {said}") from error
+        message = str(error) or type(error).__name__
+        raise SetupError(f"{setting}: {file} cannot be read: {message}") from error

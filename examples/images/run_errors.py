@@ -1,14 +1,14 @@
-"""How a run ends before its time."""
+"""Errors that end a run early."""
 
 from pathlib import Path
 
 
-class EarlyEnd(Exception):  # noqa: N818 one of its kinds is a wish
-    """A run ends before its time.
+class EarlyEnd(Exception):  # noqa: N818 an interruption is no error
+    """A run has ended early.
 
     Args:
-        message: What to tell whoever started it.
-        checkpoint: What it can be resumed from, if there is something.
+        message: The message for the user.
+        checkpoint: The checkpoint to resume from, if there is one.
     """
 
     def __init__(self, message: str, checkpoint: str | Path | None = None) -> None:
@@ -17,24 +17,24 @@ class EarlyEnd(Exception):  # noqa: N818 one of its kinds is a wish
 
 
 class SetupError(EarlyEnd, ValueError):
-    """Something that the run needs is not there; said before the first training step."""
+    """A setting or a file does not allow the run; raised before the first training step."""
 
 
 class DivergedError(EarlyEnd, RuntimeError):
-    """Training goes nowhere: the loss has stopped being a number."""
+    """Training has diverged: the loss is not finite."""
 
 
 class StorageError(EarlyEnd, OSError):
-    """A checkpoint cannot be written."""
+    """A checkpoint could not be written."""
 
 
 class Interrupted(EarlyEnd):
-    """Somebody asked the run to stop, and its state has been saved.
+    """A signal has stopped the run, and its state is saved.
 
     Args:
-        message: What to tell them.
-        checkpoint: Where the state is.
-        signal_number: The signal by which they asked.
+        message: The message for the user.
+        checkpoint: The checkpoint with the state.
+        signal_number: The signal.
     """
 
     def __init__(self, message: str, checkpoint: str | Path | None, signal_number: int) -> None:

@@ -1,7 +1,7 @@
-"""Draw images from a flow whose weights lie in a file.
+"""Draw images from a flow in a file of weights.
 
-The picture is written beside the weights, as `flow_samples.png`, unless `--output` says where.
-What the file says of the flow is printed too.
+The picture is written beside the weights, as `flow_samples.png`, unless `--output` gives another
+path. The description of the flow in the file is printed.
 
     python -m examples.images.sample runs/demo/flow.safetensors
     python -m examples.images.sample runs/demo/flow.safetensors --temperature 0.8
@@ -35,9 +35,9 @@ def main(
     Args:
         weights: A file of `pyro_resflow.checkpoints.save`, such as a run's `flow.safetensors`.
         number: Number of images.
-        temperature: Standard deviation of the noise that is turned into images.
-        seed: Of the noise.
-        output: Where the picture is written; by default beside the weights.
+        temperature: Standard deviation of the noise.
+        seed: Seed of the noise.
+        output: File of the picture; by default beside the weights.
     """
     if number < 1:
         raise SetupError(f"number: expected at least 1, got {number}")
@@ -53,19 +53,19 @@ def main(
 
 
 def load_flow(weights: Path) -> ImageFlow:
-    """Print what a file says of its flow of images, and return it.
+    """Load the flow of images in a file, and print its description.
 
     Raises:
-        SetupError: If there is no such file, or something else is in it.
+        SetupError: If the file is missing or does not hold a flow of images.
     """
     try:
         print(checkpoints.info(weights))
         flow = load_part(weights)
     except (checkpoints.CheckpointError, OSError) as error:
-        raise SetupError(f"weights: {error}") from error  # which names the file
+        raise SetupError(f"weights: {error}") from error  # the error names the file
     if not isinstance(flow, ImageFlow):
         raise SetupError(
-            f"weights {str(weights)!r}: the file holds a {type(flow).__name__}, no flow of "
+            f"weights {str(weights)!r}: the file holds a {type(flow).__name__}, not a flow of "
             "images; a run writes its flow to flow.safetensors"
         )
     return flow

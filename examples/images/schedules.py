@@ -1,4 +1,4 @@
-"""Learning rates that PyTorch has no schedule for."""
+"""Learning rate schedules that PyTorch does not have."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +10,19 @@ from examples.images.run_errors import SetupError
 
 
 class OneCycle(OneCycleLR):
-    """PyTorch's one cycle, which rises to the optimizer's rate and keeps its last one.
+    """PyTorch's one-cycle schedule with the optimizer's learning rate as its peak.
 
-    PyTorch's has a peak of its own, beside which the optimizer's rate has no effect; and it raises
-    at steps that come after its end: a run that goes on, or takes smaller batches, would stop half
-    way.
+    PyTorch's schedule has its own peak, which overrides the optimizer's rate, and raises an error
+    after its last step, which ends a resumed run or one with smaller batches. This one keeps its
+    last rate instead.
 
     Args:
-        optimizer: Whose learning rate is the peak.
-        max_lr: The peak once more; another one is refused.
-        **settings: See PyTorch's.
+        optimizer: The optimizer; its learning rate is the peak.
+        max_lr: The peak, if given; it must be the optimizer's learning rate.
+        **settings: See `torch.optim.lr_scheduler.OneCycleLR`.
 
     Raises:
-        SetupError: For a peak that is not the optimizer's rate.
+        SetupError: If `max_lr` is not the optimizer's learning rate.
     """
 
     def __init__(self, optimizer: Optimizer, max_lr: float | None = None, **settings: Any) -> None:
@@ -42,13 +42,13 @@ class OneCycle(OneCycleLR):
 
 
 class WarmUpThenDecay(LambdaLR):
-    """Linear warm-up from zero, then constant, then a geometric fall to a floor.
+    """Linear warm-up from zero, then a constant rate, then exponential decay to a floor.
 
     Args:
-        optimizer: Whose learning rate is scheduled.
+        optimizer: The optimizer.
         warm_up: Steps of warm-up.
-        decay_from: Step at which the fall begins.
-        decay: Factor of each step from there.
+        decay_from: Step at which the decay begins.
+        decay: Factor of each step of the decay.
         floor: Smallest factor of the optimizer's learning rate.
     """
 
@@ -74,12 +74,12 @@ class WarmUpThenDecay(LambdaLR):
 
 
 class WarmUpThenSteps(LambdaLR):
-    """Linear warm-up from zero, then a factor that is applied again at each of some steps.
+    """Linear warm-up from zero, then a factor at each milestone.
 
     Args:
-        optimizer: Whose learning rate is scheduled.
+        optimizer: The optimizer.
         warm_up: Steps of warm-up.
-        milestones: Steps at which the factor is applied.
+        milestones: Steps that multiply the rate by the factor.
         gamma: The factor.
     """
 

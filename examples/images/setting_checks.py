@@ -1,4 +1,4 @@
-"""Settings that do not go together: said before the first step, by the name of the setting."""
+"""Checks of settings that do not fit together, before the first step."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,19 +15,19 @@ from lightning.pytorch.callbacks import (
 from examples.images.data import ImageData
 from examples.images.run_errors import SetupError
 
-HALF = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
-"""Precisions whose weights have fewer than 32 bits: too few for norms and log-determinants."""
+HALF_PRECISIONS = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
+"""Precisions with weights of fewer than 32 bits, too few for norms and log-determinants."""
 
 FINDERS = {BatchSizeFinder: "data.batch_size", LearningRateFinder: "model.optimizer.init_args.lr"}
-"""Callbacks that change a setting in trial runs, and the setting."""
+"""Callbacks that change a setting in trial runs, with the setting."""
 
-OWN = ("lightning.", "examples.images.")
-"""Packages of callbacks that log nothing that a task does not name in its `metrics`."""
+KNOWN_PACKAGES = ("lightning.", "examples.images.")
+"""Packages whose callbacks log only values that a task names in its `metrics`."""
 
 
 def check_precision(precision: Any) -> None:
     """Refuse weights of half precision."""
-    if precision in HALF:
+    if precision in HALF_PRECISIONS:
         raise SetupError(
             f"trainer.precision {precision}: a flow's weights need 32 bits, for its norms and its "
             "log-determinants; take bf16-mixed or 16-mixed, which compute in half precision and "
@@ -44,13 +44,15 @@ def check_barebones(barebones: bool) -> None:
         )
 
 
-def check_decided(given: Mapping[str, Any], data: ImageData, links: Mapping[str, str]) -> None:
-    """Refuse values of settings that the data decide, where the data decide otherwise.
+def check_linked_settings(
+    given: Mapping[str, Any], data: ImageData, links: Mapping[str, str]
+) -> None:
+    """Refuse values that contradict the data, for settings that the data decide.
 
     Args:
         given: Values that a configuration or the command line gives, by the setting.
         data: The data.
-        links: What the data decide, by their name (`data.bins`) and that of the setting.
+        links: The linked settings: names of the data's attributes (`data.bins`) and of settings.
     """
     for name, setting in links.items():
         decided = getattr(data, name.removeprefix("data."))
@@ -79,13 +81,13 @@ def check_labels(task: LightningModule, data: ImageData) -> None:
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> None:
-    """Refuse callbacks that change settings, of which the record of the run would not tell."""
+    """Refuse callbacks that change settings, since the run's record would not show the change."""
     for callback in callbacks:
         for finder, setting in FINDERS.items():
             if isinstance(callback, finder):
                 raise SetupError(
-                    f"trainer.callbacks {finder.__name__}: it would train on trial, and change a "
-                    f"setting that config.yaml would not record; set {setting} instead"
+                    f"trainer.callbacks {finder.__name__}: it changes a setting after trial runs, "
+                    f"which config.yaml would not record; set {setting} instead"
                 )
 
 
@@ -93,7 +95,7 @@ def check_tested_images(trainer: Trainer, data: ImageData) -> None:
     """Refuse a test of fewer than two images, whose mean has no standard error.
 
     Args:
-        trainer: Its `limit_test_batches` counts.
+        trainer: The trainer, with `limit_test_batches`.
         data: The data, set up.
     """
     size, limit = data.evaluation_batch_size, trainer.limit_test_batches
@@ -102,57 +104,58 @@ def check_tested_images(trainer: Trainer, data: ImageData) -> None:
     if min(batches * size, len(data.test_images)) < 2:
         raise SetupError(
             f"trainer.limit_test_batches {limit}, data.evaluation_batch_size {size}: a test needs "
-            "two images, for the standard error of their mean; to leave it out, take fit in place "
-            "of fit_and_test"
+            "two images, for the standard error of their mean; to train without a test, use fit "
+            "in place of fit_and_test"
         )
 
 
-def check_place(trainer: Trainer, data: ImageData) -> None:
-    """Refuse to go on in the middle of an epoch that is shorter now.
+def check_epoch_position(trainer: Trainer, data: ImageData) -> None:
+    """Refuse to resume in the middle of an epoch that has become shorter.
 
     Args:
         trainer: The trainer, with its batches of training images.
-        data: The data, which know where the run has been.
+        data: The data, with the position of the checkpoint.
     """
     _, batch = data.start
     batches = trainer.num_training_batches
     if batch and batch >= batches:
         raise SetupError(
             f"trainer.limit_train_batches: the checkpoint is in the middle of an epoch, after "
-            f"{batch} batches, and an epoch has {batches} now. Go on with as many as before, or "
-            "from a checkpoint at the end of an epoch, such as best.ckpt"
+            f"{batch} batches, and an epoch has {batches} now. Resume with as many batches as "
+            "before, or from a checkpoint at the end of an epoch, such as best.ckpt"
         )
 
 
 def check_monitors(trainer: Trainer, task: LightningModule) -> None:
-    """Refuse to watch for metrics that nobody logs.
+    """Refuse callbacks and schedules that monitor a metric which is not logged.
 
     Args:
         trainer: The trainer, with the optimizers of the task.
-        task: What is trained; its `metrics` names what it logs.
+        task: The task; its `metrics` names the values it logs.
     """
     callbacks = trainer.callbacks
-    if not all(type(callback).__module__.startswith(OWN) for callback in callbacks):
-        return  # a callback of one's own may log anything
-    watching = [
+    if not all(type(callback).__module__.startswith(KNOWN_PACKAGES) for callback in callbacks):
+        return  # a user's callback may log anything
+    monitors = [
         (f"trainer.callbacks {type(callback).__name__}", callback.monitor)
         for callback in callbacks
         if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None
     ]
-    watching += [
+    monitors += [
         (f"model.lr_scheduler {type(config.scheduler).__name__}", config.monitor)
         for config in trainer.lr_scheduler_configs
         if config.reduce_on_plateau
     ]
     known = {*task.metrics, "steps/skipped"}
-    for who, metric in watching:
+    for owner, metric in monitors:
         if metric not in known:
             raise SetupError(
-                f"{who}: monitor {metric!r} is not logged; there are {', '.join(sorted(known))}"
+                f"{owner}: monitor {metric!r} is not logged; take one of "
+                f"{', '.join(sorted(known))}"
             )
         if metric.endswith("/validation") and trainer.limit_val_batches == 0:
             raise SetupError(
-                f"trainer.limit_val_batches 0: nothing is validated, and {who} monitors {metric}"
+                f"trainer.limit_val_batches 0: nothing is validated, but {owner} monitors {metric}"
             )
 
 
@@ -160,8 +163,8 @@ def check_weights(task: LightningModule, checkpoint: Mapping[str, Any]) -> None:
     """Refuse the weights of another model.
 
     Args:
-        task: Where the weights are to go.
-        checkpoint: Where they are.
+        task: The task to load the weights into.
+        checkpoint: The checkpoint with the weights.
     """
     own, saved = (
         {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -171,7 +174,7 @@ def check_weights(task: LightningModule, checkpoint: Mapping[str, Any]) -> None:
     if different:
         name = different[0]
         raise SetupError(
-            f"ckpt_path: it holds the weights of another model than these settings describe: "
+            f"ckpt_path: the checkpoint's weights are not those of the model in the settings: "
             f"{name} has shape {saved.get(name, 'none')} there and {own.get(name, 'none')} here "
             f"({len(different)} differ). Take the settings of config.yaml in the folder of its run"
         )

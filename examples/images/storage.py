@@ -1,4 +1,4 @@
-"""How checkpoints are written and read: whole or not at all."""
+"""Checkpoints as files: written atomically, and checked when read."""
 
 import pickle
 import tempfile
@@ -14,7 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from examples.atomic_files import replacing
 from examples.images.run_errors import SetupError, StorageError
 
-DAMAGED = (
+READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     pickle.UnpicklingError,
@@ -24,32 +24,31 @@ DAMAGED = (
     RuntimeError,
     ValueError,
 )
-"""What reading a file raises that is no zip file, a damaged one, or cannot be read."""
+"""Errors of reading a file that is damaged, unreadable or not a zip file."""
 
-ALWAYS_THERE = {"state_dict", "global_step", "pytorch-lightning_version"}
-"""Entries of every checkpoint of Lightning's."""
+REQUIRED_ENTRIES = {"state_dict", "global_step", "pytorch-lightning_version"}
+"""Entries that every checkpoint of Lightning has."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then puts it there in one step.
+    """Writes a checkpoint to a new file beside the old one, then renames it.
 
-    Whatever ends the process while it writes, the file of before is still there, and whole.
-    Lightning writes into the system's temporary folder, and from there to another disk takes more
-    than one step.
+    If the process ends while it writes, the old file stays complete. Lightning writes to the
+    system's temporary folder instead, from which a move to another disk is not atomic.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint; where `path` is an address of another computer, as Lightning does.
+        """Write a checkpoint; to a remote address, as Lightning does.
 
         Args:
-            checkpoint: What to write.
-            path: Where to; its folder is made if need be.
+            checkpoint: The checkpoint.
+            path: The file; its folder is created if it is missing.
             storage_options: Not used.
 
         Raises:
-            StorageError: If it cannot be written, for instance to a full disk.
+            StorageError: If writing fails, for instance because the disk is full.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -60,55 +59,56 @@ class AtomicCheckpoints(TorchCheckpointIO):
             with replacing(path) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
-            # torch ends with an error of its own when a file takes no more
+            # When a disk is full, torch raises a RuntimeError after the OSError.
             reason = error if isinstance(error, OSError) else error.__context__
             if not isinstance(reason, OSError):
                 raise
             raise StorageError(
-                f"the checkpoint {str(path)!r} cannot be written ({reason.strerror}); if there "
-                "was one before, it is still there, and whole"
+                f"the checkpoint {str(path)!r} cannot be written ({reason.strerror}); an earlier "
+                "one there is unchanged"
             ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint that is whole; its tensors stay in the file until they are used.
+    """Read a checkpoint and verify its checksums; tensors stay in the file until they are used.
 
-    torch does not compare what it reads with the checksums in the file: a changed byte would be
-    another weight.
+    torch does not verify the checksums: a changed byte would silently change a weight.
 
     Args:
         path: The file.
 
     Raises:
-        SetupError: If it is damaged, or no checkpoint of a run.
+        SetupError: If the file is damaged or not a checkpoint of a run.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise zipfile.BadZipFile(f"the checksum of {damaged!r} is another")
+            raise zipfile.BadZipFile(f"the checksum of {damaged!r} does not match")
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except DAMAGED as error:
+    except READ_ERRORS as error:
         raise SetupError(
-            f"ckpt_path {str(path)!r} is damaged, or no checkpoint of a run ({error}): name "
+            f"ckpt_path {str(path)!r} is damaged or not a checkpoint of a run ({error}); name "
             "another one"
         ) from error
-    missing = ALWAYS_THERE - set(checkpoint) if isinstance(checkpoint, dict) else ALWAYS_THERE
+    missing = (
+        REQUIRED_ENTRIES - set(checkpoint) if isinstance(checkpoint, dict) else REQUIRED_ENTRIES
+    )
     if missing:
         raise SetupError(
-            f"ckpt_path {str(path)!r} is no checkpoint of a run: it holds no "
-            f"{', '.join(sorted(missing))}"
+            f"ckpt_path {str(path)!r} is not a checkpoint of a run: it has no "
+            f"{', '.join(sorted(missing))}; name another one"
         )
     return checkpoint
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:
-    """Return the folder of a run's checkpoints; all processes must ask, for it is broadcast."""
+    """Return the folder of a run's checkpoints; a broadcast, so all processes must call it."""
     return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
 
 def check_writable(setting: str, folder: Path) -> None:
-    """Make a folder and raise a `SetupError` if files cannot be written into it."""
+    """Create a folder, and raise a `SetupError` if files cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

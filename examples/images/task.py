@@ -1,4 +1,4 @@
-"""What is learned: the density of integer images, as a Lightning module."""
+"""Tasks as Lightning modules: the base of all, and the density of integer images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from examples.images.diagnosis import explained
+from examples.images.diagnosis import explain_nonfinite_weights
 from examples.images.initialization_bar import initialization_bar
 from examples.images.optimization import constant_rate, optimization
 from examples.images.run_errors import SetupError
@@ -37,7 +37,7 @@ def uniform_noise(event_shape: Sequence[int], bins: int) -> Dequantization:
 
 
 def check_draws(flow: TransformModule, test_draws: int, test_samples: int) -> None:
-    """Raise a `SetupError` if a test could not be done with so many draws."""
+    """Raise a `SetupError` if the numbers of draws do not allow a test."""
     for setting, number in (("test_draws", test_draws), ("test_samples", test_samples)):
         if number < 1:
             raise SetupError(f"model.{setting}: expected at least 1, got {number}")
@@ -47,31 +47,65 @@ def check_draws(flow: TransformModule, test_draws: int, test_samples: int) -> No
         refuse_noise_in_average(flow)
     except ValueError as error:
         raise SetupError(
-            f"model.test_samples {test_samples}: the bound of several samples takes a "
+            f"model.test_samples {test_samples}: the bound of several samples needs a "
             "log-determinant without noise. Set model.flow.init_args.logdet to "
             "pyro_resflow.logdet.Exact, which costs a Jacobian for each block, or leave "
             "model.test_samples at 1"
         ) from error
 
 
-class DensityEstimation(LightningModule):
+class ImageTask(LightningModule):
+    """A task that is learned from images: what the command line needs to know of it.
+
+    Attributes:
+        program: The module that runs the task.
+        labelled: Whether the task learns from labels, too.
+        metrics: Names of the values that the task logs in training and validation.
+        links: Settings that the data decide: the names of the data's attributes, and of the
+            settings.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds the schedule from the optimizer.
+    """
+
+    program: ClassVar[str]
+    labelled: ClassVar[bool]
+    metrics: ClassVar[frozenset[str]]
+    links: ClassVar[dict[str, str]]
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable
+
+    def probe(self, batch: Any) -> None:
+        """Evaluate the model on a batch, to find where values stop being finite."""
+        raise NotImplementedError
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model."""
+        check_weights(self, checkpoint)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and its schedule."""
+        return optimization(
+            self.parameters(),
+            self.optimizer,
+            self.lr_scheduler,
+            self.trainer.check_val_every_n_epoch or 1,
+        )
+
+
+class DensityEstimation(ImageTask):
     """Maximum likelihood of integer images under a dequantized flow, in bits/dim.
 
     Args:
         flow: Maps base noise to images in [0, 1], as `pyro_resflow.flows.ResidualFlow` does.
         bins: Number of grey levels of the images.
-        dequantizer: Builds the dequantization from the shape of an image and the grey levels, as
-            `pyro_resflow.transforms.VariationalDequantization` does; it is trained with the flow.
+        dequantizer: Builds the dequantization from the shape of an image and the number of grey
+            levels, as `pyro_resflow.transforms.VariationalDequantization` does; it is trained
+            with the flow.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
-        test_draws: Draws of dequantization noise (and probes) averaged for each test image.
-        test_samples: Draws in each importance-weighted bound of a test image; more than one
-            tightens the bound and takes a flow whose log-determinant is deterministic.
-
-    Attributes:
-        links: What the data decide, by their name and that of the setting.
-        labelled: Whether it learns from labels, too.
-        metrics: The names of what it logs in training and validation.
+        test_draws: Draws of dequantization noise (and probes) to average for each test image.
+        test_samples: Draws in each importance-weighted bound of a test image. More than one
+            tightens the bound, and needs a flow with a deterministic log-determinant.
     """
 
     program: ClassVar[str] = "examples.images"
@@ -103,16 +137,16 @@ class DensityEstimation(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.test_draws = test_draws
         self.test_samples = test_samples
-        # A NaN is a failed run, not an image to be left out of the mean.
+        # A NaN means that the run has failed: the mean must not leave it out.
         self.test_bits = CatMetric(nan_strategy="error")
         self.held_out: HeldOut | None = None
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return what is saved when it is trained, by name."""
+        """Return the trained modules to save, by name."""
         return {"flow": self.flow, "dequantizer": self.dequantizer}
 
     def distribution(self, num_samples: int = 1) -> Dequantized:
-        """Return the Pyro distribution of the integer images, with the bound of so many draws."""
+        """Return the Pyro distribution of integer images, with a bound of `num_samples` draws."""
         return Dequantized(
             self.flow.distribution(),
             self.dequantizer,
@@ -122,38 +156,38 @@ class DensityEstimation(LightningModule):
         )
 
     def bits_per_dim(self, images: Tensor) -> Tensor:
-        """Return an unbiased estimate of the bound on -log2 P(image) / dimensions, per image."""
+        """Return an unbiased estimate of each image's bound on -log2 P(image) / dimensions."""
         return self.distribution().bits_per_dim(images)
 
     def probe(self, batch: Tensor) -> None:
-        """Evaluate the model at a batch, to see where its numbers stop being finite."""
         self.bits_per_dim(batch)
 
     def encode(self, images: Tensor) -> None:
-        """Pass images through all that is initialised by data; no log-determinant is needed."""
+        """Pass images through all layers that data initialise, without log-determinants."""
         v = self.dequantizer.condition(images)(self.dequantizer.noise(images).sample())
         self.flow.inv(v)
 
     def on_fit_start(self) -> None:
-        """Let training images initialise the normalisations that take their scale from data.
+        """Initialise the normalisations from training images.
 
-        Done before the first step so that the optimizer and the averaged weights start from it.
+        This precedes the first step, so that the optimizer and the averaged weights start from
+        the initialised weights.
         """
         if self.trainer.ckpt_path is None:
-            # a hook is not a step: the trainer has not set the default type of its precision
+            # Outside steps, the trainer does not set the default dtype of its precision.
             with initialization_bar(self), self.trainer.precision_plugin.tensor_init_context():
                 images = self.trainer.datamodule.initial_images()
                 initialize_by(self.encode, [images.to(self.device)])
 
     def training_step(self, images: Tensor, index: int) -> Tensor:
         """Return the mean bits/dim of a batch."""
-        with explained(self.trainer, self, images):
+        with explain_nonfinite_weights(self.trainer, self, images):
             loss = self.bits_per_dim(images).mean()
         self.log("bits/train", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, images: Tensor, index: int) -> None:
-        """Score validation images, with the same noise each time so that weights compare."""
+        """Score validation images, with the same noise each time to compare weights."""
         with isolate_rng():
             torch.manual_seed(index)
             bits = self.bits_per_dim(images).mean()
@@ -171,16 +205,3 @@ class DensityEstimation(LightningModule):
         self.test_bits.reset()
         self.log("bits/test", self.held_out.mean, sync_dist=True)
         self.log("bits/test_standard_error", self.held_out.standard_error, sync_dist=True)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model."""
-        check_weights(self, checkpoint)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and its schedule."""
-        return optimization(
-            self.parameters(),
-            self.optimizer,
-            self.lr_scheduler,
-            self.trainer.check_val_every_n_epoch or 1,
-        )

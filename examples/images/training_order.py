@@ -1,4 +1,4 @@
-"""The order of the training images, which a resumed run takes up where it was left."""
+"""The order of the training images, in which a resumed run continues."""
 
 from collections.abc import Iterator, Sized
 
@@ -6,17 +6,17 @@ from torch.utils.data import DistributedSampler
 
 
 class TrainingOrder(DistributedSampler[int]):
-    """Shuffled indices, a function of the seed and the epoch alone.
+    """Shuffled indices that depend on the seed and the epoch alone.
 
-    Several processes share the order of one: their batches together hold the images of its batch.
+    Several processes share one order: their batches together are the batch of a single process.
 
     Args:
         images: The data set.
         seed: Seed of all epochs.
-        rank: Number of this process.
-        processes: How many there are.
-        epoch: The epoch to begin with.
-        position: Images of that epoch that this process has already had.
+        rank: Index of this process.
+        processes: Number of processes.
+        epoch: The first epoch.
+        position: Number of images of that epoch that this process has already used.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class TrainingOrder(DistributedSampler[int]):
         self.position = position
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; within the one that was begun, stay."""
+        """Move to the start of an epoch; keep the position if it is the current one."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.position = 0

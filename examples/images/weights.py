@@ -1,4 +1,4 @@
-"""Trained image models as files: a flow, the dequantization that it was trained with, and more."""
+"""Trained image models as files: the flow, its dequantization, and other modules of a task."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +16,15 @@ FLOW, DEQUANTIZER = "flow.safetensors", "dequantizer.safetensors"
 
 
 def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> None:
-    """Save each part of a task, as `flow.safetensors` and so on: all or none.
+    """Save all modules of a task, as `flow.safetensors` and so on, or none of them.
 
     Args:
-        folder: Where they are written.
-        task: What was trained; its `parts` are saved.
-        notes: What whoever gets the files will ask.
+        folder: The folder of the files.
+        task: The task; its `parts` are saved.
+        notes: Notes on the data, the result and the run, stored in each file.
 
     Raises:
-        NotRebuildableError: For a part of one's own that cannot be made again from a file.
+        NotRebuildableError: If a module cannot be rebuilt from a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as name:
@@ -35,33 +35,32 @@ def save(folder: Path, task: DensityEstimation, notes: Mapping[str, str]) -> Non
 
 
 def load(folder: Path) -> DensityEstimation:
-    """Return what was saved in a folder, in evaluation mode, ready to score images and to draw.
+    """Load the flow and the dequantization in a folder as a task, in evaluation mode.
 
     Args:
-        folder: Where `save` has written.
+        folder: The folder that `save` has written to.
 
     Raises:
-        SetupError: For parts that were not saved together, or a part in the other's place.
-        CheckpointError: For a file that is damaged or no part of a task.
-        OSError: If one of them is not there.
+        SetupError: If the files were not saved together, or are exchanged.
+        CheckpointError: If a file is damaged or does not hold a module.
+        OSError: If a file is missing.
     """
     notes = [dict(checkpoints.info(folder / name).notes) for name in (FLOW, DEQUANTIZER)]
     if notes[0] != notes[1]:
         raise SetupError(
-            f"{folder}: {FLOW} and {DEQUANTIZER} are not of one run, as their notes say; copy "
-            "both from where they come from"
+            f"{folder}: {FLOW} and {DEQUANTIZER} are from different runs, as their notes show; "
+            "copy both files of one run"
         )
     dequantizer = load_part(folder / DEQUANTIZER)
     flow = load_part(folder / FLOW)
     if not isinstance(flow, ImageFlow) or not hasattr(dequantizer, "bins"):
         raise SetupError(
-            f"{folder}: {FLOW} is of {type(flow).__name__} and {DEQUANTIZER} of "
-            f"{type(dequantizer).__name__}, where a flow of images and a dequantization are "
-            "expected"
+            f"{folder}: expected a flow of images in {FLOW} and a dequantization in "
+            f"{DEQUANTIZER}, got {type(flow).__name__} and {type(dequantizer).__name__}"
         )
     return DensityEstimation(flow, dequantizer.bins, dequantizer=lambda *_: dequantizer).eval()
 
 
 def load_part(path: Path) -> nn.Module:
-    """Return the part of a task that is in a file, in evaluation mode."""
+    """Load one module of a task from a file, in evaluation mode."""
     return checkpoints.load(path, classes=SAVED_CLASSES).eval()

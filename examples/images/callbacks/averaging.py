@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights that is used for validation and testing."""
+"""An exponential moving average of the weights, for validation and tests."""
 
 from typing import Any
 
@@ -13,13 +13,12 @@ from examples.images.callbacks.stability import was_skipped
 class WeightAverage(EMAWeightAveraging):
     """Lightning's moving average, made safe for flows.
 
-    - Buffers are copied, not averaged: a mean of two power-iteration vectors or of two flags
-      means nothing.
-    - Lightning exchanges weights behind autograd's back. The exchange is made visible, since
-      normalised weights are cached by the version of the weight they come from.
+    - Buffers are copied, since averages of power-iteration vectors or of flags are meaningless.
+    - Lightning exchanges weights without a trace in autograd. This callback increments their
+      versions, since normalised weights are cached by the version of their weight.
     - Only a fit exchanges or restores weights. A test in the same process keeps the averaged
-      weights of its checkpoint, and the sanity check comes before there is an average.
-    - A step that was skipped leaves the average as it is.
+      weights of its checkpoint, and the sanity check precedes the first average.
+    - A skipped step does not change the average.
 
     Args:
         decay: Weight of the old average at each step.
@@ -31,19 +30,19 @@ class WeightAverage(EMAWeightAveraging):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Take the new weights into the average."""
+        """Update the average with the new weights."""
         if not was_skipped(pl_module):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the averaged weights."""
-        if _averages(trainer):
+        if _is_averaging(trainer):
             super().on_validation_epoch_start(trainer, pl_module)
             increment_version(list(pl_module.parameters()))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on training the current weights."""
-        if _averages(trainer):
+        """Restore the current weights, to continue training."""
+        if _is_averaging(trainer):
             super().on_validation_epoch_end(trainer, pl_module)
             increment_version(list(pl_module.parameters()))
 
@@ -55,10 +54,10 @@ class WeightAverage(EMAWeightAveraging):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the current and the averaged weights, to go on training."""
+        """Restore the current and the averaged weights of a resumed run."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
-def _averages(trainer: Trainer) -> bool:
+def _is_averaging(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

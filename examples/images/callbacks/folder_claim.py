@@ -1,4 +1,4 @@
-"""A run's claim to its folder: two runs that write to one would take turns in losing steps."""
+"""A lock on a run's folder: two runs that write to it would overwrite each other's steps."""
 
 import os
 import socket
@@ -13,24 +13,24 @@ from examples.images.storage import check_writable, checkpoint_folder
 
 try:
     import fcntl
-except ImportError:  # a system without POSIX locks, where nothing is claimed
+except ImportError:  # a system without POSIX locks, where folders are not locked
     fcntl = None
 
 LOCK = ".lock"
-"""Name of the locked file; it stays, for removing it would unlock it for others."""
+"""Name of the locked file. It stays after the run: removing it would break another run's lock."""
 
 
 class FolderClaim(Callback):
-    """Claims the folder of the checkpoints while a fit lasts, and clears it of unfinished files.
+    """Locks the folder of the checkpoints during a fit, and removes unfinished files from it.
 
-    A second run that would write there is refused before it has written anything.
+    A second run in the same folder is refused before it writes anything.
     """
 
     def __init__(self) -> None:
         self._file: IO[str] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Claim the folder in the first process; if that fails, all processes end."""
+        """Lock the folder in the first process; if that fails, all processes end."""
         if stage != "fit" or trainer.fast_dev_run:
             return
         folder = checkpoint_folder(trainer)
@@ -49,11 +49,11 @@ class FolderClaim(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let the folder go."""
+        """Unlock the folder."""
         self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the folder go."""
+        """Unlock the folder."""
         self._release()
 
     def _release(self) -> None:
@@ -63,15 +63,18 @@ class FolderClaim(Callback):
 
 
 def claim(folder: Path) -> IO[str]:
-    """Claim a folder for this process, until the file that is returned is closed.
+    """Lock a folder for this process, until the returned file is closed.
 
-    The system ends the claim when the process ends, however it ends.
+    The system releases the lock when the process ends, in whatever way.
 
     Args:
-        folder: A folder that is there.
+        folder: An existing folder.
+
+    Returns:
+        The open file that holds the lock.
 
     Raises:
-        SetupError: If another process has claimed it.
+        SetupError: If another process has locked it.
     """
     file = (folder / LOCK).open("a+")
     if fcntl is None:
@@ -84,7 +87,7 @@ def claim(folder: Path) -> IO[str]:
         file.close()
         raise SetupError(
             f"trainer.default_root_dir: another run is writing to {str(folder)!r} ({holder!r}). "
-            "Wait until it has ended, stop it, or name another folder with "
+            "Wait for it to end, stop it, or name another folder with "
             "--trainer.default_root_dir"
         ) from error
     file.truncate(0)

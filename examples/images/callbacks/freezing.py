@@ -1,4 +1,4 @@
-"""Parameters that are learned later than the others, for models that were published so."""
+"""Parameters that stay fixed in the first epochs, as some published models train them."""
 
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
@@ -7,11 +7,11 @@ from examples.images.callbacks.parameter_names import parameters_named
 
 
 class FrozenAtFirst(Callback):
-    """Holds some parameters fixed for the first epochs.
+    """Keeps some parameters fixed in the first epochs.
 
     Args:
-        parameters: Last parts of the names of the parameters, as `raw_weights`.
-        epochs: How many epochs.
+        parameters: Last parts of the parameters' names, such as `raw_weights`.
+        epochs: Number of epochs.
     """
 
     def __init__(self, parameters: list[str], epochs: int) -> None:
@@ -21,7 +21,7 @@ class FrozenAtFirst(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Drop their gradients: an optimizer passes over a parameter that has none."""
+        """Drop the gradients: an optimizer skips parameters without one."""
         if trainer.current_epoch < self.epochs:
             for parameter in parameters_named(pl_module, self.parameters):
                 parameter.grad = None

@@ -1,17 +1,21 @@
-"""Sees to it that what a run watches for is there when it is looked for."""
+"""Checks before training, and a validation after the last step."""
 
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from examples.images.setting_checks import check_monitors, check_place, check_tested_images
+from examples.images.setting_checks import (
+    check_epoch_position,
+    check_monitors,
+    check_tested_images,
+)
 
 
 class Monitoring(Callback):
-    """Checks what a run watches for, and validates after its last step, wherever that falls."""
+    """Checks the monitored metrics before training, and validates after the last step."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether the metrics are logged that somebody waits for, and a test is possible."""
+        """Check that monitored metrics are logged and that a test is possible."""
         if trainer.fast_dev_run:
             return
         check_monitors(trainer, pl_module)
@@ -19,12 +23,12 @@ class Monitoring(Callback):
             check_tested_images(trainer, trainer.datamodule)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether a run that goes on has something to go on with in its epoch."""
-        check_place(trainer, trainer.datamodule)
+        """Check that a resumed run has batches left in its epoch."""
+        check_epoch_position(trainer, trainer.datamodule)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Ask for the end at the last of `max_steps`: Lightning validates where it is asked."""
+        """Request the end at the last of `max_steps`: Lightning then validates first."""
         if 0 <= trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True

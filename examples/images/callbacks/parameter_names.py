@@ -1,4 +1,4 @@
-"""Parameters of a model by the last part of their name."""
+"""Parameters of a model, found by the last part of their name."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def parameters_named(module: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
-    """Return the parameters whose name ends in one of some names, as `magnitude`.
+    """Return the parameters whose last part of the name is one of the given, such as `magnitude`.
 
     Raises:
-        ValueError: For a name that no parameter has.
+        ValueError: If no parameter has one of the names.
     """
     found = dict(module.named_parameters())
     endings = {name: name.rsplit(".")[-1] for name in found}

@@ -1,4 +1,4 @@
-"""A penalty on some of the weights, for models that were published with one."""
+"""A penalty on some of the weights, as some published models have."""
 
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
@@ -7,14 +7,14 @@ from examples.images.callbacks.parameter_names import parameters_named
 
 
 class SquaredPenalty(Callback):
-    """Adds a multiple of the squares of some parameters to what is minimised.
+    """Adds the squares of some parameters to the loss, times a coefficient.
 
-    Only its gradient is added, before gradients are clipped; the loss that is logged stays what
-    it is.
+    The callback adds the gradient alone, before gradients are clipped; the logged loss does not
+    include the penalty.
 
     Args:
-        coefficient: The multiple; what is minimised is in bits/dim.
-        parameters: Last parts of the names of the parameters, as `magnitude`.
+        coefficient: The coefficient; the loss is in bits/dim.
+        parameters: Last parts of the parameters' names, such as `magnitude`.
     """
 
     def __init__(self, coefficient: float, parameters: list[str]) -> None:
@@ -24,7 +24,7 @@ class SquaredPenalty(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Add the gradient of the penalty, where the step has not been skipped."""
+        """Add the gradient of the penalty, except in a skipped step."""
         for parameter in parameters_named(pl_module, self.parameters):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach(), alpha=2 * self.coefficient)

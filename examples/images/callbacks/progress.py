@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class RunProgress(ProgressBar):
-    """A bar over all steps of a run: epochs of small data sets are too short for one each."""
+    """Shows one bar for all steps of a run, since epochs of small data sets are short."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,19 +20,19 @@ class RunProgress(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing; Lightning asks for it in all processes but the first."""
+        """Show no bar; Lightning calls this in all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the training bar, at the step a resumed run has reached."""
+        """Open the training bar, at the step of a resumed run."""
         self._open("training", trainer.estimated_stepping_batches, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Advance, and show the bits/dim."""
         assert self._bar is not None
-        # Reading a metric waits for the device: only when the bar is drawn again.
+        # Reading a metric waits for the device: do it only when the bar is drawn.
         if self._bar.update(trainer.global_step - self._bar.n):
-            self._bar.set_postfix_str(_bits(trainer))
+            self._bar.set_postfix_str(_bits_per_dim(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the training bar."""
@@ -54,7 +54,7 @@ class RunProgress(ProgressBar):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the bar as it is, and the next line to what is said about it."""
+        """Close the bar, so that the error starts on a new line."""
         self._close()
 
     def _open(self, title: str, total: float, initial: int = 0) -> None:
@@ -74,7 +74,7 @@ class RunProgress(ProgressBar):
             self._bar = None
 
 
-def _bits(trainer: Trainer) -> str:
+def _bits_per_dim(trainer: Trainer) -> str:
     metrics = trainer.progress_bar_metrics
     shown = {"train": "bits/train_step", "validation": "bits/validation"}
     known = [f"{name} {metrics[key]:.3f}" for name, key in shown.items() if key in metrics]

@@ -1,4 +1,4 @@
-"""The random numbers of training: different in each process, the same after a resumption."""
+"""Random numbers of training: different in each process, and saved for resuming."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class RandomStreams(Callback):
-    """Gives each process noise of its own, and lets a resumed run go on with it.
+    """Seeds each process differently, and restores the random states of a resumed run.
 
-    Lightning seeds all processes alike, which makes them draw the same dequantization noise and
-    the same probes; and it saves no random states. All that training draws comes from torch's
-    generators, so these are the states that are saved, one for each process.
+    Lightning gives all processes the same seed, so that they would draw the same dequantization
+    noise and probes, and it saves no random states. Training draws from torch's generators alone;
+    this callback saves their states for each process.
     """
 
     def __init__(self) -> None:
         self._restored: list[dict[str, torch.Tensor]] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on drawing where the checkpoint was written, or begin with a seed of one's own."""
+        """Restore the states of the checkpoint, or seed this process."""
         if self._restored is not None and len(self._restored) == trainer.world_size:
-            restore(self._restored[trainer.global_rank], pl_module.device)
+            restore_random_states(self._restored[trainer.global_rank], pl_module.device)
         else:
             seeds = torch.Generator().manual_seed(torch.initial_seed())
             drawn = torch.randint(2**63 - 1, (trainer.world_size,), generator=seeds)
@@ -31,7 +31,7 @@ class RandomStreams(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Save the states of all processes."""
-        state = current(pl_module.device)
+        state = random_states(pl_module.device)
         states = [state] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, state)
@@ -40,19 +40,19 @@ class RandomStreams(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the states until training starts: what comes before it draws as well."""
+        """Keep the states until training starts, since the steps before it draw numbers too."""
         self._restored = checkpoint.get("random_states")
 
 
-def current(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the states of torch's generators, of the host and of the device."""
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the states of torch's generators, of the CPU and of the device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def restore(states: dict[str, torch.Tensor], device: torch.device) -> None:
+def restore_random_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
     """Set the states of torch's generators."""
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:

@@ -1,4 +1,4 @@
-"""The record of a run: its settings and their changes, in `config.yaml` and in checkpoints."""
+"""The record of a run: its settings and their changes, in `config.yaml` and checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,49 +11,51 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from examples.atomic_files import write_whole
-from examples.images.callbacks.resumption import renew
+from examples.images.callbacks.resumption import renew_optimizer_state
 from examples.images.run_errors import SetupError
 
 Settings = dict[str, Any]
-"""Values by the dotted names of their settings."""
+"""Values of settings by their dotted names."""
 
-NOT_OF_THE_RUN = ("ckpt_path", "weights_only", "trainer.default_root_dir")
-"""Settings that say where a run is, not what it does."""
+LOCATION_SETTINGS = ("ckpt_path", "weights_only", "trainer.default_root_dir")
+"""Settings of where a run is stored, which may change."""
 
-FIXED = {
-    "seed_everything": "the random numbers go on where they were",
-    "data.source": "the place in the order of the images would be that of others",
-    "data.source.class_path": "the place in the order of the images would be that of others",
-    "data.validation_fraction": "images that were trained on would be validated",
-    "data.split_seed": "images that were trained on would be validated",
+FIXED_SETTINGS = {
+    "seed_everything": "the random numbers continue from the checkpoint",
+    "data.source": "the position in the order of the images would be wrong",
+    "data.source.class_path": "the position in the order of the images would be wrong",
+    "data.validation_fraction": "training images would become validation images",
+    "data.split_seed": "training images would become validation images",
 }
 """Settings that a resumed run cannot change, and why."""
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes the settings of a fit, and lets a resumed one take new settings or refuses them.
+    """Writes the settings of a fit, and applies or refuses the new settings of a resumed one.
 
-    What a checkpoint holds of settings gives way to those of the resumed run: those of the
-    optimizer and its schedule, see `resumption.renew`, and the patience of early stopping. What
-    has changed, and at which step, stands at the head of `config.yaml` and in later checkpoints.
-    A test in the same folder leaves the record alone.
+    The settings of the resumed run replace those in the checkpoint: of the optimizer and its
+    schedule, see `renew_optimizer_state`, and the patience of early stopping. The top of
+    `config.yaml` and later checkpoints list the changes with their step. A test in the same folder
+    does not change the record.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        self.settings = {name: value for name, value in flat(dumped) if name not in NOT_OF_THE_RUN}
+        self.settings = {
+            name: value for name, value in flatten(dumped) if name not in LOCATION_SETTINGS
+        }
         self.history: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
         self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write nothing yet: the run may be refused."""
+        """Write nothing yet, since the run may be refused."""
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the checkpoint of a run that goes on; let early stopping be as patient as set."""
+        """Keep the checkpoint of a resumed run; apply the patience set for early stopping."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self._resumed = checkpoint
@@ -63,11 +65,11 @@ class RunRecord(SaveConfigCallback):
                 state["patience"] = callback.patience
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the settings that have changed, before Lightning restores them; write all down."""
+        """Apply changed settings before Lightning restores the old ones, and write the record."""
         if self._resumed is not None:
-            self._go_on(trainer, pl_module, self._resumed)
+            self._resume(trainer, pl_module, self._resumed)
             self._resumed = None
-        # All processes must ask for the folder, and only the first writes.
+        # A broadcast: all processes must ask for the folder. Only the first one writes.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         super().setup(trainer, pl_module, "fit")
 
@@ -79,60 +81,62 @@ class RunRecord(SaveConfigCallback):
         checkpoint["settings_history"] = self.history
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the changes at the head of `config.yaml`."""
+        """Write the changes at the top of `config.yaml`."""
         path = self._folder / self.config_filename
-        write_whole(path, "".join(said(self.history)) + path.read_text())
+        write_whole(path, "".join(history_comments(self.history)) + path.read_text())
 
-    def _go_on(
+    def _resume(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         before = checkpoint.get("settings")
-        changed = changes(before, self.settings) if before is not None else {}
-        refuse(changed)
-        if before is None or any(is_of_optimizer(name) for name in changed):
+        changed = changed_settings(before, self.settings) if before is not None else {}
+        check_changes(changed)
+        if before is None or any(is_optimizer_setting(name) for name in changed):
             keep_rate = before is not None and "model.optimizer.init_args.lr" not in changed
-            renew(trainer, pl_module, checkpoint, keep_rate=keep_rate)
+            renew_optimizer_state(trainer, pl_module, checkpoint, keep_rate=keep_rate)
         self.history = list(checkpoint.get("settings_history", []))
         if changed:
             self.history.append({"step": checkpoint["global_step"], "changed": changed})
 
 
-def flat(settings: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings by their dotted names; members of lists of settings by their number."""
+def flatten(
+    settings: Mapping[str, Any] | list[Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield the settings by their dotted names; items of lists of settings by their index."""
     items = settings.items() if isinstance(settings, Mapping) else enumerate(settings)
     for key, value in items:
         name = f"{prefix}{key}"
         groups = isinstance(value, list) and any(isinstance(each, Mapping) for each in value)
         if groups or (isinstance(value, Mapping) and value):
-            yield from flat(value, f"{name}.")
+            yield from flatten(value, f"{name}.")
         else:
             yield name, value
 
 
-def changes(before: Settings, now: Settings) -> dict[str, list[Any]]:
+def changed_settings(before: Settings, now: Settings) -> dict[str, list[Any]]:
     """Return the old and the new value of each setting that has changed, by its name."""
     names = sorted(before.keys() | now.keys())
     pairs = {name: [before.get(name), now.get(name)] for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def refuse(changed: Mapping[str, list[Any]]) -> None:
-    """Raise a `SetupError` if one of the changed settings cannot change when a run goes on."""
+def check_changes(changed: Mapping[str, list[Any]]) -> None:
+    """Raise a `SetupError` if a resumed run cannot change one of the settings."""
     for name, (before, now) in changed.items():
-        if name in FIXED:
+        if name in FIXED_SETTINGS:
             raise SetupError(
-                f"{name} {now}: the checkpoint is of a run with {before}, which cannot change "
-                f"({FIXED[name]}); leave it at {before}, or start a new run"
+                f"{name} {now}: the checkpoint's run has {before}, which resuming cannot change "
+                f"({FIXED_SETTINGS[name]}); leave it at {before}, or start a new run"
             )
 
 
-def is_of_optimizer(name: str) -> bool:
-    """Whether a setting is one of the optimizer or of its schedule."""
+def is_optimizer_setting(name: str) -> bool:
+    """Return whether a setting belongs to the optimizer or its schedule."""
     return name.startswith(("model.optimizer", "model.lr_scheduler"))
 
 
-def said(history: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a line of comment for each change of a setting."""
+def history_comments(history: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a YAML comment for each changed setting."""
     for entry in history:
         for name, (before, now) in entry["changed"].items():
             yield f"# resumed at step {entry['step']}: {name} was {before!r}, now {now!r}\n"

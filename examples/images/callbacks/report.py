@@ -1,4 +1,4 @@
-"""The report of a run: the weights of what was tested, pictures, and a page that shows them."""
+"""The report of a run: the tested weights, pictures, and a page that shows them."""
 
 import base64
 import time
@@ -27,7 +27,7 @@ class Picture:
 
     Attributes:
         file: Its name in the folder of the run.
-        caption: What it shows.
+        caption: Its description.
     """
 
     file: str
@@ -38,34 +38,33 @@ PICTURES = {
     "Samples": Picture("samples.png", "Drawn from the flow."),
     "Temperatures": Picture(
         "temperatures.png",
-        "The same noise, scaled: at 0 the image of noise zero, at 1 samples of the flow.",
+        "One noise at several scales: 0 gives the image of zero noise, 1 samples of the flow.",
     ),
     "Interpolations": Picture(
         "interpolations.png",
-        "Left and right test images, between them images along the arc between their noise "
-        "vectors.",
+        "Test images at both ends, and the images along the arc between their noise vectors.",
     ),
     "Reconstructions": Picture(
         "reconstructions.png", "Test images, encoded and decoded again: the flow is invertible."
     ),
     "Likelihoods": Picture(
-        "likelihoods.png", "Of the first test images, those of highest and lowest likelihood."
+        "likelihoods.png", "The most and the least likely of the first test images."
     ),
     "Learning curve": Picture(
         "learning_curve.png",
-        "Training: mean over an epoch, current weights. Validation: averaged weights, where the "
+        "Training: mean over each epoch, current weights. Validation: averaged weights, if the "
         "run averages them.",
     ),
 }
 
 
 class Report(Callback):
-    """Writes the report into the folder of the run when a test has ended.
+    """Writes the report to the run's folder after a test.
 
     Args:
         samples: Number of images to draw from the flow.
-        reconstructions: Number of test images to send through the flow and back, and of images
-            in a row of the other pictures; at least 2, to have images to go between.
+        reconstructions: Number of test images to reconstruct, and of images in each row of the
+            other pictures; at least 2, since interpolation needs two images.
     """
 
     def __init__(self, samples: int = 64, reconstructions: int = 10) -> None:
@@ -78,29 +77,29 @@ class Report(Callback):
         self._since: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what is run; of a run that goes on, what was run first."""
+        """Record the conditions of the run; a resumed run keeps those of its start."""
         if self.conditions is None:
             assert isinstance(pl_module, DensityEstimation)
             self.conditions = Conditions.here(pl_module.program)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure the time."""
+        """Start the clock."""
         self._since = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how long it took, together with what came before a resumption."""
+        """Record the duration of the training, with that before a resumption."""
         self.seconds, self._since = self._trained(), None
 
     def _trained(self) -> float:
         return self.seconds + (time.monotonic() - self._since if self._since is not None else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was run and for how long, for the checkpoint."""
+        """Return the conditions and the duration, for the checkpoint."""
         run = asdict(self.conditions) if self.conditions else {}
         return {**run, "seconds": self._trained()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what was run and for how long, which old checkpoints do not say."""
+        """Restore the conditions and the duration, which old checkpoints may lack."""
         run = dict(state_dict)
         self.seconds = run.pop("seconds", 0.0)
         self.conditions = Conditions(**run) if run else None
@@ -108,7 +107,7 @@ class Report(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the result and write the report, in the first process only."""
         assert isinstance(pl_module, DensityEstimation)
-        # All processes must ask for the folder: it is broadcast.
+        # A broadcast: all processes must ask for the folder.
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if trainer.is_global_zero:
             print(pl_module.held_out)
@@ -116,8 +115,8 @@ class Report(Callback):
             save_weights(folder, trainer, pl_module, conditions)
             with trainer.precision_plugin.tensor_init_context():
                 self.draw(folder, trainer, pl_module)
-            known = facts(trainer, pl_module, conditions, self.seconds)
-            print(f"report: {write_page(folder, pl_module, known)}")
+            table = facts(trainer, pl_module, conditions, self.seconds)
+            print(f"report: {write_page(folder, pl_module, table)}")
 
     @torch.no_grad()
     def draw(self, folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
@@ -144,7 +143,7 @@ class Report(Callback):
 
 
 def first_images(batches: Iterable[Tensor], number: int) -> Tensor:
-    """Return the first batches together: as few as hold a number of images, or all."""
+    """Concatenate as few batches as hold a number of images, or all."""
     taken: list[Tensor] = []
     for batch in batches:
         taken.append(batch)
@@ -156,9 +155,9 @@ def first_images(batches: Iterable[Tensor], number: int) -> Tensor:
 def save_weights(
     folder: Path, trainer: Trainer, task: DensityEstimation, conditions: Conditions
 ) -> None:
-    """Save what was tested, with what it is and what it reached.
+    """Save the tested modules, with notes on the data, the result and the run.
 
-    A flow of one's own that cannot be made again from a file is left out, and that is said.
+    A user's flow that cannot be rebuilt from a file is not saved, and a message says why.
     """
     notes = {
         "data": str(trainer.datamodule.source),
@@ -169,16 +168,16 @@ def save_weights(
     try:
         weights.save(folder, task, notes)
     except checkpoints.NotRebuildableError as error:
-        print(f"the weights are not written: {error}")
+        print(f"the weights are not saved: {error}")
 
 
-def write_page(folder: Path, task: DensityEstimation, known: Mapping[str, str]) -> Path:
-    """Write `report.html`, which holds its pictures in itself.
+def write_page(folder: Path, task: DensityEstimation, table: Mapping[str, str]) -> Path:
+    """Write `report.html`, with its pictures embedded.
 
     Args:
         folder: The folder of the run.
-        task: What was tested.
-        known: What the page says of the run in a table, by title.
+        task: The tested task.
+        table: The rows of the table, by title.
     """
     environment = Environment(
         loader=PackageLoader("examples.images.callbacks", "."),
@@ -187,7 +186,7 @@ def write_page(folder: Path, task: DensityEstimation, known: Mapping[str, str]) 
     settings = folder / "config.yaml"
     page = environment.get_template("report.html.jinja").render(
         result=task.held_out,
-        facts=known,
+        facts=table,
         command=command(task.program),
         settings=settings.read_text() if settings.exists() else "",
         pictures=[

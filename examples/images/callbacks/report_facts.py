@@ -1,4 +1,4 @@
-"""What a report says of a run in a table: its data, its model, and what it ran on."""
+"""The table in a run's report: data, model, training, machine and versions."""
 
 import math
 import platform
@@ -18,18 +18,18 @@ from examples.images.task import DensityEstimation
 def facts(
     trainer: Trainer, task: DensityEstimation, conditions: Conditions, seconds: float
 ) -> Mapping[str, str]:
-    """Return the rows of the table, by their title.
+    """Return the rows of the table by their title.
 
     Args:
-        trainer: Has trained or tested the task.
-        task: What was tested.
-        conditions: What it ran on.
-        seconds: How long it was trained; 0 where that is not known.
+        trainer: The trainer that has tested the task.
+        task: The task.
+        conditions: The command, commit and machine of the run.
+        seconds: Duration of the training; 0 if it is not known.
     """
     rows = {
         "Data": describe_data(trainer.datamodule),
-        "Uniform distribution": f"{uniform_bits(task.bins):.3f} bits/dim, what a model reaches "
-        f"that has learned nothing (log2 of {task.bins} grey levels)",
+        "Uniform distribution": f"{uniform_bits(task.bins):.3f} bits/dim, the score of a model "
+        f"without training (log2 of {task.bins} grey levels)",
         "Model": describe_model(task),
         "Training": f"{trainer.global_step:,} steps in {duration(seconds)}" if seconds else "",
         "Machine": f"{conditions.machine}, {conditions.cores} cores, "
@@ -46,7 +46,7 @@ def uniform_bits(bins: int) -> float:
 
 
 def describe_data(data: ImageData) -> str:
-    """Say what images there are, and how they are divided."""
+    """Describe the source of the images and their division."""
     parts = {
         "training": data.training_images,
         "validation": data.validation_images,
@@ -58,7 +58,7 @@ def describe_data(data: ImageData) -> str:
 
 
 def describe_model(task: DensityEstimation) -> str:
-    """Name the flow and the dequantization, and count their parameters."""
+    """Return the classes of the flow and the dequantization, and their number of parameters."""
     parameters = sum(parameter.numel() for parameter in task.parameters())
     flow, dequantizer = (type(part).__name__ for part in (task.flow, task.dequantizer))
     return f"{flow}, {dequantizer}; {parameters:,} parameters"
@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 def versions() -> Mapping[str, str]:
-    """Return the versions of what computes, by name."""
+    """Return the versions of the libraries, by name."""
     return {
         "pyro_resflow": pyro_resflow.__version__,
         "Python": platform.python_version(),

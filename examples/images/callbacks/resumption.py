@@ -1,4 +1,4 @@
-"""New settings for the optimizer of a run that goes on: its moments stay, its settings do not."""
+"""New optimizer settings of a resumed run, which keeps the optimizer's moments."""
 
 import warnings
 from typing import Any
@@ -10,26 +10,27 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from examples.images.run_errors import SetupError
 
-COUNTED = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-"""What a schedule that waits for a metric has seen, beside its settings."""
+PROGRESS_ENTRIES = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+"""State of a `ReduceLROnPlateau` that is progress, not a setting."""
 
 
-def renew(
+def renew_optimizer_state(
     trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any], *, keep_rate: bool
 ) -> None:
-    """Change a checkpoint so that the settings of a run, not the checkpoint's, take effect.
+    """Change a checkpoint so that the run's optimizer settings replace the checkpoint's.
 
-    The optimizer keeps what it knows of the gradients. A schedule goes to where it would be, had
-    the run begun with its settings; one that waits for a metric keeps what it has seen.
+    The optimizer keeps its moments of the gradients. A schedule moves to the step of the
+    checkpoint, as if the run had begun with the new settings; a `ReduceLROnPlateau` keeps its
+    progress.
 
     Args:
-        trainer: The trainer, with a new optimizer and a new schedule, before they are restored.
-        task: What is trained.
-        checkpoint: What they are to be restored from.
-        keep_rate: Whether a schedule that waits for a metric keeps the rate that it has come to.
+        trainer: The trainer, with a new optimizer and schedule, before their state is restored.
+        task: The task.
+        checkpoint: The checkpoint, which is changed in place.
+        keep_rate: Whether a `ReduceLROnPlateau` keeps its current learning rate.
 
     Raises:
-        SetupError: If the optimizer needs what the checkpoint does not hold, or the schedule ends
+        SetupError: If the checkpoint lacks state that the optimizer needs, or the schedule ends
             before the step of the checkpoint.
     """
     (optimizer,) = trainer.optimizers
@@ -37,11 +38,13 @@ def renew(
     (saved,) = checkpoint["optimizer_states"]
     check_moments(task, saved["state"])
     if not isinstance(schedule.scheduler, ReduceLROnPlateau):
-        advance(schedule.scheduler, checkpoint["global_step"])
+        advance_schedule(schedule.scheduler, checkpoint["global_step"])
     groups = optimizer.state_dict()["param_groups"]
     state = schedule.scheduler.state_dict()
     if isinstance(schedule.scheduler, ReduceLROnPlateau):
-        state.update((k, v) for k, v in checkpoint["lr_schedulers"][0].items() if k in COUNTED)
+        state.update(
+            (k, v) for k, v in checkpoint["lr_schedulers"][0].items() if k in PROGRESS_ENTRIES
+        )
         if keep_rate:
             for group, before in zip(groups, saved["param_groups"], strict=True):
                 group["lr"] = before["lr"]
@@ -49,25 +52,27 @@ def renew(
     checkpoint["lr_schedulers"] = [state]
 
 
-def advance(scheduler: LRScheduler, steps: int) -> None:
-    """Step a schedule.
+def advance_schedule(scheduler: LRScheduler, steps: int) -> None:
+    """Advance a schedule by a number of steps.
 
     Raises:
-        SetupError: If it has fewer steps.
+        SetupError: If the schedule has fewer steps.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the optimizer has not stepped: it has, in the past
+        # The optimizer has taken its steps in the earlier run.
+        warnings.simplefilter("ignore")
         try:
             for _ in range(steps):
                 scheduler.step()
         except ValueError as error:
             raise SetupError(
-                f"model.lr_scheduler: it does not go to step {steps} of the checkpoint ({error})"
+                f"model.lr_scheduler: the schedule ends before the checkpoint's step {steps} "
+                f"({error}); give it more steps"
             ) from error
 
 
 def check_moments(task: LightningModule, saved: dict[int, dict[str, Any]]) -> None:
-    """Raise a `SetupError` if an optimizer needs what the state of another does not hold."""
+    """Raise a `SetupError` if the saved state lacks an entry that the task's optimizer needs."""
     if not saved:
         return
     trial = nn.Parameter(torch.zeros(1))
@@ -78,7 +83,7 @@ def check_moments(task: LightningModule, saved: dict[int, dict[str, Any]]) -> No
     held = {name for name, value in next(iter(saved.values())).items() if value is not None}
     if needed - held:
         raise SetupError(
-            f"model.optimizer {type(optimizer).__name__}: with these settings it goes on from "
-            f"{', '.join(sorted(needed - held))}, which the checkpoint does not hold; leave the "
-            "settings as they were, or start a new run"
+            f"model.optimizer {type(optimizer).__name__}: with these settings it needs "
+            f"{', '.join(sorted(needed - held))}, which the checkpoint does not have; keep the "
+            "earlier settings, or start a new run"
         )

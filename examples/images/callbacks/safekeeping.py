@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: every so often, and when the run is asked to stop."""
+"""Checkpoints to resume from, at regular intervals and when a signal stops the run."""
 
 from pathlib import Path
 from typing import Any
@@ -13,32 +13,32 @@ from examples.images.storage import checkpoint_folder
 
 
 class Safekeeping(Checkpoint):
-    """Keeps `checkpoints/last.ckpt` up to date, so that little is lost when a run ends early.
+    """Keeps `checkpoints/last.ckpt` up to date, so that a run that ends early loses little.
 
-    It is written before the first step, which shows that it can be; every `every_n_steps`
-    optimizer steps and at the end of every epoch, if the step has not been skipped; and after
-    Ctrl-C or SIGTERM, at the end of the step, which ends the run. Where validation follows a
-    step, it comes first.
+    It writes the checkpoint before the first step, to find out early whether writing works; every
+    `every_n_steps` optimizer steps and at the end of every epoch, unless the step was skipped; and
+    after Ctrl-C or SIGTERM, at the end of the step, before it ends the run. A validation that is
+    due after the step comes first.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints.
 
     Attributes:
-        last_model_path: The file written last; empty before.
+        last_model_path: The last file written; empty before the first.
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+            raise ValueError(f"every_n_steps: expected at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.last_model_path = ""
         self._stop = StopRequest()
         self._path = Path()
         self._saved_at = 0
-        self._good = True
+        self._step_kept = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the first checkpoint, and begin to listen."""
+        """Write the first checkpoint, and listen for signals."""
         self._path = checkpoint_folder(trainer) / "last.ckpt"
         self._saved_at = trainer.global_step
         if trainer.ckpt_path is None:
@@ -48,8 +48,8 @@ class Safekeeping(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Write a checkpoint if it is time to."""
-        self._good = not was_skipped(pl_module)
+        """Write a checkpoint if one is due."""
+        self._step_kept = not was_skipped(pl_module)
         accumulating = (index + 1) % trainer.accumulate_grad_batches
         due = trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps
         if not accumulating and not trainer.is_last_batch:
@@ -60,18 +60,18 @@ class Safekeeping(Checkpoint):
         self._save_if_due(trainer, due=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen no longer."""
-        self._stop.listen_no_longer()
+        """Stop listening for signals."""
+        self._stop.stop_listening()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Listen no longer."""
-        self._stop.listen_no_longer()
+        """Stop listening for signals."""
+        self._stop.stop_listening()
 
     def _save_if_due(self, trainer: Trainer, due: bool) -> None:
         number = self._stop.signal_number(trainer)
-        if number is not None or (due and self._good):
+        if number is not None or (due and self._step_kept):
             self._save(trainer)
         if number is not None:
             raise Interrupted(f"stopped after step {trainer.global_step}", self._path, number)

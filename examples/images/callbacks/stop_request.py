@@ -1,4 +1,4 @@
-"""Ctrl-C, heard at once and answered at the end of a step."""
+"""Requests to stop a run at the end of a step."""
 
 import signal
 import threading
@@ -9,9 +9,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 
 class StopRequest:
-    """Notes Ctrl-C (SIGINT) and, through Lightning, SIGTERM; a second Ctrl-C ends the run at once.
+    """Records Ctrl-C (SIGINT) and, through Lightning, SIGTERM.
 
-    Ended in the middle of a step, a run would leave weights that are half old, half new.
+    A run that ended in the middle of a step would leave a mixture of old and new weights. A second
+    Ctrl-C ends the run at once.
     """
 
     def __init__(self) -> None:
@@ -19,18 +20,18 @@ class StopRequest:
         self._handler_before: signal._HANDLER = None
 
     def listen(self) -> None:
-        """Begin to listen, where signals arrive: in the main thread."""
+        """Install the handler; only the main thread receives signals."""
         if threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGINT, self._note)
+            self._handler_before = signal.signal(signal.SIGINT, self._handle)
 
-    def listen_no_longer(self) -> None:
-        """Let signals do what they did before."""
+    def stop_listening(self) -> None:
+        """Restore the previous handler."""
         if self._handler_before is not None:
             signal.signal(signal.SIGINT, self._handler_before)
             self._handler_before = None
 
     def signal_number(self, trainer: Trainer) -> int | None:
-        """Return the signal that asked one of the processes to stop; all processes must ask."""
+        """Return the signal that one of the processes received; all processes must call this."""
         interrupted, terminated = (
             trainer.strategy.reduce_boolean_decision(asked, all=False)
             for asked in (self._interrupted, trainer.received_sigterm)
@@ -39,7 +40,7 @@ class StopRequest:
             return signal.SIGINT
         return signal.SIGTERM if terminated else None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True
-        self.listen_no_longer()
+        self.stop_listening()
         rank_zero_info("\nstopping at the end of this step; Ctrl-C again stops at once")

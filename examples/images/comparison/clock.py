@@ -1,4 +1,4 @@
-"""When a run is over, how its learning rate falls, and when it is scored on the way."""
+"""Time budget of a run, with its learning rate schedule and its scores on the way."""
 
 import time
 from collections.abc import Callable
@@ -15,10 +15,11 @@ from pyro_resflow.transforms import temporary_logdet
 
 @dataclass
 class Clock:
-    """Seconds of training; what happens while it stands does not count.
+    """A clock for the seconds of training, which can be stopped.
 
     Args:
-        budget: Seconds after which training is over.
+        budget: Seconds of training in all.
+        seconds: Seconds counted so far.
     """
 
     budget: float = float("inf")
@@ -26,11 +27,11 @@ class Clock:
     _since: float | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Go."""
+        """Start the clock."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Stand, until started again."""
+        """Stop the clock."""
         self.seconds = self.elapsed()
         self._since = None
 
@@ -42,12 +43,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A factor of the learning rate: linear warm-up, constant, linear fall to zero at the end.
+    """A factor of the learning rate: linear warm-up, constant, linear decay to zero at the end.
 
     Args:
-        clock: Of the run; its budget is where the factor ends.
+        clock: The clock of the run; the factor reaches zero at the end of its budget.
         warm_up: Steps of warm-up.
-        fall: Part of the budget in which the factor falls; 0 keeps it until the end.
+        fall: Fraction of the budget in which the factor decays; 0 keeps it constant.
     """
 
     clock: Clock
@@ -55,7 +56,7 @@ class Schedule:
     fall: float = 0.0
 
     def __call__(self, step: int) -> float:
-        """Return the factor at a step, now."""
+        """Return the factor at a step and the current time."""
         rise = min(1.0, (step + 1) / max(1, self.warm_up))
         if not self.fall:
             return rise
@@ -70,7 +71,7 @@ class Point:
     Attributes:
         step: Optimizer steps taken.
         seconds: Seconds of training taken.
-        bits_per_dim: Mean over the images that are scored on the way.
+        bits_per_dim: Mean score over the images.
     """
 
     step: int
@@ -79,15 +80,15 @@ class Point:
 
 
 Due = Callable[[int, float], bool]
-"""Whether to score after so many steps and seconds."""
+"""Decides, from the number of steps and the seconds, whether to score."""
 
 
-class EverySoOften:
-    """Due whenever another part of the budget is used up.
+class AtIntervals:
+    """Scores at equal intervals of the budget.
 
     Args:
         budget: Seconds of the run.
-        points: Number of parts.
+        points: Number of intervals.
     """
 
     def __init__(self, budget: float, points: int) -> None:
@@ -95,7 +96,7 @@ class EverySoOften:
         self.next = self.interval
 
     def __call__(self, step: int, seconds: float) -> bool:
-        """Return whether a part is used up that was not at the last call."""
+        """Return whether an interval has ended since the last call."""
         due = seconds >= self.next
         while seconds >= self.next:
             self.next += self.interval
@@ -104,7 +105,7 @@ class EverySoOften:
 
 @dataclass(frozen=True)
 class AtSteps:
-    """Due after certain numbers of steps.
+    """Scores after given numbers of steps.
 
     Args:
         steps: The numbers.
@@ -113,21 +114,20 @@ class AtSteps:
     steps: tuple[int, ...]
 
     def __call__(self, step: int, seconds: float) -> bool:
-        """Return whether this is one of the numbers."""
+        """Return whether the step is one of the numbers."""
         return step in self.steps
 
 
 class LearningCurve(Callback):
-    """Times a run, ends it when its budget is used up, and scores images on the way.
+    """Times a run, ends it at the end of its budget, and scores images on the way.
 
-    Scores are of the current weights, with the same noise each time. Scoring does not count as
-    training.
+    It scores the current weights, with the same noise each time, and stops the clock meanwhile.
 
     Args:
-        clock: Of the run.
-        images: Integer images that are scored.
-        due: When.
-        batch_size: Images scored at once.
+        clock: The clock of the run.
+        images: Integer images to score.
+        due: Decides when to score.
+        batch_size: Images in each batch of a score.
     """
 
     def __init__(self, clock: Clock, images: Tensor, due: Due, batch_size: int = 256) -> None:
@@ -142,7 +142,7 @@ class LearningCurve(Callback):
         self.clock.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Score if it is due; stop if time is up."""
+        """Score if it is due; end the run if its time is over."""
         seconds = self.clock.elapsed()
         trainer.should_stop = seconds >= self.clock.budget
         if self.due(trainer.global_step, seconds):
@@ -158,9 +158,9 @@ class LearningCurve(Callback):
 
 @torch.no_grad()
 def score(task: LightningModule, images: Tensor, batch_size: int, seed: int) -> Tensor:
-    """Return the bits/dim of each integer image, with noise of a seed, in evaluation mode.
+    """Return the bits/dim of each integer image, with noise from a seed, in evaluation mode.
 
-    Without bias, whatever the flow is trained by.
+    The scores are unbiased, also for a flow whose training estimator is biased.
     """
     training = task.training
     task.eval()

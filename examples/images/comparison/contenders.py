@@ -1,4 +1,4 @@
-"""The models that are compared, of about 300,000 parameters each on images of 14x14."""
+"""The models of the comparison, each with about 300,000 parameters for images of 14x14."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +24,13 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to be compared.
+    """A model of the comparison.
 
     Attributes:
         title: Its name in tables and pictures.
-        flow: Builds the flow for images of a shape.
+        flow: Builds the flow for the shape of an image.
         dequantizer: Builds the dequantization from the shape and the number of grey levels; its
-            parameters count.
+            parameters count as the model's.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Contender:
 
 
 def residual_flow(shape: Shape, **options: Any) -> ResidualFlow:
-    """Build the anchor's architecture: 2 and 2 blocks, 64 wide, and 4 fully connected ones."""
+    """Build the anchor's architecture: 2 and 2 blocks of width 64, and 4 fully connected ones."""
     return ResidualFlow(shape, (2, 2), **{"network": ConvBlock(64), "alpha": 0.05, **options})
 
 
@@ -49,7 +49,7 @@ variational = partial(
     step=GatedStep(channels=16, blocks=1, elementwise=LogisticMixtureMap(4), dropout=0.0),
     features=Features(channels=16, blocks=1, dropout=0.0),
 )
-"""The dequantizer of all contenders that have one: 37,748 parameters."""
+"""The variational dequantizer of the contenders, with 37,748 parameters."""
 
 
 TITLES: dict[Mixing, str] = {"attention": "attention", "maxout": "no attention"}
@@ -70,7 +70,7 @@ GATED = {
     ("variational", "affine"): GatedStep(20, 4, AffineMap(), dropout=0.0),
     ("variational", "mixture"): GatedStep(24, 2, LogisticMixtureMap(6), dropout=0.0),
 }
-"""Sizes of Flow++ that bring all of them to about the same number of parameters."""
+"""Steps of Flow++ with which all variants have about the same number of parameters."""
 
 RESIDUAL: dict[str, Contender] = {
     "i_resnet": Contender(
@@ -139,4 +139,4 @@ COUPLINGS: dict[str, Contender] = {
 }
 
 CONTENDERS = {**COUPLINGS, **RESIDUAL}
-"""By the name that the command line takes."""
+"""All models, by their name on the command line."""

@@ -1,4 +1,4 @@
-"""Results of the compared models: kept in a file each, shown as a table and as pictures."""
+"""Results of the compared models: one file for each, with a table and pictures of all."""
 
 import dataclasses
 import json
@@ -22,21 +22,21 @@ from examples.images.reading import reading
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one contender.
+    """The result of one contender.
 
     Attributes:
         contender: Its name on the command line.
         title: Its name in tables and pictures.
-        data: The images.
-        budget: Seconds of training that it had; None if a number of steps ended it.
-        parameters: How many it has.
-        steps: Optimizer steps taken.
+        data: The source of the images.
+        budget: Seconds of training allowed; None if a number of steps ended the training.
+        parameters: Number of parameters.
+        steps: Number of optimizer steps.
         seconds: Seconds of training, without scoring.
         bits_per_dim: Mean over the test images.
-        standard_error: Of that mean, over the images.
-        test_images: Their number.
-        curve: Bits/dim on the way.
-        conditions: What the result was had with.
+        standard_error: Standard error of the mean over the images.
+        test_images: Number of test images.
+        curve: Bits/dim during the training.
+        conditions: The command, commit and machine.
     """
 
     contender: str
@@ -53,13 +53,13 @@ class Result:
     conditions: Conditions
 
     def save(self, folder: Path) -> None:
-        """Write the result into a folder, under the contender's name."""
+        """Write the result to a folder, in a file named after the contender."""
         content = json.dumps(dataclasses.asdict(self), indent=2)
         write_whole(self.path(folder, self.contender), content + "\n")
 
     @staticmethod
     def path(folder: Path, contender: str) -> Path:
-        """Return where the result of a contender is kept."""
+        """Return the file of a contender's result."""
         return folder / f"{contender}.json"
 
     @classmethod
@@ -67,7 +67,7 @@ class Result:
         """Read a result.
 
         Raises:
-            SetupError: For a file that holds none, naming it.
+            SetupError: If the file does not hold a result.
         """
         with reading("folder", path):
             fields = json.loads(path.read_text())
@@ -76,12 +76,12 @@ class Result:
             result = cls(curve=curve, conditions=conditions, **fields)
             for numbers in (result, *curve):
                 if not math.isfinite(numbers.seconds) or not math.isfinite(numbers.bits_per_dim):
-                    raise ValueError("seconds or bits/dim that are no numbers")
+                    raise ValueError("seconds or bits/dim are not finite")
             return result
 
 
 def save_samples(folder: Path, contender: str, samples: Tensor) -> None:
-    """Keep integer samples of a contender for the picture of all."""
+    """Save integer samples of a contender, for the picture of all."""
     with replacing(folder / f"{contender}.samples.npy") as file:
         np.save(file, samples.to(torch.uint8).numpy(force=True))
 
@@ -112,7 +112,7 @@ def learning_curves(results: list[Result]) -> Figure:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
     colors = rcParams["axes.prop_cycle"]
-    axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * colors)  # as many as models, and more
+    axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * colors)  # enough for all models
     for result in results:
         seconds = [point.seconds for point in result.curve]
         axis.plot(seconds, [point.bits_per_dim for point in result.curve], label=result.title)
@@ -123,7 +123,7 @@ def learning_curves(results: list[Result]) -> Figure:
 
 
 def samples_of_all(folder: Path, results: list[Result], bins: int) -> Figure:
-    """Show the samples of each contender in a row."""
+    """Show samples, one row for each contender."""
     rows = {}
     for result in results:
         path = folder / f"{result.contender}.samples.npy"
@@ -135,7 +135,7 @@ def samples_of_all(folder: Path, results: list[Result], bins: int) -> Figure:
 
 
 def write_summary(folder: Path, bins: int) -> str:
-    """Write the table and the pictures of all results in a folder; return the table."""
+    """Write the table and the pictures of all results in a folder, and return the table."""
     results = load_all(folder)
     text = table(results)
     write_whole(folder / "table.md", text)

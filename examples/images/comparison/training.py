@@ -1,4 +1,4 @@
-"""How a contender is trained and scored."""
+"""Training and scoring of a contender."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from examples.images.task import DensityEstimation, HeldOut
 
 
 class WholeTrainingSet(ImageData):
-    """All training images, none of them kept for validation: nothing is chosen by it."""
+    """All training images, without validation images: the comparison selects no weights."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images."""
@@ -32,17 +32,17 @@ class WholeTrainingSet(ImageData):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How contenders are trained: Adam, clipped gradients, and a schedule.
+    """Settings of the training: Adam with clipped gradients and a schedule.
 
     Attributes:
         budget: Seconds of training.
-        steps: Steps of training at most; -1 for as many as time allows.
-        learning_rate: Of Adam.
+        steps: Maximum number of steps; -1 for no limit.
+        learning_rate: Learning rate of Adam.
         warm_up: Steps in which the learning rate rises.
-        fall: Part of the budget, at its end, in which the learning rate falls to zero.
-        scored: Number of test images scored on the way.
-        tested: Number of test images scored at the end; None for all.
-        seed: Of all that is random.
+        fall: Fraction of the budget, at its end, in which the learning rate falls to zero.
+        scored: Number of test images to score during the training.
+        tested: Number of test images to score at the end; None for all.
+        seed: Random seed.
     """
 
     budget: float = float("inf")
@@ -60,11 +60,11 @@ class Trained:
     """A contender after training.
 
     Attributes:
-        task: The flow, with its weights of the last step.
-        held_out: Its bits/dim of test images.
-        steps: Steps taken.
-        seconds: Seconds of training taken.
-        curve: Bits/dim on the way.
+        task: The flow, with the weights of the last step.
+        held_out: Bits/dim of the test images.
+        steps: Number of steps.
+        seconds: Seconds of training.
+        curve: Bits/dim during the training.
     """
 
     task: DensityEstimation
@@ -80,10 +80,10 @@ def train(
     """Train a contender and score its last weights.
 
     Args:
-        contender: What is trained.
+        contender: The contender.
         data: The images.
-        protocol: How.
-        due: Makes what decides when the curve gets a point.
+        protocol: Settings of the training.
+        due: Builds the rule that decides when to score.
     """
     seed_everything(protocol.seed, verbose=False)
     data.setup()
@@ -108,6 +108,6 @@ def train(
         enable_model_summary=False,
     )
     trainer.fit(task, datamodule=data)
-    task.to(trainer.strategy.root_device).eval()  # Lightning leaves it training, on the CPU
+    task.to(trainer.strategy.root_device).eval()  # Lightning leaves it in training mode
     bits = score(task, data.scored_images(protocol.tested), data.evaluation_batch_size, seed=1)
     return Trained(task, HeldOut.of(bits), trainer.global_step, clock.seconds, curve.points)

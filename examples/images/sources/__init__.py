@@ -1,4 +1,4 @@
-"""Where images come from: each source gives integer images, a training and a test portion."""
+"""Sources of integer images; each has a training and a test portion."""
 
 from examples.images.sources.base import InMemory, Mapped, Portion, Source, hold_out, stacked
 from examples.images.sources.bundled import Digits, Mnist5k, PhotoPatches

@@ -1,4 +1,4 @@
-"""What a source of images is, and how its portions are split and changed."""
+"""The base class of sources, and functions that split and change portions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ class Source(ABC):
     Attributes:
         event_shape: Channels, height and width of an image.
         bins: Number of grey levels; values are 0 .. bins - 1.
-        classes: Number of classes, labelled 0 .. classes - 1; 0 if images carry no label.
+        classes: Number of classes, labelled 0 .. classes - 1; 0 if images have no label.
     """
 
     event_shape: tuple[int, int, int]
@@ -31,15 +31,15 @@ class Source(ABC):
 
     @abstractmethod
     def load(self) -> tuple[Portion, Portion]:
-        """Return the training and the test portion, downloaded or unpacked if need be."""
+        """Return the training and the test portion; download or unpack missing files."""
 
 
 class Mapped(Dataset[tuple[Tensor, ...]]):
-    """A portion whose images pass through a function when they are fetched.
+    """A portion that applies a function to each image when it is fetched.
 
     Args:
         portion: The images.
-        function: From one image to another.
+        function: Maps an image to an image.
     """
 
     def __init__(self, portion: Portion, function: Callable[[Tensor], Tensor]) -> None:
@@ -55,10 +55,10 @@ class Mapped(Dataset[tuple[Tensor, ...]]):
 
 
 class InMemory(Source):
-    """The images of a source, read once and kept: for sources that compute their images.
+    """The images of a source, read once and kept in memory.
 
     Args:
-        source: Where the images come from.
+        source: The source of the images; worthwhile for one that computes them.
     """
 
     def __init__(self, source: Source) -> None:
@@ -72,7 +72,7 @@ class InMemory(Source):
         return str(self.source)
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return the portions of the source, read at the first call."""
+        """Return the portions of the source, which the first call reads."""
         if self._portions is None:
             training, test = self.source.load()
             self._portions = _read(training), _read(test)

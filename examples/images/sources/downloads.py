@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads, small enough to be held in memory."""
+"""Data sets that torchvision downloads, held in memory."""
 
 import gzip
 import struct
@@ -15,7 +15,7 @@ from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
 
 IDX_BYTES = 8
-"""What the third byte of an idx file is if its values are bytes."""
+"""The third byte of an idx file whose values are bytes."""
 
 
 class Downloaded(Source):
@@ -31,7 +31,7 @@ class Downloaded(Source):
         self.root = root
 
     def portions(self, dataset: type[datasets.VisionDataset], **portion: tuple[Any, Any]) -> Any:
-        """Load the training and the test portion, which differ in the argument given."""
+        """Load the training and the test portion, which differ in one argument."""
         (name, values), *_ = portion.items()
         return tuple(download(dataset, self.root, **{name: value}) for value in values)
 
@@ -43,7 +43,7 @@ class Mnist(Downloaded):
     dataset: type[datasets.MNIST] = datasets.MNIST
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return both portions, downloaded if need be."""
+        """Return both portions; download missing files."""
         training, test = (
             TensorDataset(torch.as_tensor(part.data).unsqueeze(1), torch.as_tensor(part.targets))
             for part in self.portions(self.dataset, train=(True, False))
@@ -56,7 +56,7 @@ class FashionMnist(Mnist):
 
     Args:
         root: Folder for the download.
-        system_folder: Where the Debian package puts its files.
+        system_folder: Folder of the Debian package's files.
     """
 
     dataset = datasets.FashionMNIST
@@ -68,7 +68,7 @@ class FashionMnist(Mnist):
         self.system_folder = Path(system_folder)
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return both portions, downloaded where the package is not installed."""
+        """Return both portions; download them if the package is not installed."""
         if not self.system_folder.is_dir():
             return super().load()
         training, test = (
@@ -87,7 +87,7 @@ class Cifar10(Downloaded):
     event_shape = (3, 32, 32)
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return both portions, downloaded if need be."""
+        """Return both portions; download missing files."""
         training, test = (
             TensorDataset(
                 torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous(),
@@ -104,7 +104,7 @@ class Svhn(Downloaded):
     event_shape = (3, 32, 32)
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return both portions, downloaded if need be."""
+        """Return both portions; download missing files."""
         training, test = (
             TensorDataset(torch.as_tensor(part.data), torch.as_tensor(part.labels))
             for part in self.portions(datasets.SVHN, split=("train", "test"))
@@ -118,14 +118,14 @@ def read_idx(path: Path) -> Tensor:
         content = gzip.decompress(path.read_bytes())
         zero, kind, dimensions = struct.unpack(">HBB", content[:4])
         if (zero, kind) != (0, IDX_BYTES):
-            raise ValueError("it is no idx file of bytes")
+            raise ValueError("it is not an idx file of bytes")
         start = 4 * (1 + dimensions)
         shape = struct.unpack(f">{dimensions}i", content[4:start])
         return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).reshape(shape)
 
 
 def download(dataset: type[datasets.VisionDataset], root: str, **portion: Any) -> Any:
-    """Load a portion of a torchvision data set, downloading it if need be."""
+    """Load a portion of a torchvision data set; download missing files."""
     try:
         return dataset(root, download=True, **portion)
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Faces: CelebA at 64x64 and CelebA-HQ at 256x256, read file by file."""
+"""Faces: CelebA at 64x64 and CelebA-HQ at 256x256, read from one file for each image."""
 
 from pathlib import Path
 
@@ -54,13 +54,14 @@ class CelebA(Source):
 
 
 class CelebAHQ(Source):
-    """CelebA-HQ at 256x256: 30,000 files in a folder, of which the last by name are for the test.
+    """CelebA-HQ at 256x256: 30,000 files in a folder; the last ones by name are test images.
 
-    Pictures or .npy arrays, of 256x256 or a multiple such as 1024x1024: larger ones are averaged.
+    The files are pictures or .npy arrays of 256x256, or of a multiple such as 1024x1024, which is
+    averaged.
 
     Args:
         root: The folder.
-        test_images: How many of the files are test images.
+        test_images: Number of test images.
     """
 
     event_shape = (3, 256, 256)
@@ -70,13 +71,13 @@ class CelebAHQ(Source):
         self.test_images = test_images
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return all files but the last, and the last."""
+        """Return the training images, and the last files as test images."""
         paths = image_paths(self.root, {*SUFFIXES, ".npy"})
         if len(paths) <= self.test_images:
             raise SetupError(
-                f"data.source CelebAHQ finds {len(paths)} images in root {str(self.root)!r}, of "
-                f"which {self.test_images} would be test images. The 30,000 images are made from "
-                "CelebA by the dataset tool of github.com/tkarras/progressive_growing_of_gans; "
+                f"data.source CelebAHQ finds {len(paths)} images in root {str(self.root)!r}, but "
+                f"needs more than the {self.test_images} test images. The 30,000 images are made "
+                "from CelebA by the tool of github.com/tkarras/progressive_growing_of_gans; "
                 "copies at 256x256, one file an image, are in wide use. Name their folder with "
                 "--data.source.root"
             )
@@ -87,11 +88,11 @@ class CelebAHQ(Source):
         return training, test
 
     def shrink(self, image: Tensor) -> Tensor:
-        """Average an image down to 256x256."""
+        """Reduce an image to 256x256 by averaging."""
         factor = image.shape[-1] // self.event_shape[-1]
         return averaged(image, factor) if factor > 1 else image
 
 
 def crop_face(image: Tensor) -> Tensor:
-    """Rows 40 to 188 and columns 15 to 163, resized to 64x64 with smoothing."""
+    """Crop rows 40 to 188 and columns 15 to 163, and resize to 64x64 with smoothing."""
     return resize(image[:, 40:188, 15:163], [64, 64], antialias=True)

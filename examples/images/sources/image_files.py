@@ -1,4 +1,4 @@
-"""Images that are read from a file each, when they are asked for."""
+"""Images in files, which are read when they are fetched."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ class ImageFiles(Dataset[tuple[Tensor, ...]]):
 
     Args:
         paths: The files.
-        event_shape: Shape that every image must have.
-        prepare: Applied to an image, before its shape is checked.
+        event_shape: Shape of every image.
+        prepare: Function to apply to each image before its shape is checked.
     """
 
     def __init__(
@@ -49,27 +49,27 @@ def read_image(path: Path) -> Tensor:
     """Read a picture, or an array of shape `(C, H, W)` or `(1, C, H, W)` from a .npy file."""
     with reading("data.source", path):
         if path.suffix == ".npy":
-            # mapped, for the file may say that it has more than is there
+            # Mapped, since a damaged header may announce more data than the file has.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return torch.from_numpy(np.array(array).reshape(array.shape[-3:]))
         return decode_image(path.read_bytes())
 
 
 def decode_image(content: bytes) -> Tensor:
-    """Decode a picture of any format that Pillow knows, as colours, shape `(3, H, W)`."""
+    """Decode a picture in any format of Pillow as colours, shape `(3, H, W)`."""
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def check_shape(name: str, image: Tensor, event_shape: tuple[int, int, int]) -> None:
-    """Raise a `SetupError` unless an image is uint8 of this shape."""
+    """Raise a `SetupError` unless an image is uint8 and has the given shape."""
     if image.dtype != torch.uint8 or image.shape != event_shape:
         raise SetupError(
-            f"data.source: {name} should be bytes of shape {event_shape}, but is "
+            f"data.source: {name}: expected bytes of shape {event_shape}, got "
             f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
         )
 
 
 def image_paths(folder: Path, suffixes: set[str] = SUFFIXES) -> list[Path]:
-    """All pictures in a folder and the folders in it, by name."""
+    """Return all pictures in a folder and its subfolders, sorted by name."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)

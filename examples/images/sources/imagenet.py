@@ -1,4 +1,4 @@
-"""ImageNet at 32x32 and 64x64, unpacked once into one file that is read image by image."""
+"""ImageNet at 32x32 and 64x64, unpacked once into one file and read image by image."""
 
 import os
 import tarfile
@@ -20,7 +20,7 @@ from examples.images.sources.image_files import check_shape, decode_image, image
 class DownsampledImageNet(Source):
     """ImageNet at a small size, without labels.
 
-    There are two versions, whose likelihoods do not compare: they were reduced in different ways.
+    Its two versions were reduced in different ways, so that their likelihoods are not comparable:
 
     - The pictures of van den Oord et al. (2016), on which Real NVP, Glow, Flow++ and Residual
       Flows were measured: `train_32x32.tar` and `valid_32x32.tar`, packed or unpacked into folders
@@ -28,12 +28,12 @@ class DownsampledImageNet(Source):
     - The arrays of Chrabaszcz et al. (2017), which replaced them on image-net.org:
       `train_data_batch_1.npz` ... `train_data_batch_10.npz` and `val_data.npz`.
 
-    Whichever is found is unpacked once, into `train_32x32.uint8` and `valid_32x32.uint8` beside
-    it: the images one after the other, a byte a pixel and channel. These need 3.9 GB at 32x32 and
-    15.7 GB at 64x64, and are read image by image.
+    The version found is unpacked once, to `train_32x32.uint8` and `valid_32x32.uint8` beside it:
+    one image after the other, one byte for each pixel and channel. These files take 3.9 GB at
+    32x32 and 15.7 GB at 64x64, and are read image by image.
 
     Args:
-        root: Folder that holds them.
+        root: Folder of the files.
     """
 
     def __init__(self, root: str) -> None:
@@ -45,7 +45,7 @@ class DownsampledImageNet(Source):
         return self.event_shape[1]
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return the training images, and as test images those for validation."""
+        """Return the training images, and the validation images as test images."""
         return self._portion("train", "train_data_batch_*.npz"), self._portion(
             "valid", "val_data.npz"
         )
@@ -90,7 +90,7 @@ class ImageNet64(DownsampledImageNet):
 
 
 class RawImages(Dataset[tuple[Tensor, ...]]):
-    """Images one after the other in a file, a byte a pixel and channel.
+    """Images one after the other in a file, one byte for each pixel and channel.
 
     Args:
         path: The file.
@@ -103,8 +103,8 @@ class RawImages(Dataset[tuple[Tensor, ...]]):
         self.length, rest = divmod(path.stat().st_size, self.event_shape.numel())
         if rest or not self.length:
             raise SetupError(
-                f"data.source: {path} should hold images of {self.event_shape.numel()} bytes, but "
-                f"has {path.stat().st_size} bytes; delete it to have it unpacked again"
+                f"data.source: {path}: expected images of {self.event_shape.numel()} bytes, got "
+                f"{path.stat().st_size} bytes in all; delete the file to unpack it again"
             )
 
     def __len__(self) -> int:
@@ -121,9 +121,9 @@ class RawImages(Dataset[tuple[Tensor, ...]]):
 
 
 def unpack(images: Iterable[Tensor], path: Path, event_shape: tuple[int, int, int]) -> None:
-    """Write images one after the other into a file, which appears when it is complete.
+    """Write images one after the other to a file, which appears when it is complete.
 
-    What is written of it goes again if it cannot be completed: it may have filled the disk.
+    An incomplete file is removed, since it may have filled the disk.
     """
     unfinished = path.with_suffix(".unfinished")
     try:

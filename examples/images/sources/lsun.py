@@ -31,8 +31,8 @@ Category = Literal[
 class Lsun(Source):
     """LSUN scenes of one category, as for Real NVP: the shorter side resized to 96, then 64x64.
 
-    Of training images, those kept for validation included, a new place is cropped each time, of
-    test images the centre.
+    Training and validation images are cropped at a new random place each time, test images at the
+    centre.
 
     Args:
         root: Folder that holds `bedroom_train_lmdb` and `bedroom_val_lmdb` (read by the package
@@ -47,7 +47,7 @@ class Lsun(Source):
         self.category = category
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return the training images, and as test images those for validation."""
+        """Return the training images, and the validation images as test images."""
         return self._portion("train", RandomCrop(64)), self._portion("val", CenterCrop(64))
 
     def _portion(self, name: str, crop: Callable[[Tensor], Tensor]) -> Portion:
@@ -86,8 +86,8 @@ class LmdbImages(Dataset[tuple[Tensor, ...]]):
 
     Args:
         path: The database's folder.
-        event_shape: Shape that every image must have.
-        prepare: Applied to an image, before its shape is checked.
+        event_shape: Shape of every image.
+        prepare: Function to apply to each image before its shape is checked.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class LmdbImages(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         key = self.keys[index]
-        # An open database could be neither copied nor inherited by the processes that load.
+        # Loading processes can neither copy nor inherit an open database.
         with reading("data.source", f"{key!r} in {self.path}"):
             with _opened(self.path) as database, database.begin() as transaction:
                 content = transaction.get(key)
@@ -125,6 +125,6 @@ def _opened(path: Path) -> Any:
         import lmdb
     except ImportError as error:
         raise SetupError(
-            f"data.source Lsun needs the package lmdb to read {path}: pip install lmdb"
+            f"data.source Lsun: it needs the package lmdb to read {path}; pip install lmdb"
         ) from error
     return lmdb.open(str(path), readonly=True, lock=False)

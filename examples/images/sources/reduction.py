@@ -1,4 +1,4 @@
-"""Sources made of other sources: fewer grey levels, fewer pixels."""
+"""Sources that reduce the grey levels or the pixels of another source."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,18 @@ from pyro_resflow.distributions import as_signed
 
 
 class FewerBits(Source):
-    """The images of a source with only the highest bits of their grey levels, rounded down.
+    """The images of a source, with only the highest bits of their grey levels.
 
     Args:
-        source: Where the images come from.
-        bits: Bits that are kept; there are 2^bits grey levels.
+        source: The source of the images.
+        bits: Number of bits to keep, for 2^bits grey levels.
     """
 
     def __init__(self, source: Source, bits: int = 5) -> None:
         if bits < 1 or source.bins % 2**bits or source.bins == 2**bits:
             raise ValueError(
-                f"bits must be smaller than those of the source's {source.bins} grey levels, "
-                f"which 2^bits has to divide, got {bits}"
+                f"bits: expected fewer bits than the source has, such that 2^bits divides its "
+                f"{source.bins} grey levels, got {bits}"
             )
         self.source = source
         self.event_shape = source.event_shape
@@ -30,23 +30,23 @@ class FewerBits(Source):
         return f"{self.source}, {self.bins} grey levels"
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return the portions of the source, reduced when an image is fetched."""
+        """Return the portions of the source, which reduce an image when it is fetched."""
         training, test = self.source.load()
         return Mapped(training, self.reduce), Mapped(test, self.reduce)
 
     def reduce(self, image: Tensor) -> Tensor:
-        """Divide by the levels that become one, and round down."""
+        """Divide by the number of levels that become one, and round down."""
         return as_signed(image) // (self.source.bins // self.bins)
 
 
 class Averaged(Source):
-    """The images of a source, each block of pixels averaged into one.
+    """The images of a source, with each block of pixels averaged into one.
 
-    The mean is rounded to the nearest grey level, halves up, in integers: the same on every
-    machine.
+    The mean is rounded to the nearest grey level, halves up, in integer arithmetic, which gives
+    the same images on every machine.
 
     Args:
-        source: Where the images come from.
+        source: The source of the images.
         factor: Height and width of a block.
     """
 
@@ -54,8 +54,8 @@ class Averaged(Source):
         channels, height, width = source.event_shape
         if factor < 2 or height % factor or width % factor:
             raise ValueError(
-                f"factor must be at least 2 and divide the source's {height}x{width} pixels, "
-                f"got {factor}"
+                f"factor: expected at least 2 and a divisor of the source's {height}x{width} "
+                f"pixels, got {factor}"
             )
         self.source = source
         self.factor = factor
@@ -67,7 +67,7 @@ class Averaged(Source):
         return f"{self.source}, {self.factor}x{self.factor} pixels averaged"
 
     def load(self) -> tuple[Portion, Portion]:
-        """Return the portions of the source, averaged when an image is fetched."""
+        """Return the portions of the source, which average an image when it is fetched."""
         training, test = self.source.load()
         return Mapped(training, self.reduce), Mapped(test, self.reduce)
 
@@ -77,7 +77,7 @@ class Averaged(Source):
 
 
 def averaged(image: Tensor, factor: int) -> Tensor:
-    """Means of blocks of integer pixels, rounded to the nearest integer, halves up."""
+    """Return the means of blocks of integer pixels, rounded to the nearest integer, halves up."""
     image = as_signed(image)
     blocks = image.unfold(-2, factor, factor).unfold(-2, factor, factor)
     total = blocks.sum((-2, -1), dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""Whether a source gives what is asked of it, looked at before training begins."""
+"""Checks of a source and its images before training begins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,9 @@ from torch import Tensor
 from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
 
-# Images looked at in each portion: enough to find a wrong kind, few enough to be read from files.
-LOOKED_AT = 64
+CHECKED_IMAGES = 64
+"""Images to check in each portion: enough to find a wrong kind, few enough to read from files."""
+
 REMEDY = (
     "a Source returns two portions, training and test, of (image,) or (image, label): images of "
     "integers, such as torch.uint8, of shape (C, H, W) with values from 0 to bins - 1"
@@ -18,30 +19,36 @@ REMEDY = (
 
 
 def check_source(source: Source) -> None:
-    """Raise a `SetupError` unless a source says what its images are."""
+    """Raise a `SetupError` unless a source declares the shape and grey levels of its images."""
     name = type(source).__name__
     shape = getattr(source, "event_shape", None)
-    if not (isinstance(shape, Sequence) and len(shape) == 3 and all(_counts(n) for n in shape)):
+    if not (
+        isinstance(shape, Sequence)
+        and len(shape) == 3
+        and all(_is_positive_integer(n) for n in shape)
+    ):
         raise SetupError(
-            f"data.source {name}: event_shape should be the channels, height and width of an "
-            f"image, such as (1, 28, 28), but is {shape}"
+            f"data.source {name}: event_shape: expected the channels, height and width of an "
+            f"image, such as (1, 28, 28), got {shape}"
         )
-    if not (_counts(source.bins) and source.bins > 1):
+    if not (_is_positive_integer(source.bins) and source.bins > 1):
         raise SetupError(
-            f"data.source {name}: bins should be the number of grey levels, such as 256, but is "
+            f"data.source {name}: bins: expected the number of grey levels, such as 256, got "
             f"{source.bins}"
         )
 
 
-def loaded(source: Source) -> tuple[Portion, Portion]:
+def load_checked(source: Source) -> tuple[Portion, Portion]:
     """Return the portions of a source.
 
     Raises:
-        SetupError: Unless each has images of the kind that the source promises.
+        SetupError: If a portion's images are not those that the source declares.
     """
     portions = source.load()
     if not (isinstance(portions, Sequence) and len(portions) == 2):
-        raise SetupError(f"data.source {type(source).__name__}: load() returned no pair; {REMEDY}")
+        raise SetupError(
+            f"data.source {type(source).__name__}: load() did not return a pair; {REMEDY}"
+        )
     for kind, portion in zip(("training", "test"), portions, strict=True):
         check_portion(source, kind, portion)
     training, test = portions
@@ -49,12 +56,12 @@ def loaded(source: Source) -> tuple[Portion, Portion]:
 
 
 def check_portion(source: Source, kind: str, portion: Portion) -> None:
-    """Raise a `SetupError` unless the images of a portion are what the source promises."""
+    """Raise a `SetupError` unless a portion's images are those that the source declares."""
     where = f"data.source {type(source).__name__}: the {kind} portion"
     if not len(portion):
         raise SetupError(f"{where} is empty; {REMEDY}")
-    step = -(-len(portion) // LOOKED_AT)
-    with isolate_rng():  # a portion may crop at random, and the run's numbers stay as they are
+    step = -(-len(portion) // CHECKED_IMAGES)
+    with isolate_rng():  # a portion may crop at random, which must not change the run's numbers
         for index in range(0, len(portion), step):
             fault = _fault(source, portion[index])
             if fault:
@@ -62,7 +69,7 @@ def check_portion(source: Source, kind: str, portion: Portion) -> None:
 
 
 def _fault(source: Source, item: Any) -> str:
-    """Say what is wrong with an item of a portion, nothing if nothing is."""
+    """Describe the fault of an item of a portion; empty if it has none."""
     if not (isinstance(item, tuple | list) and item and isinstance(item[0], Tensor)):
         return f"items of type {type(item).__name__}, not (image,) or (image, label)"
     image = item[0]
@@ -76,5 +83,5 @@ def _fault(source: Source, item: Any) -> str:
     return ""
 
 
-def _counts(number: Any) -> bool:
+def _is_positive_integer(number: Any) -> bool:
     return isinstance(number, int) and number > 0

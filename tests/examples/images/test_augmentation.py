@@ -63,7 +63,7 @@ def test_augmentations_come_in_turn():
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="probability"):
         RandomFlip(1.5)
-    with pytest.raises(ValueError, match="pixels must be at least 1"):
+    with pytest.raises(ValueError, match="pixels: expected at least 1"):
         RandomShift(0)
-    with pytest.raises(ValueError, match="leaves nothing of images of 4 pixels"):
+    with pytest.raises(ValueError, match="expected fewer than the 4 pixels"):
         RandomShift(4)(torch.rand(1, 1, 4, 4))

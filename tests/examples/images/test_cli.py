@@ -127,7 +127,7 @@ def test_weights_that_are_no_flow_of_images_are_named(tmp_path):
     for name, message in {
         "nothing": "nothing",
         "text": "text",
-        "vectors": "holds a Compose, no flow of images",
+        "vectors": "holds a Compose, not a flow of images",
     }.items():
         with pytest.raises(SetupError, match=rf"^weights.*{message}") as error:
             sample.main(tmp_path / name)

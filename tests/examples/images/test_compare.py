@@ -105,7 +105,7 @@ def test_the_learning_rate_rises_with_steps_and_falls_with_time(ticks):
 
 
 def test_points_are_due_once_for_each_part_of_the_budget():
-    due = timing.EverySoOften(budget=10.0, points=5)
+    due = timing.AtIntervals(budget=10.0, points=5)
     seconds = [0.5, 1.9, 2.0, 2.1, 6.5, 6.6, 7.9, 8.0, 10.0]
     assert [second for second in seconds if due(0, second)] == [2.0, 6.5, 8.0, 10.0]
 
@@ -193,7 +193,7 @@ def test_a_run_ends_when_its_time_is_up(monkeypatch):
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: 0.01 * next(ticks)))
     data = WholeTrainingSet(InMemory(FewDigits()), batch_size=32)
     protocol = Protocol(budget=0.4, scored=10, warm_up=0)
-    trained = train(Contender("", tiny), data, protocol, lambda: timing.EverySoOften(0.4, 2))
+    trained = train(Contender("", tiny), data, protocol, lambda: timing.AtIntervals(0.4, 2))
     assert trained.seconds == pytest.approx(0.4, abs=0.05)
     assert [point.seconds for point in trained.curve] == pytest.approx([0.2, 0.4], abs=0.05)
     assert 0 < trained.curve[0].step < trained.curve[1].step == trained.steps

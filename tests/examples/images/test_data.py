@@ -45,7 +45,7 @@ def test_batches_are_images_alone_or_with_their_labels():
 
 
 def test_labels_that_there_are_not_are_refused():
-    with pytest.raises(ValueError, match="labels: the images of PhotoPatches have none"):
+    with pytest.raises(ValueError, match="labels true: the images of PhotoPatches have no labels"):
         ImageData(PhotoPatches(), labels=True)
 
 
@@ -75,7 +75,7 @@ def test_the_last_incomplete_training_batch_is_dropped():
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
 def test_a_bad_validation_fraction_is_refused(fraction):
-    with pytest.raises(ValueError, match="validation_fraction must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="validation_fraction: expected a number between 0 and 1"):
         ImageData(Digits(), validation_fraction=fraction)
 
 

@@ -78,8 +78,8 @@ def test_reconstructions_say_how_far_off_they_are(flow):
     figure = figures.reconstructions(flow, images, 256)
     titles = [axis.get_title("left") for axis in figure.axes]
     result = exploration.reconstruct(flow, (images + 0.5) / 256)
-    assert f"at most {result.error.max():.1e}" in titles[2]
-    assert "changed their level: 0 of 48" in titles[2]
+    assert f"maximum of {result.error.max():.1e}" in titles[2]
+    assert "another grey level: 0 of 48" in titles[2]
     torch.testing.assert_close(shown(figure, 0), (images[:, 0] + 0.5) / 256)
     torch.testing.assert_close(shown(figure, 1), shown(figure, 0), atol=1e-4, rtol=0)
     assert shown(figure, 2).max() == 1

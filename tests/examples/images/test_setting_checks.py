@@ -18,12 +18,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from examples.images.callbacks.report import first_images
 from examples.images.classification import Classification
-from examples.images.cli import ImageCLI, main, taken_out
+from examples.images.cli import ImageCLI, extract_options, main
 from examples.images.data import ImageData
 from examples.images.hybrid import HybridEstimation
 from examples.images.optimization import optimization
 from examples.images.run_errors import SetupError
-from examples.images.setting_checks import check_monitors, check_place, check_tested_images
+from examples.images.setting_checks import (
+    check_epoch_position,
+    check_monitors,
+    check_tested_images,
+)
 from examples.images.sources import Digits
 from examples.images.storage import read_checkpoint
 from examples.images.task import DensityEstimation
@@ -43,7 +47,10 @@ def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 REFUSED = {
     "bf16-true": ({"trainer.precision": "bf16-true"}, r"trainer\.precision bf16-true"),
     "16-true": ({"trainer.precision": "16-true"}, r"trainer\.precision 16-true"),
-    "bins": ({"model.bins": "256"}, r"model\.bins 256: the data decide it, and Digits has 17"),
+    "bins": (
+        {"model.bins": "256"},
+        r"model\.bins 256: the data decide it, and Digits has 17",
+    ),
     "shape": (
         {"model.flow.init_args.event_shape": "[3, 8, 8]"},
         r"event_shape \[3, 8, 8\]: the data decide it, and Digits has \[1, 8, 8\]",
@@ -54,7 +61,7 @@ REFUSED = {
     "no batch": ({"data.batch_size": "0"}, r"data\.batch_size: expected at least 1, got 0"),
     "one image": (
         {"data.validation_fraction": "0.9992"},
-        r"data\.validation_fraction 0\.9992 leaves 1 of 1437 images",
+        r"data\.validation_fraction 0\.9992: it leaves 1 of 1437 images",
     ),
     "batch size finder": (
         {"trainer.callbacks+": "lightning.pytorch.callbacks.BatchSizeFinder"},
@@ -119,10 +126,10 @@ def test_what_a_class_takes_by_default_is_not_given(tmp_path, monkeypatch, given
 
 def test_options_that_the_data_decide_are_taken_out_of_a_command_line():
     links = DensityEstimation.links.values()
-    given, rest = taken_out(links, ["fit", "--model.bins", "256", "--model.test_draws=3"])
+    given, rest = extract_options(links, ["fit", "--model.bins", "256", "--model.test_draws=3"])
     assert given == {"model.bins": 256}
     assert rest == ["fit", "--model.test_draws=3"]
-    assert taken_out(links, ["--model.bins=8"]) == ({"model.bins": 8}, [])
+    assert extract_options(links, ["--model.bins=8"]) == ({"model.bins": 8}, [])
 
 
 @pytest.mark.parametrize("task", [HybridEstimation, Classification])
@@ -237,6 +244,8 @@ def test_an_epoch_that_became_too_short_is_refused(batch, batches):
     with pytest.raises(
         SetupError, match=r"trainer\.limit_train_batches: .* after 8 batches, .*now"
     ):
-        check_place(SimpleNamespace(num_training_batches=batches), data)
-    check_place(SimpleNamespace(num_training_batches=batch + 1), data)
-    check_place(SimpleNamespace(num_training_batches=batches), SimpleNamespace(start=(3, 0)))
+        check_epoch_position(SimpleNamespace(num_training_batches=batches), data)
+    check_epoch_position(SimpleNamespace(num_training_batches=batch + 1), data)
+    check_epoch_position(
+        SimpleNamespace(num_training_batches=batches), SimpleNamespace(start=(3, 0))
+    )

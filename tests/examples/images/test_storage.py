@@ -56,14 +56,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], torch.arange(1000.0))
     for content in damaged(path.read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(SetupError, match=rf"ckpt_path '{path}' is damaged, or no checkpoint"):
+        with pytest.raises(SetupError, match=rf"ckpt_path '{path}' is damaged or not a"):
             read_checkpoint(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}])
 def test_what_is_no_checkpoint_is_named(tmp_path, content):
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(SetupError, match=r"other\.ckpt' is no checkpoint of a run: it holds no "):
+    with pytest.raises(SetupError, match=r"other\.ckpt' is not a checkpoint of a run: it has no "):
         read_checkpoint(tmp_path / "other.ckpt")
 
 

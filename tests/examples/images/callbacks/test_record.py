@@ -19,8 +19,8 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
-from examples.images.callbacks.record import RunRecord, changes, flat, refuse
-from examples.images.callbacks.resumption import renew
+from examples.images.callbacks.record import RunRecord, changed_settings, check_changes, flatten
+from examples.images.callbacks.resumption import renew_optimizer_state
 from examples.images.cli import ImageCLI
 from examples.images.diagnosis import rate_setting
 from examples.images.run_errors import SetupError
@@ -90,18 +90,19 @@ def test_new_settings_of_the_optimizer_and_its_schedule_take_effect(begun, tmp_p
 
 def test_patience_takes_effect(begun, tmp_path):
     config = yaml.safe_load((begun[0] / "config.yaml").read_text())
-    config["trainer"]["callbacks"][2]["init_args"]["patience"] = 77
+    callbacks = config["trainer"]["callbacks"]
+    (stopping,) = (each for each in callbacks if each["class_path"].endswith("EarlyStopping"))
+    stopping["init_args"]["patience"] = 77
     (tmp_path / "patient.yaml").write_text(yaml.safe_dump(config))
     cli = resume(begun, tmp_path / "run", config=tmp_path / "patient.yaml")
-    (stopping,) = cli.trainer.early_stopping_callbacks
-    assert stopping.patience == 77
+    assert [each.patience for each in cli.trainer.early_stopping_callbacks] == [77]
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("seed_everything", "3", r"seed_everything 3: the checkpoint is of a run with 0"),
-        ("data.validation_fraction", "0.3", r"data\.validation_fraction 0\.3: .* with 0\.1"),
+        ("seed_everything", "3", r"seed_everything 3: the checkpoint's run has 0"),
+        ("data.validation_fraction", "0.3", r"data\.validation_fraction 0\.3: .* has 0\.1"),
         ("model.optimizer.init_args.amsgrad", "true", r"model\.optimizer AdamW: .*max_exp_avg_sq"),
         (
             "model.flow.init_args.network.init_args.hidden_channels",
@@ -144,13 +145,13 @@ def test_one_process_writes_the_record_and_all_ask_for_its_folder(begun, tmp_pat
 
 def test_settings_by_their_dotted_names():
     settings = {"a": {"b": [1, 2], "c": {}}, "d": [{"e": None}, {"e": 3}]}
-    assert dict(flat(settings)) == {"a.b": [1, 2], "a.c": {}, "d.0.e": None, "d.1.e": 3}
+    assert dict(flatten(settings)) == {"a.b": [1, 2], "a.c": {}, "d.0.e": None, "d.1.e": 3}
 
 
 def test_changes_name_the_old_and_the_new_value():
-    changed = changes({"a": 1, "b": 2, "gone": 3}, {"a": 1, "b": 4, "new": 5})
+    changed = changed_settings({"a": 1, "b": 2, "gone": 3}, {"a": 1, "b": 4, "new": 5})
     assert changed == {"b": [2, 4], "gone": [3, None], "new": [None, 5]}
-    refuse(changed)
+    check_changes(changed)
 
 
 class Trial:
@@ -182,7 +183,7 @@ class Trial:
         )
 
     def restore(self, checkpoint: dict[str, Any], keep_rate: bool = False) -> None:
-        renew(self, self, checkpoint, keep_rate=keep_rate)
+        renew_optimizer_state(self, self, checkpoint, keep_rate=keep_rate)
         self.built.load_state_dict(checkpoint["optimizer_states"][0])
         self.schedule.load_state_dict(checkpoint["lr_schedulers"][0])
 
@@ -226,7 +227,7 @@ def test_a_schedule_that_waits_keeps_what_it_has_seen(keep_rate, rate):
 
 def test_a_schedule_that_ends_before_the_checkpoint_is_refused():
     after = Trial(lambda p: SGD(p, lr=3.0), lambda o: OneCycleLR(o, 3.0, total_steps=5), steps=0)
-    with pytest.raises(SetupError, match=r"model\.lr_scheduler: it does not go to step 7"):
+    with pytest.raises(SetupError, match=r"ends before the checkpoint's step 7"):
         after.restore(after.checkpoint(7))
 
 

@@ -79,7 +79,7 @@ def test_an_empty_portion_is_named():
 
 
 def test_images_have_to_be_left_to_train_on():
-    with pytest.raises(SetupError, match="leaves 0 of 1 images to train on"):
+    with pytest.raises(SetupError, match="leaves 0 of 1 images for training"):
         ImageData(Own(TensorDataset(torch.zeros(1, 1, 2, 2, dtype=torch.uint8)))).setup()
 
 
@@ -89,5 +89,5 @@ def test_images_have_to_be_left_to_train_on():
 def test_a_source_says_what_its_images_are(name, value):
     source = Own(portion())
     setattr(source, name, value)
-    with pytest.raises(SetupError, match=f"data.source Own: {name} should be"):
+    with pytest.raises(SetupError, match=f"data.source Own: {name}: expected"):
         ImageData(source)

@@ -215,7 +215,7 @@ def test_images_of_wide_unsigned_integers_are_reduced() -> None:
 
 @pytest.mark.parametrize("bits", [0, 8, 9])
 def test_bits_that_are_not_fewer_are_refused(bits):
-    with pytest.raises(ValueError, match=f"bits must be smaller .* got {bits}"):
+    with pytest.raises(ValueError, match=f"bits: expected fewer bits .* got {bits}"):
         sources.FewerBits(Ramp(), bits)
     with pytest.raises(ValueError, match="17 grey levels"):
         sources.FewerBits(sources.Digits(), 2)
@@ -288,7 +288,7 @@ def test_imagenet_is_unpacked_once_and_read_image_by_image(write, tmp_path):
 
 def test_imagenet_of_the_wrong_size_is_refused_and_leaves_nothing_behind(tmp_path):
     save(tmp_path / "train_64x64" / "0.png", pixels(3, 32, 32))
-    with pytest.raises(SetupError, match=r"shape \(3, 64, 64\), but is uint8 of shape \(3, 32"):
+    with pytest.raises(SetupError, match=r"shape \(3, 64, 64\), got uint8 of shape \(3, 32"):
         sources.ImageNet64(str(tmp_path)).load()
     assert not (tmp_path / "train_64x64.uint8").exists()
 
@@ -311,7 +311,7 @@ def test_a_damaged_archive_is_named(tmp_path):
 def test_a_file_of_broken_length_is_named(tmp_path):
     path = tmp_path / "train_32x32.uint8"
     path.write_bytes(b"x" * 3073)
-    with pytest.raises(SetupError, match=r"has 3073 bytes; delete it"):
+    with pytest.raises(SetupError, match=r"got 3073 bytes in all; delete the file"):
         imagenet.RawImages(path, (3, 32, 32))
 
 
@@ -380,7 +380,7 @@ def test_celeba_hq_says_what_is_missing_or_wrong(tmp_path):
     np.save(tmp_path / "1.npy", np.zeros((2, 3, 256, 256), dtype=np.uint8))
     (tmp_path / "2.png").write_bytes(b"no picture")
     training, test = sources.CelebAHQ(str(tmp_path), test_images=1).load()
-    with pytest.raises(SetupError, match=r"0\.npy should be bytes .* is float32"):
+    with pytest.raises(SetupError, match=r"0\.npy: expected bytes .* got float32"):
         training[0]
     with pytest.raises(SetupError, match=r"1\.npy cannot be read"):
         training[1]
