@@ -28,6 +28,8 @@ def is_transformed(*tensors: Tensor | None) -> bool:
     """Whether ``torch.func`` is active, or one of the tensors carries a forward-mode tangent."""
     if torch_func_is_active():
         return True
+    if forward_ad._current_level < 0:  # no tensor has a tangent outside of all levels
+        return False
     return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 

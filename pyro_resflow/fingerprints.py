@@ -97,7 +97,7 @@ def _hold(pairs: Sequence[tuple[Fingerprint, Sequence[Tensor]]]) -> bool:
     for kind in {kind for each, _ in pairs for kind in each._parts}:
         of_kind = [(each._parts[kind], tensors) for each, tensors in pairs if kind in each._parts]
         with torch.no_grad():
-            now = _bits([_short(tensors[i]) for part, tensors in of_kind for i in part.places])
+            now = _bits(_short([tensors[i] for part, tensors in of_kind for i in part.places]))
         if not torch.equal(_joined([part.bits for part, _ in of_kind]), now):
             return False
     return True
@@ -124,7 +124,7 @@ def _parts(groups: Sequence[Sequence[Tensor]]) -> list[dict[_Kind, _Part]]:
     for kind, places in _places(groups).items():
         with torch.no_grad():
             short = [
-                [_short(tensors[i]) for i in inside]
+                _short([tensors[i] for i in inside])
                 for tensors, inside in zip(groups, places, strict=True)
             ]
             together = _bits([*chain.from_iterable(short)])
@@ -151,8 +151,9 @@ def _places(groups: Sequence[Sequence[Tensor]]) -> dict[_Kind, list[list[int]]]:
     return {kind: places for kind, places in found.items() if kind[1].type != "meta"}
 
 
-def _short(tensor: Tensor) -> Tensor:
-    return tensor if tensor.numel() <= REMEMBERED_WHOLE else _product(tensor)
+def _short(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor, or its product with the random vector if it is large."""
+    return [each if each.numel() <= REMEMBERED_WHOLE else _product(each) for each in tensors]
 
 
 def _bits(tensors: list[Tensor]) -> Tensor:
