@@ -282,7 +282,7 @@ def test_the_anchor_is_scored_at_its_steps(tmp_path, capsys):
 
 
 def test_an_unknown_model_is_named(tmp_path):
-    with pytest.raises(SetupError, match=r"there is no \['gan'\]; there are real_nvp"):
+    with pytest.raises(SetupError, match=r"only \['gan'\]: no such model; take some of real_nvp"):
         compare.models(only=["gan"], folder=tmp_path, source=FewDigits())
 
 
