@@ -26,7 +26,7 @@ def torch_func_is_active() -> bool:
 
 def is_transformed(*tensors: Tensor | None) -> bool:
     """Whether ``torch.func`` is active, or one of the tensors carries a forward-mode tangent."""
-    if torch_func_is_active():
+    if torch._C._are_functorch_transforms_active():
         return True
     if forward_ad._current_level < 0:  # no tensor has a tangent outside of all levels
         return False

@@ -15,11 +15,11 @@ from torch.distributions import Transform, constraints
 from .arguments import checked
 from .transforms.core.determinism import (
     DrawsNoise,
-    inside,
     refuse_draws_in_energy,
     refuse_noise_in_average,
 )
 from .transforms.core.evaluation import call_and_ladj
+from .transforms.core.inside import inside
 
 
 class Dequantizer(Protocol):

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .walk import first_parameter
+
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -34,7 +36,7 @@ def refuse_half_precision(module: nn.Module) -> None:
     Raises:
         HalfPrecisionError: naming the module, the type and the remedies.
     """
-    parameter = next(module.parameters(), None)
+    parameter = first_parameter(module)
     if parameter is not None and parameter.dtype in HALF:
         raise HalfPrecisionError(
             f"{type(module).__name__}: expected parameters in float32 or float64, got "

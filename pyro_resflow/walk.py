@@ -14,15 +14,32 @@ def modules_inside(module: nn.Module) -> list[nn.Module]:
     for nested modules. Every evaluation of a transform needs this list, so linear time matters.
     """
     found: dict[int, nn.Module] = {}
-    waiting = [module]
+    waiting: list[nn.Module | None] = [module]
     while waiting:
         each = waiting.pop()
-        if id(each) not in found:
+        if each is not None and id(each) not in found:
             found[id(each)] = each
-            if each._modules:  # most have none
-                children = [child for child in each._modules.values() if child is not None]
-                waiting.extend(reversed(children))
+            waiting.extend(reversed(each._modules.values()))
     return list(found.values())
+
+
+def first_parameter(module: nn.Module) -> nn.Parameter | None:
+    """The first of ``module.parameters()``, ``None`` if there is none.
+
+    torch hands it up through every level around it, which counts where it lies deep.
+    """
+    seen: set[int] = set()
+    waiting: list[nn.Module | None] = [module]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        for parameter in each._parameters.values():
+            if parameter is not None:
+                return parameter
+        waiting.extend(reversed(each._modules.values()))
+    return None
 
 
 def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:

@@ -22,9 +22,9 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ..extras import extra
 from ..transforms import Compose, OnePassTransform
-from ..transforms.core.base import InverseMemory
 from ..transforms.core.conditional import ConditionalInverse
 from ..transforms.core.evaluation import call_and_ladj
+from ..transforms.core.one_pass import InverseMemory
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...logdet import Exact
 from ...transforms import temporary_logdet
-from ...transforms.core.determinism import inside
+from ...transforms.core.inside import inside
 from .sites import (
     all_sites,
     batch_shape_of,

@@ -21,7 +21,7 @@ from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...transforms.core.determinism import inside
+from ...transforms.core.inside import inside
 from .draws import Draws, Model, Traces, drawing_anew, exact_densities, is_point, replayed, rows
 from .sites import all_sites, batch_shape_of, full_value, is_deterministic, plate_nesting
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...walk import first_parameter
+
 
 def check_dtype(name: str, x: Tensor, network: object) -> None:
     """Raise if one of a tensor and a network's parameters is of float64, and the other is not.
@@ -18,7 +20,8 @@ def check_dtype(name: str, x: Tensor, network: object) -> None:
     """
     if not isinstance(network, nn.Module) or not x.is_floating_point():
         return
-    like = next(network.parameters(), x)
+    parameter = first_parameter(network)
+    like = x if parameter is None else parameter
     if x.dtype != like.dtype and torch.float64 in (x.dtype, like.dtype):
         raise ValueError(
             f"{name}: expected {like.dtype}, the type of the flow's parameters, got {x.dtype}. "

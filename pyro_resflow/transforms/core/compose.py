@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from operator import is_
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
@@ -14,7 +16,7 @@ from ...nn import NonFiniteWeightError
 from ...nn.lipschitz.update import norms_updated
 from ...precision import HalfPrecisionError
 from .base import OnePassTransform
-from .evaluation import Nested, Steps
+from .evaluation import Steps
 from .inverse import Inverse
 
 _MEASURED: ContextVar[bool] = ContextVar("measured", default=False)
@@ -54,7 +56,7 @@ class MeasuredTogether(nn.Module):
             return super().state_dict(*args, **kwargs)
 
 
-class Compose(MeasuredTogether, Nested, OnePassTransform):
+class Compose(MeasuredTogether, OnePassTransform):
     """Transforms one after the other: values and log-determinants gathered in a single pass.
 
     Unlike a composition whose parts each cache their last pair, it keeps only its own ends in
@@ -76,6 +78,8 @@ class Compose(MeasuredTogether, Nested, OnePassTransform):
         >>> y, ladj = flow.call_and_ladj(torch.randn(7, 2))
     """
 
+    _known_steps: Steps | None = None
+
     def __init__(self, parts: Iterable[Transform], *, cache_size: int = 1) -> None:
         super().__init__(cache_size=cache_size)
         self.parts = list(flattened(parts))
@@ -87,30 +91,46 @@ class Compose(MeasuredTogether, Nested, OnePassTransform):
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
-        return Steps(self.parts).domain
+        return self._steps().domain
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
-        return Steps(self.parts).codomain
+        return self._steps().codomain
 
-    def _event_dims(self) -> tuple[int, int]:
-        return Steps(self.parts).event_dims()
+    @property
+    def event_dims(self) -> tuple[int, int]:
+        """Event dimensions of the domain and of the codomain."""
+        return self._steps().event_dims
+
+    def _steps(self) -> Steps:
+        """The parts as they are evaluated, worked out anew when a part has been replaced."""
+        known = self._known_steps
+        if (
+            known is None
+            or len(known.parts) != len(self.parts)
+            or not all(map(is_, known.parts, self.parts))
+        ):
+            known = self._known_steps = Steps(self.parts)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_known_steps": None}
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with measured_once(self):
-            return Steps(self.parts).call_and_ladj(x)
+            return self._steps().call_and_ladj(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         with measured_once(self):
-            return Steps(self.parts).inverse_and_ladj(y)
+            return self._steps().inverse_and_ladj(y)
 
     def _call(self, x: Tensor) -> Tensor:
         with measured_once(self):
-            return Steps(self.parts).call(x)
+            return self._steps()._call(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
         with measured_once(self):
-            return Steps(self.parts).inverse(y)
+            return self._steps()._inverse(y)
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         for part in self.parts:

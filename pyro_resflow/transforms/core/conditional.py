@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from ...rebuilding import Rebuildable
-from .base import InverseMemory, OnePassTransform
+from .base import OnePassTransform
 from .checks import check_dtype
 from .compose import Compose, MeasuredTogether, flattened
+from .one_pass import InverseMemory
 
 
 class ConditionalBijection(Rebuildable, InverseMemory, ConditionalTransformModule):

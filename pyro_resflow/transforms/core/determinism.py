@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pyro.distributions as dist
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
+from torch.distributions import Transform
 
 from ...arguments import checked
 from ...callers import callers_in
 from ...logdet import LogDetEstimator
+from .evaluation import clear_cache
 from .exponentials import exponential_asked_for
+from .inside import inside
 
 SAMPLERS = frozenset({"pyro.ops.integrator", "pyro.infer.mcmc.rwkernel"})
 """The modules through which every kernel of Pyro's evaluates its energy: HMC and NUTS, the first
 and the later steps, models and functions given as ``potential_fn``, go through the integrator."""
-
-HOLDERS = Distribution | dist.ConditionalDistribution | Transform
-"""What holds transforms without being a module."""
-
 
 DROPOUTS = (
     nn.Dropout
@@ -116,7 +113,7 @@ def set_logdet(flow: object, logdet: LogDetEstimator) -> None:
         )
     for block in blocks:
         block.logdet = logdet
-    _clear_caches(flow)
+    clear_cache(flow)
 
 
 @checked()
@@ -142,13 +139,13 @@ def temporary_logdet(flow: object, logdet: LogDetEstimator) -> Iterator[None]:
     usual = [(block, block.logdet) for block in _blocks(flow)]
     for block, _ in usual:
         block.logdet = logdet
-    _clear_caches(flow)
+    clear_cache(flow)
     try:
         yield
     finally:
         for block, estimator in usual:
             block.logdet = estimator
-        _clear_caches(flow)
+        clear_cache(flow)
 
 
 def refuse_noise_in_energy(transform: nn.Module) -> None:
@@ -244,33 +241,6 @@ def _a_sampler_is_asking() -> bool:
 
 def _blocks(flow: object) -> Iterator[EstimatesLogDet]:
     return (part for part in inside(flow) if isinstance(part, EstimatesLogDet))
-
-
-def inside(flow: object) -> Iterator[object]:
-    """The modules, transforms and distributions that a flow is made of, itself first, each once.
-
-    torch's own compositions and inverses, and distributions, are no modules: what they hold is
-    found among their attributes.
-    """
-    seen: set[int] = set()
-    waiting = [flow]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, list | tuple):
-            waiting.extend(part)
-        elif isinstance(part, nn.Module | HOLDERS) and id(part) not in seen:
-            seen.add(id(part))
-            yield part
-            if isinstance(part, nn.Module):
-                waiting.extend(part.children())
-            if isinstance(part, HOLDERS):
-                waiting.extend(vars(part).values())
-
-
-def _clear_caches(flow: object) -> None:
-    from .evaluation import clear_cache
-
-    clear_cache(flow)
 
 
 def _noisy(flow: object) -> Iterator[LogDetEstimator]:

@@ -46,11 +46,15 @@ def image_features() -> Iterator[Features]:
         _READERS.reset(token)
 
 
+def is_read() -> bool:
+    """Whether features are being read."""
+    return bool(_READERS.get())
+
+
 def show(part: Transform, image: Tensor) -> None:
-    """Show what has left a transform to whoever reads features."""
-    readers = _READERS.get()
-    if readers and _is_learned_image_transform(part):
-        for features in readers:
+    """Keep the image that has left a transform, for those who read features."""
+    if _is_learned_image_transform(part):
+        for features in _READERS.get():
             features[image.shape[-2:]] = image
 
 

@@ -10,8 +10,8 @@ from torch.distributions import Transform
 
 from ...nn import DataInitialized, initialize_by
 from .checks import check_event_shape
-from .determinism import inside
 from .evaluation import clear_cache, event_dims, inverse_value
+from .inside import inside
 
 Chunk = tuple[Tensor, Tensor | None]
 

@@ -9,26 +9,15 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from ...rebuilding import Rebuildable
-from .base import InverseMemory, OnePassTransform
-from .evaluation import (
-    Nested,
-    call_and_ladj,
-    clear_cache,
-    codomain,
-    domain,
-    event_dims,
-    inverse_and_ladj,
-    inverse_value,
-    log_abs_det,
-    value,
-)
+from .evaluation import as_one_pass, clear_cache
+from .one_pass import InverseMemory, OnePass
 
 
-class Inverse(Nested, Rebuildable, InverseMemory, dist.TransformModule):
+class Inverse(Rebuildable, InverseMemory, OnePass, dist.TransformModule):
     """A transform run backwards; its parameters are the transform's.
 
-    torch's own ``t.inv`` is no module: ``ComposeTransformModule([t.inv])`` registers nothing, and
-    an optimizer trains nothing. This one registers.
+    torch's own ``t.inv`` is not a module: ``ComposeTransformModule([t.inv])`` registers nothing,
+    so that an optimizer trains nothing. This one registers.
 
     Args:
         transform: a bijective transform, one of ours or one of Pyro's.
@@ -47,8 +36,6 @@ class Inverse(Nested, Rebuildable, InverseMemory, dist.TransformModule):
     """
 
     bijective = True
-    remembers_nothing = True
-    """What it has evaluated is remembered by the transform inside, if at all."""
 
     def __init__(self, transform: Transform) -> None:
         if not transform.bijective:
@@ -60,50 +47,58 @@ class Inverse(Nested, Rebuildable, InverseMemory, dist.TransformModule):
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
-        return codomain(self.transform)
+        return self._inner.codomain
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
-        return domain(self.transform)
+        return self._inner.domain
 
-    def _event_dims(self) -> tuple[int, int]:
-        before, after = event_dims(self.transform)
+    @property
+    def event_dims(self) -> tuple[int, int]:
+        """Event dimensions of the domain and of the codomain."""
+        before, after = self._inner.event_dims
         return after, before
+
+    @property
+    def _inner(self) -> OnePass:
+        return as_one_pass(self.transform)
 
     @property
     def inv(self) -> Transform:
         """The transform that this one inverts."""
         return self.transform
 
+    # ours remember their last pass themselves, others are kept from doing so
+
     def __call__(self, x: Tensor) -> Tensor:
         """The transform x => y."""
-        return self.transform._inv_call(x) if self._ours else self._call(x)
+        return self.transform._inv_call(x) if self._is_of_ours else self._call(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        return self.transform(y) if self._ours else self._inverse(y)
-
-    def _call(self, x: Tensor) -> Tensor:
-        return inverse_value(self.transform, x)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return value(self.transform, y)
+        return self.transform(y) if self._is_of_ours else self._inverse(y)
 
     @property
-    def _ours(self) -> bool:
-        return isinstance(self.transform, OnePassTransform | Inverse)
+    def _is_of_ours(self) -> bool:
+        return isinstance(self.transform, OnePass)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self._inner._inverse(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self._inner._call(y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log|dy/dx|, shape ``x.shape[:-domain.event_dim]``."""
-        return -log_abs_det(self.transform, y, x)
+        return -self._inner.log_abs_det_jacobian(y, x)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log|dy/dx|, in one pass."""
-        y, ladj = inverse_and_ladj(self.transform, x)
+        y, ladj = self._inner.inverse_and_ladj(x)
         return y, -ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """x and log|dy/dx| at it, in one pass."""
-        x, ladj = call_and_ladj(self.transform, y)
+        x, ladj = self._inner.call_and_ladj(y)
         return x, -ladj
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -114,7 +109,7 @@ class Inverse(Nested, Rebuildable, InverseMemory, dist.TransformModule):
 
     def with_cache(self, cache_size: int = 1) -> Inverse:
         """This transform, sharing its parameters, with another cache size."""
-        if not self._ours:  # one of Pyro's keeps nothing in our hands, whatever its cache size
+        if not self._is_of_ours:  # any other remembers nothing here, whatever its cache size
             return self
         cached = self.transform.with_cache(cache_size)
         if cached is self.transform:

@@ -13,7 +13,7 @@ from ..core.compose import Compose
 from ..core.evaluation import call_and_ladj, event_dims, inverse_and_ladj, sum_rightmost
 from .masks import Mask
 
-OnePass = Callable[[Transform, Tensor], tuple[Tensor, Tensor]]
+Evaluate = Callable[[Transform, Tensor], tuple[Tensor, Tensor]]
 
 
 class OnHalves(OnePassTransform):
@@ -60,14 +60,14 @@ class OnHalves(OnePassTransform):
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]
 
-    def _each(self, name: str, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
+    def _each(self, name: str, x: Tensor, one_pass: Evaluate) -> tuple[Tensor, Tensor]:
         check_event_shape(name, x, self.mask.event_shape)
         kept, changed = self.mask.split(x)
         kept, first = self._half(self.kept, kept, one_pass)
         changed, second = self._half(self.changed, changed, one_pass)
         return self.mask.merge(kept, changed), first + second
 
-    def _half(self, transform: Transform, x: Tensor, one_pass: OnePass) -> tuple[Tensor, Tensor]:
+    def _half(self, transform: Transform, x: Tensor, one_pass: Evaluate) -> tuple[Tensor, Tensor]:
         y, ladj = one_pass(transform, x)
         return y, sum_rightmost(ladj, len(self.mask.event_shape) - event_dims(transform)[0])
 

@@ -15,7 +15,7 @@ from pyro_resflow import residual
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import InducedNorm, LipschitzMLP
 from pyro_resflow.transforms import Residual
-from pyro_resflow.transforms.core import base
+from pyro_resflow.transforms.core import cache
 from tests.threads import at_once, eager_switching
 from tests.transforms.registry import TRANSFORMS
 
@@ -60,16 +60,16 @@ def test_a_thread_takes_no_log_determinant_that_another_has_computed(
     block = residual(2, [8], logdet=Exact())
     x, other = torch.randn(5, 2), 3 * torch.randn(5, 2)
     y = block(x)
-    pair_given = base._Pass.pair_given
+    pair_given = cache.LastPass.pair_given
 
     def disturbed(self: Any, *given: list[object]) -> Any:
         """Another thread is given the processor while this one looks at its cache."""
         pair = pair_given(self, *given)
-        monkeypatch.setattr(base._Pass, "pair_given", pair_given)
+        monkeypatch.setattr(cache.LastPass, "pair_given", pair_given)
         in_another_thread(lambda: block(other))
         return pair
 
-    monkeypatch.setattr(base._Pass, "pair_given", disturbed)
+    monkeypatch.setattr(cache.LastPass, "pair_given", disturbed)
     found = block.log_abs_det_jacobian(x, y)
     torch.testing.assert_close(found, block.call_and_ladj(x)[1])
 
