@@ -104,14 +104,14 @@ def commit() -> str:
     """Return the commit of this file's repository, `unknown` outside one."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        name = _output([*git, "rev-parse", "--short", "HEAD"])
-        changed = _output([*git, "status", "--porcelain", "-uno"])
+        name = _command_output([*git, "rev-parse", "--short", "HEAD"])
+        changed = _command_output([*git, "status", "--porcelain", "-uno"])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + "+" * bool(changed)
 
 
-def _output(arguments: list[str]) -> str:
+def _command_output(arguments: list[str]) -> str:
     return subprocess.check_output(arguments, text=True, stderr=subprocess.DEVNULL).strip()
 
 

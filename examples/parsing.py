@@ -146,14 +146,14 @@ def known_classes(expected: type | None) -> list[str]:
     found: dict[type, str] = {}
     ours = [name for name in sys.modules if name.split(".")[0] in PROJECT]
     for module in sorted(ours, key=lambda name: (name.count("."), name)):
-        for name in _public(module):
+        for name in _exported_names(module):
             value = getattr(sys.modules[module], name)
-            if inspect.isclass(value) and _fits(value, expected):
+            if inspect.isclass(value) and _is_concrete_kind(value, expected):
                 found.setdefault(value, f"{module}.{name}")
     return list(found.values())
 
 
-def _public(module: str) -> Iterable[str]:
+def _exported_names(module: str) -> Iterable[str]:
     """Return the names that a module exports: none if its package exports them."""
     packages = [sys.modules.get(module[: dot.start()]) for dot in re.finditer(r"\.", module)]
     hidden = any(hasattr(package, "__all__") for package in packages)
@@ -161,7 +161,7 @@ def _public(module: str) -> Iterable[str]:
     return getattr(sys.modules[module], "__all__", names)
 
 
-def _fits(value: type, expected: type | None) -> bool:
+def _is_concrete_kind(value: type, expected: type | None) -> bool:
     if value.__module__.split(".")[0] not in PROJECT or inspect.isabstract(value):
         return False
     return expected is None or (issubclass(value, expected) and value is not expected)

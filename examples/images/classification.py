@@ -88,13 +88,13 @@ class Classification(ImageTask):
             logits = self.logits(images)
         loss = F.cross_entropy(logits, labels)
         self.log("loss/train", loss, prog_bar=True, sync_dist=True)
-        self.log("accuracy/train", _hits(logits, labels).mean(), on_epoch=True, sync_dist=True)
+        self.log("accuracy/train", _correct(logits, labels).mean(), on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Labelled, index: int) -> None:
         """Classify validation images."""
         images, labels = batch
-        accuracy = _hits(self.logits(images), labels).mean()
+        accuracy = _correct(self.logits(images), labels).mean()
         self.log(
             "accuracy/validation", accuracy, prog_bar=True, batch_size=len(labels), sync_dist=True
         )
@@ -102,7 +102,7 @@ class Classification(ImageTask):
     def test_step(self, batch: Labelled, index: int) -> None:
         """Classify test images."""
         images, labels = batch
-        self.test_hits.update(_hits(self.logits(images), labels))
+        self.test_hits.update(_correct(self.logits(images), labels))
 
     def on_test_epoch_end(self) -> None:
         """Print the accuracy on the test images."""
@@ -115,7 +115,7 @@ class Classification(ImageTask):
         )
 
 
-def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).float()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -30,15 +29,19 @@ from examples.images.callbacks import (
 from examples.images.data import ImageData
 from examples.images.run_errors import EarlyEnd, Interrupted, SetupError
 from examples.images.setting_checks import (
+    check_accelerator,
     check_barebones,
+    check_base,
     check_callbacks,
+    check_checkpoint,
     check_labels,
     check_linked_settings,
     check_precision,
+    check_unused,
 )
-from examples.images.storage import AtomicCheckpoints, check_writable, read_checkpoint
+from examples.images.storage import AtomicCheckpoints, check_writable
 from examples.images.task import DensityEstimation, ImageTask
-from examples.parsing import ShortErrors, nearest
+from examples.parsing import ShortErrors, nearest, shortened
 
 CONFIGS = Path("examples/images/configs")
 BASE = Path(__file__).parent / "configs" / "base.yaml"
@@ -146,7 +149,7 @@ class ImageCLI(LightningCLI):
         except SetupError:
             raise
         except (ValueError, MisconfigurationException) as error:
-            raise SetupError(str(error)) from error
+            raise SetupError(shortened(str(error))) from error
 
     def after_instantiate_classes(self) -> None:
         """Check that the data, the model and the callbacks fit together."""
@@ -185,49 +188,6 @@ def extract_options(settings: Iterable[str], args: list[str]) -> tuple[dict[str,
         else:
             rest.append(argument)
     return given, rest
-
-
-def check_base(path: Path) -> None:
-    """Raise a `SetupError` if the settings that all configurations share are missing."""
-    if not path.is_file():
-        raise SetupError(
-            f"{path} is missing: it holds the settings that all configurations share. Restore it "
-            f"with git restore {path}"
-        )
-
-
-def check_unused(folder: Path) -> None:
-    """Raise a `SetupError` if the folder holds an earlier run."""
-    last = folder / "checkpoints" / "last.ckpt"
-    if last.exists():
-        raise SetupError(
-            f"trainer.default_root_dir {str(folder)!r} holds an earlier run: delete it, name "
-            "another folder with --trainer.default_root_dir, or resume it",
-            last,
-        )
-
-
-def check_accelerator(accelerator: Any) -> None:
-    """Raise a `SetupError` if torch does not find the accelerator on this machine."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
-        raise SetupError(
-            f"trainer.accelerator {accelerator!r}: torch {torch.__version__} finds no such device "
-            "on this machine; leave the setting out to use any device that it finds, or give "
-            "--trainer.accelerator cpu"
-        )
-
-
-def check_checkpoint(path: str) -> None:
-    """Raise a `SetupError` if the checkpoint does not exist or is damaged.
-
-    Lightning itself checks the checkpoints that it finds by a name or on another computer.
-    """
-    if path in ("best", "last", "hpc") or "://" in path:
-        return
-    if not Path(path).is_file():
-        raise SetupError(f"ckpt_path {path!r}: there is no such file")
-    read_checkpoint(Path(path))
 
 
 def main(args: list[str] | None = None, task: type[ImageTask] = DensityEstimation) -> ImageCLI:

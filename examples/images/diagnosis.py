@@ -97,7 +97,7 @@ def stop_at_nonfinite_output(module: nn.Module) -> Iterator[None]:
             for method in ("call_and_ladj", "inverse_and_ladj"):
                 if isinstance(part, Transform) and hasattr(part, method):
                     label = f"the layer {name!r} ({type(part).__name__})"
-                    vars(part)[method] = _checked(getattr(part, method), label)
+                    vars(part)[method] = _raising_if_nonfinite(getattr(part, method), label)
                     patched.append((part, method))
         yield
     finally:
@@ -105,7 +105,7 @@ def stop_at_nonfinite_output(module: nn.Module) -> Iterator[None]:
             del vars(part)[method]
 
 
-def _checked(
+def _raising_if_nonfinite(
     method: Callable[[Tensor], tuple[Tensor, Tensor]], label: str
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     def checked(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def initialization_bar(module: nn.Module, delay: float = DELAY) -> Iterator["tqd
     patched = [(part, name) for part in layers for name in PASSES if hasattr(part, name)]
     try:
         for part, name in patched:
-            vars(part)[name] = _counted(getattr(part, name), part, passed, bar)
+            vars(part)[name] = _with_progress(getattr(part, name), part, passed, bar)
         yield bar
     finally:
         for part, name in patched:
@@ -53,7 +53,7 @@ def _is_layer(part: nn.Module) -> bool:
     return isinstance(part, Transform) and not any(isinstance(p, Transform) for p in inside)
 
 
-def _counted(
+def _with_progress(
     method: Callable[..., Any], layer: nn.Module, passed: set[nn.Module], bar: "tqdm[Any]"
 ) -> Callable[..., Any]:
     def counted(*arguments: Any) -> Any:

@@ -60,7 +60,7 @@ class GatedStep:
             logistics, 0 for an affine map.
 
     Raises:
-        TypeError: If `elementwise` is no elementwise map.
+        TypeError: If `elementwise` is not an elementwise map.
         ValueError: If both `elementwise` and `components` are given.
     """
 

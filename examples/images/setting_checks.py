@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -14,6 +16,7 @@ from lightning.pytorch.callbacks import (
 
 from examples.images.data import ImageData
 from examples.images.run_errors import SetupError
+from examples.images.storage import read_checkpoint
 
 HALF_PRECISIONS = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
 """Precisions with weights of fewer than 32 bits, too few for norms and log-determinants."""
@@ -23,6 +26,49 @@ FINDERS = {BatchSizeFinder: "data.batch_size", LearningRateFinder: "model.optimi
 
 KNOWN_PACKAGES = ("lightning.", "examples.images.")
 """Packages whose callbacks log only values that a task names in its `metrics`."""
+
+
+def check_base(path: Path) -> None:
+    """Raise a `SetupError` if the settings that all configurations share are missing."""
+    if not path.is_file():
+        raise SetupError(
+            f"{path} is missing: it holds the settings that all configurations share. Restore it "
+            f"with git restore {path}"
+        )
+
+
+def check_unused(folder: Path) -> None:
+    """Raise a `SetupError` if the folder holds an earlier run."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        raise SetupError(
+            f"trainer.default_root_dir {str(folder)!r} holds an earlier run: delete it, name "
+            "another folder with --trainer.default_root_dir, or resume it",
+            last,
+        )
+
+
+def check_accelerator(accelerator: Any) -> None:
+    """Raise a `SetupError` if torch does not find the accelerator on this machine."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
+        raise SetupError(
+            f"trainer.accelerator {accelerator!r}: torch {torch.__version__} finds no such device "
+            "on this machine; leave the setting out to use any device that it finds, or give "
+            "--trainer.accelerator cpu"
+        )
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise a `SetupError` if the checkpoint does not exist or is damaged.
+
+    Lightning itself checks the checkpoints that it finds by a name or on another computer.
+    """
+    if path in ("best", "last", "hpc") or "://" in path:
+        return
+    if not Path(path).is_file():
+        raise SetupError(f"ckpt_path {path!r}: the file does not exist; name another checkpoint")
+    read_checkpoint(Path(path))
 
 
 def check_precision(precision: Any) -> None:

@@ -55,7 +55,7 @@ def check_draws(flow: TransformModule, test_draws: int, test_samples: int) -> No
 
 
 class ImageTask(LightningModule):
-    """A task that is learned from images: what the command line needs to know of it.
+    """The base of the tasks that the command line trains.
 
     Attributes:
         program: The module that runs the task.

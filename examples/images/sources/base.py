@@ -75,11 +75,11 @@ class InMemory(Source):
         """Return the portions of the source, which the first call reads."""
         if self._portions is None:
             training, test = self.source.load()
-            self._portions = _read(training), _read(test)
+            self._portions = _read_into_memory(training), _read_into_memory(test)
         return self._portions
 
 
-def _read(portion: Portion) -> Portion:
+def _read_into_memory(portion: Portion) -> Portion:
     items = [portion[index] for index in range(len(portion))]
     return TensorDataset(*(torch.stack(column) for column in zip(*items, strict=True)))
 

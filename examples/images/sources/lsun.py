@@ -101,7 +101,7 @@ class LmdbImages(Dataset[tuple[Tensor, ...]]):
         self.prepare = prepare
         with (
             reading("data.source", path),
-            _opened(path) as database,
+            _open_database(path) as database,
             database.begin() as transaction,
         ):
             self.keys = list(transaction.cursor().iternext(keys=True, values=False))
@@ -113,14 +113,14 @@ class LmdbImages(Dataset[tuple[Tensor, ...]]):
         key = self.keys[index]
         # Loading processes can neither copy nor inherit an open database.
         with reading("data.source", f"{key!r} in {self.path}"):
-            with _opened(self.path) as database, database.begin() as transaction:
+            with _open_database(self.path) as database, database.begin() as transaction:
                 content = transaction.get(key)
             image = self.prepare(decode_image(content))
         check_shape(f"{key!r} in {self.path}", image, self.event_shape)
         return (image,)
 
 
-def _opened(path: Path) -> Any:
+def _open_database(path: Path) -> Any:
     try:
         import lmdb
     except ImportError as error:

@@ -1,1 +1,1 @@
-"""Trained models: weights and what they reach, see README.md."""
+"""Trained models: their weights and their scores, see README.md."""

@@ -187,7 +187,7 @@ def test_a_missing_data_set_is_named_before_the_first_step(tmp_path):
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(SystemExit, match=r"ckpt_path 'nowhere\.ckpt': there is no such file"):
+    with pytest.raises(SystemExit, match=r"ckpt_path 'nowhere\.ckpt': the file does not exist"):
         fit(tmp_path, ckpt_path="nowhere.ckpt")
 
 
