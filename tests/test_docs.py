@@ -39,7 +39,7 @@ class Block:
 def blocks(text: str) -> list[Block]:
     """The Python blocks of a page, in order."""
     fences = list(FENCE.finditer(text))
-    followers = [*fences[1:], None]
+    followers = [*fences[1:], None][: len(fences)]
     return [
         Block(
             "\n" * text.count("\n", 0, fence.start(3)) + textwrap.dedent(fence[3]),
@@ -109,6 +109,10 @@ def test_blocks_are_found_with_what_they_show() -> None:
         "  ```text\n  2 2\n  ```\n```sh\nls\n```\n```text\nd\n```\n"
     )
     assert blocks(page) == [Block("\n\nx = 1\n", None), Block("\n" * 6 + "y = 2\n", "2 2\n")]
+
+
+def test_a_page_without_code_has_no_blocks() -> None:
+    assert blocks("a table and nothing else\n") == []
 
 
 def test_an_error_that_a_page_shows_is_demanded() -> None:
