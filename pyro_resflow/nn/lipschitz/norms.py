@@ -1,8 +1,8 @@
 r"""Operator norms by iteration, and certified upper bounds of them.
 
-A norm object is a strategy: it says which norm a layer is held to, how it is measured and what
-the coefficient is. It keeps no state of its own but the orders it learns; the vectors of the
-iteration are the layer's.
+A norm object is a strategy: it says which norm a layer is held to, with which coefficient, and how
+the norm is measured. Its only state is the orders that it learns; the vectors of the iteration
+belong to the layer.
 """
 
 from __future__ import annotations
@@ -15,20 +15,26 @@ from torch import Tensor, nn
 from ...fingerprints import random_vector
 from ...rebuilding import Rebuildable
 from .divided import Measured
-from .gram import is_on_domain, largest_eigenvectors, sides, unit
-from .operators import LinearOperator
+from .groups import is_on_domain, near_and_far
+from .lanczos import largest_eigenvectors, unit
+from .operators import GRAM_STEPS, LinearOperator, grouped
 
 BELONG_WITHIN = 1e-4
-"""Relative to a vector's length: more than float32 rounds a product, less than a tolerance."""
+"""Relative error with which one vector of a pair is the image of the other: far above the rounding
+of a product in float32, far below the change that another weight makes."""
 
 GENERIC_SHARE = 0.1
-"""Of a vector that has a share of every direction, in what an iteration starts from. After a
-change of the weight the last vector can be orthogonal to the largest singular vector. With this
-much of the other, twelve products find one that is larger by 3 %, and take out again what was
-added."""
+"""The share of a generic vector, with a component in every direction, in the vector that an
+iteration starts from. After a change of the weight the last vector can be orthogonal to the
+largest singular vector. With this share a cycle of twelve products finds a singular value that is
+larger by 3 %, and removes again what was added."""
 
-_SCRAMBLED = 2.0**17
-"""Times an entry of a unit vector: the cosine of it changes with the entry's last digits."""
+SCRAMBLED = 2.0**17
+"""The cosine of this times an entry of a unit vector depends on the last digits of the entry: it
+takes another sign for each entry, and after each update."""
+
+HEADROOM = 2
+"""Between the fourth power of a norm and the largest number, for the rounding in products."""
 
 
 class OperatorNorm(Rebuildable, nn.Module):
@@ -37,8 +43,8 @@ class OperatorNorm(Rebuildable, nn.Module):
     Args:
         coefficient: the Lipschitz constant that layers are held to, in (0, 1).
         tolerance: relative change of the measured norm at which the iteration stops; ``None``
-            always takes ``max_iterations`` steps, which spares an accelerator the
-            synchronisation of each check.
+            always takes ``max_iterations`` steps, so that an accelerator need not synchronise
+            for each check.
         max_iterations: largest number of applications of the operator in one update.
 
     Raises:
@@ -67,21 +73,21 @@ class OperatorNorm(Rebuildable, nn.Module):
         raise NotImplementedError
 
     def settings(self) -> tuple[object, ...]:
-        """What is asked of the norm, and of how it is measured."""
+        """The numbers that decide how large a layer's effective weight is."""
         return self.coefficient, self.tolerance, self.max_iterations
 
     def orders(self) -> tuple[Tensor, ...]:
-        """The tensors that the norm depends on beside the weight; by default none."""
+        """The tensors other than the weight that the norm depends on; by default none."""
         return ()
 
     def kind(self) -> tuple[object, ...]:
-        """What norms have in common that are measured together; by default one norm alone."""
+        """A key that is equal for norms that can be measured together; by default its own."""
         return (id(self),)
 
     def iterate_together(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Update the vectors of several operators, of one shape or the transposed one."""
+        """:meth:`iterate` for several operators, of one shape or of the transposed one."""
         return [self.iterate(*each) for each in zip(operators, us, vs, strict=True)]
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
@@ -89,10 +95,10 @@ class OperatorNorm(Rebuildable, nn.Module):
         raise NotImplementedError
 
     def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:
-        """Whether the vectors can have come from an update of this operator, but for rounding."""
+        """Whether an update of this operator can have given these vectors, up to rounding."""
         return True
 
-    def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
+    def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:
         """A certified upper bound of the norm, a scalar."""
         raise NotImplementedError
 
@@ -100,10 +106,17 @@ class OperatorNorm(Rebuildable, nn.Module):
 class SpectralNorm(OperatorNorm):
     r"""The largest singular value :math:`\sigma(A) = \max_v |Av|_2/|v|_2`.
 
-    Measured by the Lanczos process on :math:`A^T A`, started from the vector of the last update:
-    the best vector of the Krylov space, found by Rayleigh and Ritz, needs several times fewer
-    applications of A than power iteration, whose slow last stretch leaves the norm too low. It is
-    a lower bound; :meth:`upper_bound` is certified.
+    Measured by the Lanczos process on :math:`A^T A`, or on :math:`A A^T` if that is smaller, which
+    starts from the vector of the last update. It takes several times fewer products than power
+    iteration, whose slow last stretch leaves the norm too low. The measured norm is a lower bound;
+    :meth:`upper_bound` is certified. The iteration departs from the textbook in four places:
+
+    - it restarts after :attr:`cycle` products, with the best vector found, so that memory and the
+      small eigenvalue problem stay small;
+    - its basis is orthogonalized in full, see :mod:`.lanczos`;
+    - it starts from the last vector and a share of a generic one, since the last one alone may
+      have become orthogonal to the vector that is sought;
+    - it stops when the last product of a cycle has raised the value by less than the tolerance.
 
     Args:
         coefficient: see :class:`OperatorNorm`.
@@ -137,31 +150,35 @@ class SpectralNorm(OperatorNorm):
     def iterate_together(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
+        # 1. Scale weights whose norm, to the fourth power, would overflow.
         operators, scales = _brought_into_range(operators)
-        gram = operators[0].gram(operators)
-        sides = zip(us, vs, gram.on_domain, strict=True)
-        start = torch.stack([v if on_domain else u for u, v, on_domain in sides])
-        # after a change of the weight its largest singular vector can be orthogonal to the last
-        vectors = _with_generic_share(start)
+        group = grouped(operators)
+        # 2. Start from the vectors of the last update and a share of a generic direction.
+        start = [
+            v if on_domain else u for u, v, on_domain in zip(us, vs, group.on_domain, strict=True)
+        ]
+        vectors = _with_generic_share(torch.stack(start))
+        # 3. Repeat cycles of Lanczos steps, each from the best vectors so far, until all settle.
         spent = 0
         while spent < self.max_iterations:
             steps = min(self.cycle, self.max_iterations - spent, vectors.shape[1])
-            vectors, values, rise = largest_eigenvectors(gram, vectors, steps)
+            vectors, values, rise = largest_eigenvectors(group.gram, vectors, steps)
             spent += steps
             if vectors.is_meta or self._settled(values, rise):
                 break
-        # of a weight that is zero nothing is found, and from zero no iteration comes back
+        # 4. A weight of zero has mapped its vector to zero: replace it, or it would stay there.
         vanished = (vectors == 0).all(1, keepdim=True)
         near = torch.where(vanished, _generic_direction(vectors[0]), unit(vectors))
-        far = gram.across(near) * scales
-        pairs = zip(near.unbind(), far.unbind(), gram.on_domain, strict=True)
+        # 5. The vector of the other side is the image, whose length is the norm.
+        far = group.across(near) * scales
+        pairs = zip(near.unbind(), far.unbind(), group.on_domain, strict=True)
         return [(f, n) if on_domain else (n, f) for n, f, on_domain in pairs]
 
     def _settled(self, values: Tensor, rise: Tensor) -> bool:
-        # of the squares
-        return self.tolerance is not None and bool(
-            (rise <= 2 * self.tolerance * values.abs()).all()
-        )
+        if self.tolerance is None:
+            return False
+        # values are squares of norms, so that their relative change is twice that of the norms
+        return bool((rise <= 2 * self.tolerance * values.abs()).all())
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         return (operator.weight * self.gradient(operator, u, v)).sum()
@@ -176,20 +193,21 @@ class SpectralNorm(OperatorNorm):
     def measured(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
     ) -> list[Measured]:
-        """What the vectors that were found say of several operators, measured together."""
-        near, far = sides([is_on_domain(each.weight) for each in operators], us, vs)
+        """The norms of several operators and their gradients, at vectors from an iteration."""
+        group = grouped(operators)
+        near, far = near_and_far(group.on_domain, us, vs)
         sigma = self.value(near, far)
         c = self.coefficient
         contractions = c / sigma.clamp_min(c)
         inverses = torch.where(sigma > c, 1 / sigma, 0)
         scale = sigma.clamp_min(torch.finfo(sigma.dtype).tiny).reciprocal()
-        gradients = operators[0].outers(operators, near * scale[:, None], far)
+        gradients = group.outers(near * scale[:, None], far)
         found = zip(contractions.unbind(), inverses.unbind(), gradients, strict=True)
         return [Measured(*each) for each in found]
 
     @torch.no_grad()
     def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:
-        # one of them is the other's image
+        # step 5 of the iteration has made one vector the image of the other
         if is_on_domain(operator.weight):
             found, image = u, _apply(operator, v)
         else:
@@ -199,28 +217,28 @@ class SpectralNorm(OperatorNorm):
 
     @staticmethod
     def value(u: Tensor, v: Tensor) -> Tensor:
-        """The norm that an iteration has found, from vectors ``(*, out)`` and ``(*, in)``."""
+        """The norm at vectors from an iteration, ``(*, out)`` and ``(*, in)``."""
         return torch.linalg.vector_norm(u, dim=-1) * torch.linalg.vector_norm(v, dim=-1)
 
-    def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
+    def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:
         return operator.spectral_bound(steps)
 
 
 def _brought_into_range(
     operators: Sequence[LinearOperator],
 ) -> tuple[Sequence[LinearOperator], Tensor | float]:
-    """Operators whose norms can be raised to the fourth power, and what they were divided by.
+    """Operators whose norms can be raised to the fourth power, and the divisors that made them so.
 
-    A Krylov space of A^T A takes the lengths of its products. The divisors, ``(L, 1)``, are powers
-    of two: nothing is rounded.
+    The Lanczos process takes the squared length of products with A^T A. The divisors, ``(L, 1)``,
+    are powers of two, so that they round nothing.
     """
     weights = [operator.weight for operator in operators]
     if weights[0].is_meta:
         return operators, 1.0
     largest = torch.stack(torch._foreach_norm(weights, torch.inf))
-    # a convolution's norm is at most the kernel's times its side
+    # the Frobenius norm bounds a matrix's norm, and times the kernel's side a convolution's
     factor = weights[0].numel() ** 0.5 * (weights[0].shape[-1] if weights[0].dim() > 2 else 1)
-    if not bool((factor * largest > torch.finfo(largest.dtype).max ** 0.25 / 2).any()):
+    if not bool((factor * largest > (torch.finfo(largest.dtype).max) ** 0.25 / HEADROOM).any()):
         return operators, 1.0
     scales = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
     pairs = zip(operators, scales.unbind(), strict=True)
@@ -240,23 +258,23 @@ def _adjoint(operator: LinearOperator, u: Tensor) -> Tensor:
 
 
 def _with_generic_share(start: Tensor) -> Tensor:
-    """Unit vectors, ``(L, n)``, and a share of a direction that is another for each of them.
+    """Unit vectors, ``(L, n)``, plus a share of a generic direction, a different one for each.
 
-    It is another after each update, too: what one misses is found by the next. And it is a
-    function of the vectors, so that a run that goes on from a file does not differ.
+    The direction is also different after each update, so that an update finds what the last one
+    missed. It is a function of the vectors: a run that continues from a file repeats it.
     """
     start = unit(start)
-    generic = _generic_direction(start[0]) * torch.cos(_SCRAMBLED * start)
+    generic = _generic_direction(start[0]) * torch.cos(SCRAMBLED * start)
     return start + GENERIC_SHARE * generic
 
 
 def _generic_direction(v: Tensor) -> Tensor:
-    """A fixed unit vector of the shape of v that has a share of every direction."""
+    """A fixed unit vector of the shape of v, with a component in every direction."""
     return _unit(random_vector(len(v), v.dtype, v.device), 2.0)
 
 
 def _nonzero(v: Tensor) -> Tensor:
-    """v, or a generic direction where it vanished: from zero no iteration comes back."""
+    """v, or a generic direction if v vanished, since an iteration cannot leave zero."""
     return torch.where(v.any(), v, _generic_direction(v))
 
 
@@ -329,7 +347,7 @@ class InducedNorm(OperatorNorm):
     @torch.no_grad()
     def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         sigma = u.new_zeros(())
-        u = _with_generic_share(u[None])[0]  # for the reason given above
+        u = _with_generic_share(u[None])[0]  # as in step 2 of the spectral norm
         for _ in range(self.max_iterations):
             v = self.dual_input(_adjoint(operator, u))
             y = _apply(operator, v)
@@ -345,11 +363,11 @@ class InducedNorm(OperatorNorm):
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         """The norm at the vector v, differentiable in the weight and in both orders."""
-        v = v.clone()  # the next update writes to it
+        v = v.clone()  # the next update overwrites it
         return _vector_norm(_apply(operator, v), self.codomain) / _vector_norm(v, self.domain)
 
     @torch.no_grad()
-    def upper_bound(self, operator: LinearOperator, steps: int = 10) -> Tensor:
+    def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:
         r"""The least of three certified bounds of the norm, a scalar.
 
         Through Euclid, :math:`m^{(1/q-1/2)_+} n^{(1/2-1/p)_+} \sigma(A)`; by rows,

@@ -9,10 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .convolution import convolve, convolve_transposed, is_thin, kernel_gradient
-from .gram import Gram, MatrixGram, convolution_gram, is_on_domain
+from .convolution import convolve, convolve_transposed, kernel_gradient
+from .groups import MatrixGroup, OperatorGroup, convolution_group
 
-_DENSE_LIMIT = 1024
+DENSE_LIMIT = 1024
+"""Largest side of a Gram matrix that is formed for a bound: 8 MiB in float64. For larger images
+the bound by frequencies is nearly as sharp, because their border is a small share of them."""
+
+CHUNK = 2**24
+"""Complex entries of the frequencies' matrices that are multiplied at a time: 256 MiB."""
+
+GRAM_STEPS = 10
+"""Squarings in a bound. At rank r it is at most r^(1/2048) times the norm: 1.0034 for r = 1024."""
 
 
 class LinearOperator(Protocol):
@@ -32,19 +40,11 @@ class LinearOperator(Protocol):
         """A^T u, from shape ``(*batch, *codomain)`` to ``(*batch, *domain)``; differentiable."""
 
     def outer(self, u: Tensor, v: Tensor) -> Tensor:
-        """The gradient of the sum of u A v by the weight, of its shape; u and v as above."""
+        """The gradient of the sum of u A v by the weight, of the weight's shape; u, v as above."""
 
-    def gram(self, operators: Sequence[Any]) -> Gram:
-        """The Gram map of several operators together, of this shape or the transposed one."""
-
-    def outers(self, operators: Sequence[Any], near: Tensor, far: Tensor) -> list[Tensor]:
-        """:meth:`outer` of each of several operators, as in :meth:`gram`, at vectors of its own.
-
-        Args:
-            operators: of this shape or the transposed one.
-            near: on the side that the Gram map of each acts on, shape ``(L, n)``.
-            far: on the other side, shape ``(L, m)``.
-        """
+    @classmethod
+    def group(cls, operators: Sequence[Any]) -> OperatorGroup:
+        """Several operators of this class together, of one shape or of the transposed one."""
 
     def spectral_bound(self, steps: int) -> Tensor:
         """A certified upper bound of the largest singular value."""
@@ -54,6 +54,11 @@ class LinearOperator(Protocol):
 
     def row_norms(self, order: Tensor) -> Tensor:
         """Upper bounds of the rows' ``order``-norms, shape ``(out,)`` or broadcastable."""
+
+
+def grouped(operators: Sequence[LinearOperator]) -> OperatorGroup:
+    """Operators of one class together, of one shape or of the transposed one."""
+    return type(operators[0]).group(operators)
 
 
 class MatrixOperator:
@@ -80,14 +85,9 @@ class MatrixOperator:
     def outer(self, u: Tensor, v: Tensor) -> Tensor:
         return u.reshape(-1, u.shape[-1]).t() @ v.reshape(-1, v.shape[-1])
 
-    def gram(self, operators: Sequence[MatrixOperator]) -> Gram:
-        return MatrixGram([each.weight for each in operators])
-
-    def outers(
-        self, operators: Sequence[MatrixOperator], near: Tensor, far: Tensor
-    ) -> list[Tensor]:
-        products = zip(operators, torch.bmm(far[:, :, None], near[:, None]), strict=True)
-        return [product if is_on_domain(op.weight) else product.mT for op, product in products]
+    @classmethod
+    def group(cls, operators: Sequence[MatrixOperator]) -> OperatorGroup:
+        return MatrixGroup([each.weight for each in operators])
 
     def spectral_bound(self, steps: int) -> Tensor:
         return gram_bound(self.weight[None], steps)
@@ -129,47 +129,28 @@ class ConvolutionOperator:
         images = (u.reshape(-1, *u.shape[-3:]), v.reshape(-1, *v.shape[-3:]))
         return kernel_gradient(*images, self.weight.shape)
 
-    def gram(self, operators: Sequence[ConvolutionOperator]) -> Gram:
-        return convolution_gram([each.weight for each in operators], self.input_size)
-
-    def outers(
-        self, operators: Sequence[ConvolutionOperator], near: Tensor, far: Tensor
-    ) -> list[Tensor]:
-        outputs, inputs, size, _ = self.weight.shape
-        if not (is_thin(outputs, inputs, size) or is_thin(inputs, outputs, size)):
-            found = zip(operators, near, far, strict=True)
-            return [
-                op.outer(f.view(1, *op.codomain), n.view(1, *op.domain))
-                if is_on_domain(op.weight)
-                else op.outer(n.view(1, *op.codomain), f.view(1, *op.domain))
-                for op, n, f in found
-            ]
-        windows = F.unfold(near.unflatten(1, (-1, *self.input_size)), size, padding=self.padding)
-        products = torch.bmm(far.unflatten(1, (-1, windows.shape[-1])), windows.mT)
-        kernels = products.unflatten(2, (-1, size, size))
-        # the adjoint is the convolution by the transposed kernel, turned around
-        turned = kernels.transpose(1, 2).flip(-2, -1)
-        both = zip(operators, kernels, turned, strict=True)
-        return [direct if is_on_domain(op.weight) else turn for op, direct, turn in both]
+    @classmethod
+    def group(cls, operators: Sequence[ConvolutionOperator]) -> OperatorGroup:
+        return convolution_group([each.weight for each in operators], operators[0].input_size)
 
     def spectral_bound(self, steps: int) -> Tensor:
         """The bound of the Gram matrix if that is small, else of a periodic convolution.
 
-        On a torus of size n + k - 1 no kernel wraps around an image of size n, so the zero-padded
-        operator is a submatrix of the periodic one, whose norm the Fourier transform splits into
-        one small matrix per frequency. The two differ by the border's share of the image, which
-        only small images feel.
+        On a torus of size n + k - 1 no kernel wraps around an image of size n, so that the
+        zero-padded operator is a submatrix of the periodic one. The Fourier transform splits the
+        norm of the latter into one small matrix per frequency. The two norms differ by the share
+        of the border in the image.
         """
         pixels = self.input_size[0] * self.input_size[1]
-        if self.weight.shape[-1] > 1 and min(self.weight.shape[:2]) * pixels <= _DENSE_LIMIT:
+        if self.weight.shape[-1] > 1 and min(self.weight.shape[:2]) * pixels <= DENSE_LIMIT:
             return gram_bound(self._gram_matrix()[None], steps).sqrt()
         size = [n + self.weight.shape[-1] - 1 for n in self.input_size]
         matrices = torch.fft.rfft2(self.weight.detach(), s=size).flatten(2).permute(2, 0, 1)
-        chunk = max(1, 2**24 // matrices[0].numel())
+        chunk = max(1, CHUNK // matrices[0].numel())
         return torch.stack([gram_bound(part, steps) for part in matrices.split(chunk)]).max()
 
     def _gram_matrix(self) -> Tensor:
-        """A A^T or A^T A, whichever is smaller, from the images of the unit vectors."""
+        """The smaller one of A A^T and A^T A, from the images of the unit vectors."""
         weight = self.weight.detach()
         if weight.shape[0] > weight.shape[1]:
             # the adjoint of a zero-padded convolution is the convolution by the flipped kernel
@@ -196,7 +177,7 @@ def _norms(weight: Tensor, order: Tensor, dims: tuple[int, ...]) -> Tensor:
     return largest.squeeze(dims) * scaled
 
 
-def gram_bound(matrices: Tensor, steps: int = 10) -> Tensor:
+def gram_bound(matrices: Tensor, steps: int = GRAM_STEPS) -> Tensor:
     r"""Certified upper bound of the largest singular value of a batch of matrices.
 
     :math:`\|A\|_2 \le \|G_t\|_F^{2^{-t}}`, where :math:`G_0 = A` and

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_resflow.nn import InducedNorm, OperatorNorm, SpectralNorm
-from pyro_resflow.nn.lipschitz.gram import Gram
+from pyro_resflow.nn.lipschitz.groups import MatrixGroup, OperatorGroup
 from pyro_resflow.nn.lipschitz.operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from tests.derivatives import central_differences
 
@@ -44,18 +44,19 @@ class CountingOperator(MatrixOperator):
         self.applications += 1
         return super().apply(v)
 
-    def gram(self, operators: Sequence[MatrixOperator]) -> Gram:
-        return CountingGram(self, super().gram(operators))
+    @classmethod
+    def group(cls, operators: Sequence[CountingOperator]) -> OperatorGroup:
+        return CountingGroup(operators)
 
 
-class CountingGram:
-    def __init__(self, operator: CountingOperator, gram: Gram) -> None:
-        self.operator, self.gram = operator, gram
-        self.on_domain, self.across = gram.on_domain, gram.across
+class CountingGroup(MatrixGroup):
+    def __init__(self, operators: Sequence[CountingOperator]) -> None:
+        super().__init__([each.weight for each in operators])
+        self.operator = operators[0]
 
-    def __call__(self, vectors: Tensor) -> Tensor:
+    def gram(self, near: Tensor) -> Tensor:
         self.operator.applications += 1
-        return self.gram(vectors)
+        return super().gram(near)
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (5, 3), (8, 8), (60, 60)])

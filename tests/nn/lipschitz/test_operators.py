@@ -82,7 +82,7 @@ def test_spectral_bound_of_convolutions_holds(
     dense_limit: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(operators, "_DENSE_LIMIT", dense_limit)
+    monkeypatch.setattr(operators, "DENSE_LIMIT", dense_limit)
     weight = convolution(kernel, size, channels)
     bound = ConvolutionOperator(weight, size).spectral_bound(10)
     assert bound >= norm(dense(weight, size)) * (1 - 1e-13)  # rounding of the two computations
@@ -103,7 +103,7 @@ def test_spectral_bound_of_small_images_is_tight(
 def test_spectral_bound_of_large_images_is_off_by_their_border_only(
     kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "_DENSE_LIMIT", 0)
+    monkeypatch.setattr(operators, "DENSE_LIMIT", 0)
     weight = convolution(kernel, (16, 16), (1, 2))
     truth = norm(dense(weight, (16, 16)))
     bound = ConvolutionOperator(weight, (16, 16)).spectral_bound(10)

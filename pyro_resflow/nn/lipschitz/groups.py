@@ -1,0 +1,190 @@
+r"""Several linear operators of one shape, or of the transposed one, taken together.
+
+Their Gram maps :math:`A^T A` and :math:`A A^T` have the same largest eigenvalue, the square of the
+largest singular value. For each operator the one that acts on the shorter vectors is taken, so
+that an operator and one of the transposed shape have vectors of the same length. That side of an
+operator is called near here, the other one far. One leading dimension counts the operators: near
+vectors are ``(L, n)``, far ones ``(L, m)`` with :math:`m \ge n`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .convolution import is_thin, kernel_gradient
+
+
+class OperatorGroup(Protocol):
+    """L operators that are applied together."""
+
+    on_domain: list[bool]
+    """For each operator, whether its near side is that of its inputs."""
+
+    def gram(self, near: Tensor) -> Tensor:
+        """The product of each Gram map with its vector, ``(L, n)`` to ``(L, n)``."""
+
+    def across(self, near: Tensor) -> Tensor:
+        """A or A^T times vectors of the near side: ``(L, n)`` to ``(L, m)``."""
+
+    def outers(self, near: Tensor, far: Tensor) -> list[Tensor]:
+        """The gradient of u A v by each weight, at the vectors u and v of both sides."""
+
+
+def is_on_domain(weight: Tensor) -> bool:
+    """Whether a weight has at most as many inputs as outputs."""
+    return weight.shape[1] <= weight.shape[0]
+
+
+def near_and_far(
+    on_domain: Sequence[bool], us: Sequence[Tensor], vs: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The vectors of the near sides, ``(L, n)``, and those of the far sides, ``(L, m)``.
+
+    Args:
+        on_domain: see :class:`OperatorGroup`.
+        us: for each operator the vector of its outputs.
+        vs: for each operator the vector of its inputs.
+    """
+    pairs = [(v, u) if direct else (u, v) for direct, u, v in zip(on_domain, us, vs, strict=True)]
+    near, far = (torch.stack(side) for side in zip(*pairs, strict=True))
+    return near, far
+
+
+class MatrixGroup:
+    """Matrices.
+
+    Args:
+        weights: each of shape ``(out, in)`` or transposed.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.weights = weights
+        self.on_domain = [is_on_domain(weight) for weight in weights]
+
+    @cached_property
+    def _matrices(self) -> Tensor:
+        pairs = zip(self.weights, self.on_domain, strict=True)
+        return torch.stack([w if on_domain else w.mT for w, on_domain in pairs])
+
+    def gram(self, near: Tensor) -> Tensor:
+        return (self._matrices.mT @ self.across(near)[..., None]).squeeze(-1)
+
+    def across(self, near: Tensor) -> Tensor:
+        return (self._matrices @ near[..., None]).squeeze(-1)
+
+    def outers(self, near: Tensor, far: Tensor) -> list[Tensor]:
+        products = torch.bmm(far[:, :, None], near[:, None])
+        pairs = zip(products, self.on_domain, strict=True)
+        return [product if on_domain else product.mT for product, on_domain in pairs]
+
+
+class ThinConvolutionGroup:
+    r"""Convolutions with few channels on one side; the Gram map never visits the other side.
+
+    With U the map of an image to its k x k patches, A = K U and :math:`A^T A = U^T (K^T K)\, U`,
+    where the kernel's Gram matrix has only ``(channels k k)^2`` entries.
+
+    Args:
+        weights: each of shape ``(out, in, k, k)``, one number of channels small, or transposed.
+        input_size: height and width of the images.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], input_size: tuple[int, int]) -> None:
+        self.weights = weights
+        self.on_domain = [is_on_domain(weight) for weight in weights]
+        self.input_size = input_size
+        self.size = weights[0].shape[-1]
+
+    @cached_property
+    def _kernels(self) -> Tensor:
+        return _expanding(self.weights).flatten(2)
+
+    @cached_property
+    def _gram_matrices(self) -> Tensor:
+        return self._kernels.mT @ self._kernels
+
+    def gram(self, near: Tensor) -> Tensor:
+        products = self._gram_matrices @ self._patches(near)
+        return F.fold(products, self.input_size, self.size, padding=self.size // 2).flatten(1)
+
+    def across(self, near: Tensor) -> Tensor:
+        return (self._kernels @ self._patches(near)).flatten(1)
+
+    def _patches(self, near: Tensor) -> Tensor:
+        images = near.unflatten(1, (-1, *self.input_size))
+        return F.unfold(images, self.size, padding=self.size // 2)
+
+    def outers(self, near: Tensor, far: Tensor) -> list[Tensor]:
+        patches = self._patches(near)
+        products = torch.bmm(far.unflatten(1, (-1, patches.shape[-1])), patches.mT)
+        kernels = products.unflatten(2, (-1, self.size, self.size))
+        flipped = _adjoint_kernels(kernels)
+        both = zip(kernels, flipped, self.on_domain, strict=True)
+        return [direct if on_domain else adjoint for direct, adjoint, on_domain in both]
+
+
+class ConvolutionGroup:
+    """Convolutions with many channels.
+
+    Args:
+        weights: each of shape ``(out, in, k, k)`` or transposed.
+        input_size: height and width of the images.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], input_size: tuple[int, int]) -> None:
+        self.weights = weights
+        self.on_domain = [is_on_domain(weight) for weight in weights]
+        self.input_size = input_size
+
+    @cached_property
+    def _kernels(self) -> tuple[Tensor, Tensor]:
+        """Those of :meth:`across` and of its adjoint, all operators side by side."""
+        kernels = _expanding(self.weights)
+        return kernels.flatten(0, 1), _adjoint_kernels(kernels).flatten(0, 1)
+
+    def gram(self, near: Tensor) -> Tensor:
+        return self._convolved(self.across(near), self._kernels[1])
+
+    def across(self, near: Tensor) -> Tensor:
+        return self._convolved(near, self._kernels[0])
+
+    def _convolved(self, vectors: Tensor, kernels: Tensor) -> Tensor:
+        number = len(self.weights)
+        images = vectors.view(1, -1, *self.input_size)
+        images = F.conv2d(images, kernels, padding=kernels.shape[-1] // 2, groups=number)
+        return images.reshape(number, -1)
+
+    def outers(self, near: Tensor, far: Tensor) -> list[Tensor]:
+        sides = near.unflatten(1, (-1, *self.input_size)), far.unflatten(1, (-1, *self.input_size))
+        found = zip(self.weights, self.on_domain, *(side.split(1) for side in sides), strict=True)
+        return [
+            kernel_gradient(f, n, weight.shape)
+            if on_domain
+            else kernel_gradient(n, f, weight.shape)
+            for weight, on_domain, n, f in found
+        ]
+
+
+def convolution_group(weights: Sequence[Tensor], input_size: tuple[int, int]) -> OperatorGroup:
+    """The group of convolutions, each of shape ``(out, in, k, k)`` or transposed."""
+    outputs, inputs, size, _ = weights[0].shape
+    thin = is_thin(outputs, inputs, size) or is_thin(inputs, outputs, size)
+    return (ThinConvolutionGroup if thin else ConvolutionGroup)(weights, input_size)
+
+
+def _expanding(weights: Sequence[Tensor]) -> Tensor:
+    """The kernels from the near to the far side of each operator, ``(L, far, near, k, k)``."""
+    return torch.stack(
+        [weight if is_on_domain(weight) else _adjoint_kernels(weight) for weight in weights]
+    )
+
+
+def _adjoint_kernels(kernels: Tensor) -> Tensor:
+    """The adjoint of a zero-padded convolution is one by the transposed kernel, turned around."""
+    return kernels.transpose(-4, -3).flip(-2, -1)
