@@ -33,6 +33,16 @@ def is_transformed(*tensors: Tensor | None) -> bool:
     return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether ``torch.func.vmap`` maps over a tensor, at any level."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
 class _Outside(torch.autograd.Function):
     """A call outside all transforms: torch runs a function's forward pass below them."""
 

@@ -101,8 +101,9 @@ class DataInitialized(Rebuildable, nn.Module):
         if samples < self.minimum_batch:
             raise ValueError(
                 f"{waiting}, and the {samples} sample(s) of this batch say too little of its "
-                f"scale; score at least {self.minimum_batch} first, or call {REMEDY} (an ActNorm "
-                "can also be built with initialized=True)."
+                f"scale; score at least {self.minimum_batch} first, or call {REMEDY}. Where there "
+                "is no data, as for the prior of a latent variable, give it draws of the base "
+                "distribution (an ActNorm can also be built with initialized=True)."
             )
 
     def _warn(self) -> None:

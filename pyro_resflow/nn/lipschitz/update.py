@@ -16,7 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, library, nn
 
-from ...differentiation import is_transformed, outside_torch_func, torch_func_is_active
+from ...differentiation import (
+    is_mapped,
+    is_transformed,
+    outside_torch_func,
+    torch_func_is_active,
+)
 from ...precision import full_precision, refuse_half_precision
 from ...tracing import tracing_state, untraced
 from ...walk import modules_inside
@@ -190,8 +195,16 @@ def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
 
     Raises:
         NonFiniteWeightError: if a weight holds nan or infinite values.
+        ValueError: for weights that ``torch.func.vmap`` maps over.
     """
     refuse_half_precision(layers[0])
+    if is_mapped(layers[0].weight):
+        raise ValueError(
+            f"weight of {type(layers[0]).__name__}: torch.func.vmap maps over weights, as over "
+            "those of stack_module_state, and their norms are measured by an iteration that "
+            "depends on values, which vmap does not support. Call functional_call in a loop, once "
+            "for each set of weights."
+        )
     # no_grad does not stop tangents, and the derivative of the norm takes u and v as constants
     weights = [w.detach() if is_transformed(w) else w for w in (each.weight for each in layers)]
     operators = [

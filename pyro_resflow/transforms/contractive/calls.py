@@ -21,6 +21,7 @@ from ...linearization import (
 from ...logdet import LOG_ONE_PLUS, LogDetEstimator, SpectralFunction
 from ...nn import Chain
 from ...solvers import FixedPointSolver
+from ...solvers.convergence import which
 from ...tracing import called_back, tracing_state
 from ..core.determinism import unsettled
 
@@ -68,6 +69,28 @@ def solved(solver: FixedPointSolver, net: Network, y: Tensor, event_dim: int) ->
     mask = finite.reshape(*finite.shape, *[1] * event_dim)
     x = _solved(solver, net, torch.where(mask, y, 0), event_dim)
     return torch.where(mask, x, torch.nan)
+
+
+def without_nan(y: Tensor, context: Tensor, event_dim: int) -> tuple[Tensor, Tensor]:
+    """y and its contexts, ``(N, *)``, so that samples whose context is not finite come out as nan.
+
+    Raises:
+        ValueError: for such a context, with validation on.
+    """
+    finite = context.detach().isfinite().flatten(1).all(-1)
+    if y.is_meta or _is_all(finite):
+        return y, context
+    if is_validating():
+        if torch_func_is_active() or tracing_state() is not None:
+            return y, context  # nobody can look; the solver says what it finds
+        raise ValueError(
+            f"context: expected finite values, got nan or infinity for "
+            f"{which(~finite, 'samples')}. "
+            "With validate_args=False, these samples alone come out as nan."
+        )
+    mask = finite.reshape(*y.shape[: y.dim() - event_dim], *[1] * event_dim)
+    among = finite.reshape(-1, *[1] * (context.dim() - 1))
+    return torch.where(mask, y, torch.nan), torch.where(among, context, 0)
 
 
 def _is_all(samples: Tensor) -> bool:

@@ -21,7 +21,7 @@ from ..core.conditional import (
 )
 from ..core.inverse import Inverse
 from .base import ContractionTransform, HoldsContraction
-from .calls import Network, estimated, evaluated, solved
+from .calls import Network, estimated, evaluated, solved, without_nan
 
 Fast = Literal["sampling", "density"]
 
@@ -167,14 +167,17 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
         holder._check(name, x)
         shape = self.forward_shape(x.shape)
         batch_shape = shape[: len(shape) - holder._event_dim]
-        net = holder._network.bind(self._flat_context(batch_shape))
+        x, context = x.expand(shape), self._flat_context(batch_shape)
+        if name == "y":
+            x, context = without_nan(x, context, holder._event_dim)
+        net = holder._network.bind(context)
         if self.context.requires_grad and not isinstance(net, Linearizable):
             raise ValueError(
                 f"net: bind returned a {type(net).__name__}, by which no gradient reaches the "
                 "context; return a pyro_resflow.nn.Chain, or another network with coefficients() "
                 "that hold what is computed from the context; or detach the context."
             )
-        return x.expand(shape), net, holder
+        return x, net, holder
 
 
 @checked(LipschitzMLP)

@@ -268,3 +268,27 @@ def test_network_that_is_no_contraction_fails_to_invert_with_figures(size: int) 
 )
 def test_default_log_determinant_is_exact_for_small_events(make, expected: type) -> None:
     assert isinstance(make().logdet, expected)
+
+
+@pytest.mark.parametrize("kind", [Exact, Krylov])
+def test_without_validation_a_nan_context_stays_with_its_sample(kind: type) -> None:
+    block = conditional_residual(2, 3, [8], logdet=kind())
+    context, y = torch.randn(5, 3), torch.randn(5, 2)
+    context[1] = torch.nan
+    base = dist.Normal(torch.zeros(2), 1.0, validate_args=False).to_event(1)
+    model = dist.TransformedDistribution(base, [block.condition(context)], validate_args=False)
+    torch.manual_seed(0)
+    found = model.log_prob(y)
+    rest = torch.tensor([0, 2, 3, 4])
+    assert found[1].isnan()
+    alone = dist.TransformedDistribution(base, [block.condition(context[rest])])
+    if kind is Exact:
+        torch.testing.assert_close(found[rest], alone.log_prob(y[rest]))
+    assert found[rest].isfinite().all()
+
+
+def test_with_validation_a_nan_context_is_named_at_once() -> None:
+    context = torch.randn(5, 3)
+    context[1] = torch.nan
+    with pytest.raises(ValueError, match=r"context: expected finite.* 1 of 5 samples \(1\)"):
+        conditional_residual(2, 3, [8]).condition(context).inv(torch.randn(5, 2))

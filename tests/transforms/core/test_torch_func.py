@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.distributions import Transform
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
+from pyro_resflow import residual
 from pyro_resflow.logdet import AdaptiveKrylov, Exact, Frozen, Gaussian, Krylov
 from pyro_resflow.transforms.core.evaluation import call_and_ladj, inverse_and_ladj
 from tests.derivatives import gradient, hessian_by_differences
@@ -281,3 +282,17 @@ def test_nested_vmap_over_inputs_and_contexts() -> None:
     torch.testing.assert_close(together(contexts, x), expected)
     turned = vmap(lambda c, x: transform.condition(c).inv(x), in_dims=(None, 1))
     torch.testing.assert_close(turned(contexts[0], x.T), expected[0])
+
+
+def test_vmap_over_weights_is_refused_by_name() -> None:
+    blocks = [residual(2, [4]) for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(blocks)
+
+    def value(parameters, buffers):  # type: ignore[no-untyped-def]
+        return torch.func.functional_call(blocks[0], (parameters, buffers), (torch.ones(3, 2),))
+
+    with pytest.raises(ValueError, match=r"weight of LipschitzLinear: torch\.func\.vmap maps"):
+        vmap(value)(parameters, buffers)
+    for index, block in enumerate(blocks):  # the remedy
+        own = [{name: each[index] for name, each in s.items()} for s in (parameters, buffers)]
+        torch.testing.assert_close(value(*own), block(torch.ones(3, 2)))
