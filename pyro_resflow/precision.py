@@ -102,7 +102,7 @@ class SurroundingPrecision:
 
     def in_force(self) -> AbstractContextManager[object]:
         """A context with this autocast, and with products as the process allows them."""
-        if self.autocast is None and not PRODUCTS.own_regions():
+        if self.autocast is None and not PRODUCTS.own.count:
             return _autocast(self.kind, None)
         return self._restored()
 
@@ -140,6 +140,12 @@ class Setting:
     device: str | None = None
 
 
+class _OwnRegions(threading.local):
+    """The number of regions that each thread has open."""
+
+    count = 0
+
+
 class Products:
     """The process's settings of float32 products.
 
@@ -150,14 +156,14 @@ class Products:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._regions = 0
-        self._own = threading.local()
+        self.own = _OwnRegions()
         self._settings: Sequence[Setting] = ()
         self._allowed: tuple[object, ...] = ()
 
     def requested(self) -> tuple[object, ...]:
         """The values that this thread works with, whatever another thread has raised them to."""
         with self._lock:
-            if self._regions and not self.own_regions():
+            if self._regions and not self.own.count:
                 return self._allowed
             return _values(_settings())
 
@@ -179,7 +185,7 @@ class Products:
                 self._settings = _settings()
                 self._allowed = _values(self._settings)
             self._regions += 1
-            self._own.regions = self.own_regions() + 1
+            self.own.count += 1
         try:
             with self._lock:
                 self._raise_to_full()
@@ -187,7 +193,7 @@ class Products:
         finally:
             with self._lock:
                 self._regions -= 1
-                self._own.regions -= 1
+                self.own.count -= 1
                 if not self._regions:
                     self._restore()
 
@@ -198,7 +204,7 @@ class Products:
         While another region is open they stay in float32, which is slower and as exact.
         """
         with self._lock:
-            alone = self._regions == self.own_regions() == 1
+            alone = self._regions == self.own.count == 1
             if alone:
                 self._restore()
         try:
@@ -207,11 +213,6 @@ class Products:
             if alone:
                 with self._lock:
                     self._raise_to_full()
-
-    def own_regions(self) -> int:
-        """The number of regions that this thread has open."""
-        count: int = getattr(self._own, "regions", 0)
-        return count
 
     def _raise_to_full(self) -> None:
         for setting in self._settings:

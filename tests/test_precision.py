@@ -157,10 +157,10 @@ def test_no_region_is_opened_where_products_are_in_float32() -> None:
     x = torch.zeros(1)
     with full_precision(x), SurroundingPrecision.of(x).in_force():
         assert torch.backends.cudnn.allow_tf32
-        assert PRODUCTS.own_regions() == 0
+        assert PRODUCTS.own.count == 0
     torch.set_float32_matmul_precision("high")
     with full_precision(x):
-        assert PRODUCTS.own_regions() == 1
+        assert PRODUCTS.own.count == 1
         assert products() == "highest"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,9 +27,17 @@ GRAM_STEPS = 10
 class LinearOperator(Protocol):
     """A weight seen as a linear map A between vectors, any number of them at once."""
 
-    weight: Tensor
-    domain: tuple[int, ...]
-    codomain: tuple[int, ...]
+    @property
+    def weight(self) -> Tensor:
+        """The weight."""
+
+    @property
+    def domain(self) -> tuple[int, ...]:
+        """The shape of one input."""
+
+    @property
+    def codomain(self) -> tuple[int, ...]:
+        """The shape of one output."""
 
     def with_weight(self, weight: Tensor) -> LinearOperator:
         """The map of another weight of the same shape."""
@@ -61,6 +70,7 @@ def grouped(operators: Sequence[LinearOperator]) -> OperatorGroup:
     return type(operators[0]).group(operators)
 
 
+@dataclass(frozen=True, eq=False)
 class MatrixOperator:
     """The map of a linear layer.
 
@@ -68,10 +78,15 @@ class MatrixOperator:
         weight: shape ``(out, in)``.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
-        self.codomain: tuple[int, ...] = (weight.shape[0],)
-        self.domain: tuple[int, ...] = (weight.shape[1],)
+    weight: Tensor
+
+    @property
+    def domain(self) -> tuple[int, ...]:
+        return (self.weight.shape[1],)
+
+    @property
+    def codomain(self) -> tuple[int, ...]:
+        return (self.weight.shape[0],)
 
     def with_weight(self, weight: Tensor) -> MatrixOperator:
         return MatrixOperator(weight)
@@ -99,6 +114,7 @@ class MatrixOperator:
         return _norms(self.weight, order, (1,))
 
 
+@dataclass(frozen=True, eq=False)
 class ConvolutionOperator:
     """The map of a zero-padded convolution of stride 1 on images of one size.
 
@@ -107,12 +123,16 @@ class ConvolutionOperator:
         input_size: height and width of the images.
     """
 
-    def __init__(self, weight: Tensor, input_size: tuple[int, int]) -> None:
-        self.weight = weight
-        self.input_size = input_size
-        self.padding = weight.shape[-1] // 2
-        self.codomain: tuple[int, ...] = (weight.shape[0], *input_size)
-        self.domain: tuple[int, ...] = (weight.shape[1], *input_size)
+    weight: Tensor
+    input_size: tuple[int, int]
+
+    @property
+    def domain(self) -> tuple[int, ...]:
+        return (self.weight.shape[1], *self.input_size)
+
+    @property
+    def codomain(self) -> tuple[int, ...]:
+        return (self.weight.shape[0], *self.input_size)
 
     def with_weight(self, weight: Tensor) -> ConvolutionOperator:
         return ConvolutionOperator(weight, self.input_size)
@@ -158,7 +178,7 @@ class ConvolutionOperator:
         entries = weight.shape[0] * self.input_size[0] * self.input_size[1]
         units = torch.eye(entries, dtype=weight.dtype, device=weight.device)
         images = units.view(entries, weight.shape[0], *self.input_size)
-        adjoint = F.conv_transpose2d(images, weight, padding=self.padding).flatten(1)
+        adjoint = F.conv_transpose2d(images, weight, padding=weight.shape[-1] // 2).flatten(1)
         return adjoint @ adjoint.t()
 
     def column_norms(self, order: Tensor) -> Tensor:

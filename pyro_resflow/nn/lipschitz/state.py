@@ -94,7 +94,7 @@ class NormState:
 
     def is_current(self, layer: NormedLayer) -> bool:
         """Whether the vectors belong to the weight, and to the orders of the norm, as they are."""
-        return which_are_current([layer])[0]
+        return not out_of_date([layer])
 
     def trust(self, layer: NormedLayer) -> None:
         """Take the layer's vectors as those of its weight as it is, without measuring."""
@@ -115,18 +115,20 @@ class NormState:
         self.arrived = is_complete
 
 
-def which_are_current(layers: Sequence[NormedLayer]) -> list[bool]:
-    """:meth:`NormState.is_current` of each of several layers, in one comparison as a rule."""
+def out_of_date(layers: Sequence[NormedLayer]) -> list[NormedLayer]:
+    """The layers that are not current, by one comparison of all of them as a rule."""
     known: list[NormedLayer] = []
     fingerprints: list[Fingerprint] = []
     for layer in layers:
-        seen = layer.norm_state.seen
+        seen = layer.norm_state.seen  # once: another thread may write to it
         if seen is not None and seen.settings == layer.norm.settings():
             known.append(layer)
             fingerprints.append(seen.fingerprint)
     fitting = which_fit(fingerprints, _dependencies(known))
+    if all(fitting) and len(known) == len(layers):
+        return []
     current = {id(layer) for layer, fits in zip(known, fitting, strict=True) if fits}
-    return [id(layer) in current for layer in layers]
+    return [layer for layer in layers if id(layer) not in current]
 
 
 def trust(layers: Sequence[NormedLayer]) -> None:

@@ -27,7 +27,7 @@ from ...tracing import tracing_state, untraced
 from ...walk import modules_inside
 from .divided import Measured
 from .norms import SpectralNorm
-from .state import NormedLayer, layer_of, trust, which_are_current
+from .state import NormedLayer, layer_of, out_of_date, trust
 
 LOADED_WITHIN = 0.01
 """Largest relative excess of a norm over its value at loaded vectors, for these to be kept. A step
@@ -61,9 +61,8 @@ def update_layers(layers: Sequence[NormedLayer]) -> None:
         return
     with _UPDATE_LOCK, untraced():
         groups: dict[tuple[Any, ...], list[NormedLayer]] = {}
-        for layer, is_current in zip(layers, which_are_current(layers), strict=True):
-            if not is_current:
-                groups.setdefault(layer.kind(), []).append(layer)
+        for layer in out_of_date(layers):
+            groups.setdefault(layer.kind(), []).append(layer)
         for group in groups.values():
             _update(group)
 
@@ -94,12 +93,12 @@ def norms_updated(module: nn.Module) -> AbstractContextManager[None]:
 def layers_updated(layers: Iterable[object]) -> Iterator[None]:
     """:func:`norms_updated` for the layers among some objects that have a weight of their own."""
     updated = _UPDATED.get()
-    mine = [layer for layer in _with_own_weight(layers) if layer.norm_state.key not in updated]
-    if not mine or torch.compiler.is_compiling() or tracing_state() is not None:
+    mine = {layer.norm_state.key: layer for layer in _with_own_weight(layers)}
+    if mine.keys() <= updated or torch.compiler.is_compiling() or tracing_state() is not None:
         yield  # compiled and traced code has each layer ask by an operation
         return
-    update_layers(mine)
-    token = _UPDATED.set(updated.union([layer.norm_state.key for layer in mine]))
+    update_layers([*mine.values()])
+    token = _UPDATED.set(updated.union(mine))
     try:
         yield
     finally:

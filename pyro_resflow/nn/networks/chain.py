@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -119,6 +120,7 @@ class Chain(Rebuildable, nn.Sequential):
         return bound if isinstance(bound, Tensor) else torch.tensor(bound)
 
 
+@dataclass(frozen=True, eq=False)
 class BoundChain:
     """A chain whose stages have been built, see :meth:`Chain.bound`.
 
@@ -130,9 +132,8 @@ class BoundChain:
         event_dim: event dimensions of the input.
     """
 
-    def __init__(self, stages: Sequence[Stage[Any]], event_dim: int) -> None:
-        self.stages = stages
-        self.event_dim = event_dim
+    stages: Sequence[Stage[Any]]
+    event_dim: int
 
     def __call__(self, x: Tensor) -> Tensor:
         """The chain at x of shape ``(N, *event)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -38,6 +39,7 @@ class CoreSaved(NamedTuple):
     for_slope: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class Core(Stage[CoreSaved]):
     """The parameter-free core of an activation.
 
@@ -45,8 +47,7 @@ class Core(Stage[CoreSaved]):
         activation: the :class:`pyro_resflow.nn.Activation`.
     """
 
-    def __init__(self, activation: ElementwiseCore) -> None:
-        self.activation = activation
+    activation: ElementwiseCore
 
     def evaluate(self, x: Tensor, *coefficients: Tensor) -> Tensor:
         return self.activation.core(x)
@@ -79,6 +80,7 @@ class Core(Stage[CoreSaved]):
         return cotangents, ()
 
 
+@dataclass(frozen=True, eq=False)
 class BothSigns(Stage[None]):
     """[x - s, -x - s], side by side along a dimension.
 
@@ -87,9 +89,8 @@ class BothSigns(Stage[None]):
         feature_dim: the dimension, from the right.
     """
 
-    def __init__(self, shift: float, feature_dim: int) -> None:
-        self.shift = shift
-        self.feature_dim = feature_dim
+    shift: float
+    feature_dim: int
 
     def evaluate(self, x: Tensor, *coefficients: Tensor) -> Tensor:
         pair = torch.cat([x, -x], dim=self.feature_dim)
