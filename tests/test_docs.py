@@ -45,7 +45,7 @@ def blocks(text: str) -> list[Block]:
             "\n" * text.count("\n", 0, fence.start(3)) + textwrap.dedent(fence[3]),
             textwrap.dedent(after[3]) if after is not None and after[2] == "text" else None,
         )
-        for fence, after in zip(fences, followers, strict=True)
+        for fence, after in zip(fences, followers, strict=bool(fences))  # a page may have none
         if fence[2] == "python"
     ]
 
