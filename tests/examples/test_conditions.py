@@ -1,4 +1,4 @@
-"""What a result was had with."""
+"""The command, commit and machine behind a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of command lines: short, and with what was probably meant."""
+"""Errors of command lines are short and suggest a correction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured against over-fitting."""
+"""Scores of small tables, and noise against over-fitting."""
 
 from __future__ import annotations
 

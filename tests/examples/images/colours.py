@@ -1,4 +1,4 @@
-"""Images of colour with labels, of which no package ships any."""
+"""Colour images with labels, which no package ships."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A callback that writes down what happens in a run, and makes things happen to it."""
+"""A callback that records the steps of a run, and interrupts it."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ from pyro_resflow.transforms import UniformDequantization
 
 
 class CrashError(Exception):
-    """The end of a run, as sudden as an exception can be."""
+    """An exception that ends a run at once."""
 
 
 class Step(NamedTuple):
-    """What is written down of a step: tensors and numbers by their bits."""
+    """The record of a step: tensors and numbers by their bits."""
 
     step: str
     loss: str

@@ -1,4 +1,4 @@
-"""The classifier's task: what the network is shown, and a run."""
+"""The classification task: the network's input, and a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line says to a mistake: one short error, never a traceback."""
+"""Mistakes on the command line get one short error, never a traceback."""
 
 from __future__ import annotations
 

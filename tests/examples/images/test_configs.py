@@ -1,4 +1,4 @@
-"""Every configuration builds at its full size on paper, and trains when it is made narrow."""
+"""Every configuration builds at full size on the meta device, and trains in a narrow copy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARAMETERS = {
     "flow_plus_plus_imagenet64": 73_489_960 - 4 * 96 * 64 * 32,
     "real_nvp_cifar10": 6.4e6,
 }
-"""Of the authors' own networks: what their code says of itself, or derived from it."""
+"""Parameters of the authors' networks, printed by their code or derived from it."""
 
 NARROW = {
     "blocks": 1,
@@ -53,7 +53,7 @@ NARROW = {
     "steps": 1,
     "stem": 4,
 }
-"""What numbers of these names become at most in the narrow copies, in lists each of them."""
+"""Largest values of settings in the narrow copies, also of each item of a list."""
 
 
 QUICK = {
@@ -66,7 +66,7 @@ QUICK = {
     "residual_flow_celebahq256",
     "residual_flow_cifar10_hybrid",
 }
-"""One of each kind: the narrow copies of the others are trained with the slow tests."""
+"""One configuration of each kind; the slow tests train narrow copies of the others."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The part that a run names when its numbers stop being finite."""
+"""The part of a model that a run names when values stop being finite."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the pictures show, read back from them."""
+"""The contents of the pictures, read back from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that do not go together are refused before the first step, by name; others work."""
+"""Settings that do not fit together are refused before the first step, by name."""
 
 from __future__ import annotations
 

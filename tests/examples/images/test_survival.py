@@ -1,4 +1,4 @@
-"""What a training run survives."""
+"""Faults that a training run survives."""
 
 import math
 import os

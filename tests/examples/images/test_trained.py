@@ -1,4 +1,4 @@
-"""The trained models that come with the examples reach what is said of them."""
+"""The trained models of the examples reach the scores on their cards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOURCES: dict[str, Source] = {
     "fashion_mnist": FASHION_MNIST,
 }
 PIXELS = 200_000
-"""How many are scored: few large images take as long as many small ones."""
+"""Pixels to score: few large images take as long as many small ones."""
 
 
 def test_every_model_is_tested_and_has_a_card():

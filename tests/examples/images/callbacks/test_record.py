@@ -1,4 +1,4 @@
-"""Settings of runs that go on: they take effect or are refused, and the record says what ran."""
+"""Settings of resumed runs: they take effect or are refused, and the record lists them."""
 
 from __future__ import annotations
 

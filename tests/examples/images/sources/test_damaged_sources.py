@@ -1,4 +1,4 @@
-"""Files of images that are damaged, and what is left behind of them: nothing."""
+"""Damaged files of images are named and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a source is said before training begins."""
+"""Faults of a source are named before training begins."""
 
 from __future__ import annotations
 

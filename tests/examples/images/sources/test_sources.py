@@ -1,4 +1,4 @@
-"""Sources of images, each read from tiny files in the format that it comes in."""
+"""Sources of images, each read from tiny files in its own format."""
 
 from __future__ import annotations
 
