@@ -8,8 +8,8 @@ of A applied to b then reduce to functions of the small H:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache, reduce
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,27 +17,41 @@ from torch import Tensor
 
 from .quadrature import log_quadrature
 
+EXHAUSTED = 10
+"""Units of rounding of a product's length: a rest below them is rounding, and the space complete.
+Each of the two sweeps over a few vectors leaves a unit or two."""
+
+SMALL_ROOT = 0.5
+"""Beyond this root the artanh goes by the logarithm of 1 - x, which is known better than x near
+1."""
+
 
 class ArnoldiBasis:
-    """An orthonormal Krylov basis per sample, grown by one product with A at a time.
+    r"""An orthonormal Krylov basis per sample, grown by one product with A at a time.
+
+    The textbook's process, with three departures: it runs for a batch of samples at once; it
+    orthogonalizes by two sweeps of classical Gram-Schmidt, each two products of matrices, in place
+    of one sweep of modified Gram-Schmidt; and it does not stop where a sample's space is
+    exhausted.
 
     Args:
         start: b, shape ``(B, D)``. Half-precision input is promoted to float32.
 
     Where a sample's Krylov space is exhausted (the next vector vanishes up to rounding), its
-    further basis vectors and the matching rows and columns of H are zero: what has been found is
-    exact and stays so, while the rest of the batch goes on.
+    further basis vectors and the matching rows and columns of H are zero. The sample's results are
+    exact from then on and stay so, while the rest of the batch goes on.
+
+    Attributes:
+        norm: \|b\|, shape ``(B,)``.
+        vectors: the basis, each of shape ``(B, D)``.
+        last: the newest of them: the next product is A times this.
     """
 
     def __init__(self, start: Tensor) -> None:
         start = start.to(torch.promote_types(start.dtype, torch.float32))
         self.norm = torch.linalg.vector_norm(start, dim=-1)
-        self.vectors = [torch.where(self.norm[:, None] > 0, start / self.norm[:, None], 0)]
-
-    @property
-    def last(self) -> Tensor:
-        """The newest basis vector, shape ``(B, D)``: the next product is A times this."""
-        return self.vectors[-1]
+        self.last = torch.where(self.norm[:, None] > 0, start / self.norm[:, None], 0)
+        self.vectors = [self.last]
 
     def extend(self, product: Tensor) -> Tensor:
         """Grow the basis by the product A ``self.last``, shape ``(B, D)``.
@@ -49,15 +63,19 @@ class ArnoldiBasis:
         product = product.to(self.last.dtype)
         size = torch.linalg.vector_norm(product, dim=-1)
         basis = torch.stack(self.vectors, dim=1)
-        # one sweep of Gram-Schmidt loses orthogonality, a second one restores it
+        # 1. take the overlap with the basis away; the rest is not quite orthogonal to it
         column = torch.bmm(basis, product[..., None])
         rest = torch.baddbmm(product[..., None], basis.mT, column, alpha=-1)
+        # 2. a second sweep restores orthogonality to rounding
         overlap = torch.bmm(basis, rest)
         rest = torch.baddbmm(rest, basis.mT, overlap, alpha=-1).squeeze(-1)
+        # 3. normalize; a rest of nothing but rounding becomes zero, not a random direction
         norm = torch.linalg.vector_norm(rest, dim=-1)
-        exhausted = norm <= 10 * torch.finfo(norm.dtype).eps * size
+        exhausted = norm <= EXHAUSTED * torch.finfo(norm.dtype).eps * size
         inverse = norm.clamp_min(torch.finfo(norm.dtype).tiny).reciprocal()
-        self.vectors.append(rest * inverse.masked_fill(exhausted, 0)[:, None])
+        self.last = rest * inverse.masked_fill(exhausted, 0)[:, None]
+        self.vectors.append(self.last)
+        # 4. the column of H: both sweeps' overlaps, and the length below the diagonal
         norm = norm.masked_fill(exhausted, 0)
         return torch.cat([(column + overlap).squeeze(-1), norm[:, None]], dim=-1)
 
@@ -70,10 +88,11 @@ class ArnoldiBasis:
 class ShiftedSystems:
     r"""The systems :math:`(I + tH)\,x = e_1` for some t, as H grows column by column.
 
-    Factorized as I + tH = L U without pivoting, which is stable for the symmetric part of I + tH
-    is positive definite. L and U grow with H and leave what is there alone, and so do
-    :math:`y = L^{-1} e_1` and :math:`z = U^{-T} e_1`; the corner entry of the inverse for the
-    first k columns is :math:`\sum_{j \le k} z_j y_j`.
+    Factorized as I + tH = L U without pivoting. That is stable here, because the symmetric part of
+    I + tH is positive definite for a contraction. The factors of k columns are the leading part of
+    those of k + 1, and so are :math:`y = L^{-1} e_1` and :math:`z = U^{-T} e_1`: nothing is
+    factorized twice. The corner entry of the inverse for the first k columns is
+    :math:`\sum_{j \le k} z_j y_j`.
 
     Args:
         shifts: t, shape ``(T, 1)``.
@@ -91,11 +110,13 @@ class ShiftedSystems:
     def extend(self, column: Tensor) -> None:
         """Take the next column of H, shape ``(B, k + 1)``, its entry below the diagonal last."""
         entries = (self.shifts[..., None] * column).unbind(-1)
+        # 1. the column of U: L is 1 on its diagonal and has one entry below, for H is Hessenberg
         upper = [entries[0]]
         for entry, minus_below in zip(entries[1:], self._minus_below, strict=False):
             upper.append(torch.addcmul(entry, minus_below, upper[-1]))
         pivot = upper[-1] = upper[-1] + 1
         minus_pivot = -pivot
+        # 2. the next entries of y and z, by substitution
         if self.y:
             overlap = self.z[0] * upper[0]
             for z, u in zip(self.z[1:], upper[1:-1], strict=True):
@@ -105,6 +126,7 @@ class ShiftedSystems:
         else:
             self.z.append(pivot.reciprocal())
             self.y.append(torch.ones_like(pivot))
+        # 3. the next entry of L, negated
         self._minus_below.append(entries[-1] / minus_pivot)
         self.upper.append(upper)
 
@@ -117,14 +139,14 @@ class ShiftedSystems:
         Args:
             weights: s, a number or a tensor of shape ``(B,)`` for each column.
         """
-        solution: dict[int, Tensor] = {}
-        right = [weighted(y, s) for y, s in zip(self.y, weights, strict=True)]
-        for i in reversed(range(len(right))):
-            left = right[i]
-            for j, x in solution.items():
-                left = torch.addcmul(left, self.upper[j][i], x, value=-1)
-            solution[i] = left / self.upper[i][i]
-        return [solution[i] for i in range(len(solution))]
+        size = len(self.y)
+        solution: list[Tensor] = []  # from the last entry to the first
+        for i in reversed(range(size)):
+            left = weighted(self.y[i], weights[i])
+            for j, x in enumerate(solution):
+                left = torch.addcmul(left, self.upper[size - 1 - j][i], x, value=-1)
+            solution.append(left / self.upper[i][i])
+        return solution[::-1]
 
 
 class LogarithmAndInverse:
@@ -135,8 +157,8 @@ class LogarithmAndInverse:
 
     One column and two have closed forms. From the third on,
     :math:`\log(I+H) = \int_0^1 (I - (I+tH)^{-1})\,dt/t` by a quadrature whose error is that of
-    rounding for every H of norm below 1, see :mod:`pyro_resflow.quadrature`. Its systems are begun
-    with the third column: an estimate that ends before has none to solve.
+    rounding for every H of norm below 1, see :mod:`pyro_resflow.quadrature`. Its systems begin
+    with the third column, so that an estimate of two columns solves none.
 
     Args:
         like: gives dtype and device.
@@ -144,8 +166,8 @@ class LogarithmAndInverse:
     """
 
     def __init__(self, like: Tensor, terms: Sequence[tuple[float, float]] = ((1.0, 1.0),)) -> None:
-        self._terms = tuple(terms)
-        self._rule = _rule(self._terms, like.dtype, like.device)
+        self._factors = [s * t for s, t in terms]
+        self._rule = _rule(tuple(terms), like.dtype, like.device)
         self._ends = ShiftedSystems(self._rule.ends)
         self._inside: ShiftedSystems | None = None
         self._columns: list[Tensor] = []
@@ -192,8 +214,7 @@ class LogarithmAndInverse:
     def inverse(self, weights: Sequence[Tensor | float]) -> Tensor:
         """The weighted sum of the increments of the inverse's first column, shape ``(B, k)``."""
         columns = torch.stack(self._ends.solve(weights), dim=-1)
-        parts = zip(self._terms, columns, strict=True)
-        return _sum(weighted(column, s * t) for (s, t), column in parts)
+        return weighted_sum(columns.unbind(), self._factors)
 
 
 def _artanh_quotient(square: Tensor, complement: Tensor) -> Tensor:
@@ -201,11 +222,12 @@ def _artanh_quotient(square: Tensor, complement: Tensor) -> Tensor:
 
     Args:
         square: x.
-        complement: 1 - x, which counts where x is near 1.
+        complement: 1 - x, known better than x where x is near 1.
     """
     root = square.abs().sqrt().clamp_min(torch.finfo(square.dtype).tiny)
     near_one = torch.log1p(root) - complement.log() / 2
-    artanh = torch.where(square > 0.25, near_one, torch.atanh(root.clamp(max=0.5)))
+    near_zero = torch.atanh(root.clamp(max=SMALL_ROOT))
+    artanh = torch.where(square > SMALL_ROOT**2, near_one, near_zero)
     return torch.where(square > 0, artanh, torch.atan(root)) / root
 
 
@@ -214,8 +236,12 @@ def weighted(x: Tensor, weight: Tensor | float) -> Tensor:
     return x if isinstance(weight, float) and weight == 1.0 else x * weight
 
 
-def _sum(parts: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.add, parts)
+def weighted_sum(values: Sequence[Tensor], weights: Sequence[Tensor | float]) -> Tensor:
+    """The sum of values, each times its weight; at least one."""
+    total = weighted(values[0], weights[0])
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total = total + weighted(value, weight)
+    return total
 
 
 class _Rule(NamedTuple):

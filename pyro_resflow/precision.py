@@ -100,6 +100,20 @@ class SurroundingPrecision:
         """The precision in force now, on the tensor's device."""
         return cls(tensor.device.type, autocast_dtype(tensor))
 
+    def kept_by(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """A function in this precision, to be called inside the region of full precision.
+
+        It is the function itself where both precisions are the same.
+        """
+        if self.autocast is None and not PRODUCTS.own.count:
+            return function
+
+        def in_its_precision(x: Tensor) -> Tensor:
+            with self._restored():
+                return function(x)
+
+        return in_its_precision
+
     def in_force(self) -> AbstractContextManager[object]:
         """A context with this autocast, and with products as the process allows them."""
         if self.autocast is None and not PRODUCTS.own.count:

@@ -95,14 +95,11 @@ class _ValueAndLogDet(torch.autograd.Function):
         ambient = SurroundingPrecision.of(x)
         linearization = net.linearize(x.detach(), coefficients)
 
-        def vjp(w: Tensor) -> Tensor:
-            with ambient.in_force():
-                return linearization.vjp(w)
-
         value = linearization.value
         probes = probe.draw(x, num_probes)
         with full_precision(x):
-            estimate = estimation(vjp, probes)
+            # the network's products in its own precision, the estimate in full
+            estimate = estimation(ambient.kept_by(linearization.vjp), probes)
         kept = None
         if memory == "keep":
             # what is returned refers to the node, and what the node holds must not refer back

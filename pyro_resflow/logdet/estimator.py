@@ -80,6 +80,7 @@ class RouletteEstimator(StochasticEstimator):
     """
 
     default_ratio = 0.5
+    """One further term on average."""
 
     def __init__(
         self,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
 
-from ..arnoldi import ArnoldiBasis, LogarithmAndInverse, weighted
+from ..arnoldi import ArnoldiBasis, LogarithmAndInverse, weighted_sum
 from .autograd import Estimate, Memory, Vjp
 from .estimator import RouletteEstimator, at_least
 from .functions import LOG_ONE_PLUS, SpectralFunction
@@ -56,16 +55,27 @@ class Krylov(RouletteEstimator):
     """
 
     default_ratio = 1 / 3
+    """Half a product more on average: what the roulette adds to the variance is then negligible
+    beside the probe's."""
 
     def estimate(
         self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
     ) -> Estimate:
-        steps = _KrylovSteps(vjp, probes, function)
+        # 1. draw how far to go before any product has been seen: the weights rest on that
         extra = self.tail.draw(self.probe.host_generator())
+        # 2. take the steps of Arnoldi's process
+        steps = _KrylovSteps(vjp, probes, function)
         for _ in range(self.terms + extra):
             steps.extend()
-        beyond = [1 / self.tail.survival(j) for j in range(1, extra + 1)]
-        return steps.weighted([1.0] * self.terms + beyond)
+        # 3. weigh the increments of the random steps by the chance of getting there
+        weights = [1.0] * self.terms
+        for j in range(1, extra + 1):
+            weights.append(1 / self.tail.survival(j))
+        return steps.weighted(weights)
+
+
+SETTLED_RATIO = 0.1
+"""A ninth of a product more on average: little is left once a value has settled."""
 
 
 class AdaptiveKrylov(Krylov):
@@ -97,7 +107,7 @@ class AdaptiveKrylov(Krylov):
     ) -> None:
         super().__init__(
             at_least("max_terms", max_terms, 1),
-            tail=tail if tail is not None else Geometric(0.1),
+            tail=tail if tail is not None else Geometric(SETTLED_RATIO),
             probe=probe,
             num_probes=num_probes,
             memory=memory,
@@ -109,11 +119,14 @@ class AdaptiveKrylov(Krylov):
     def estimate(
         self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
     ) -> Estimate:
+        # 1. take steps until every sample has settled
         steps = _KrylovSteps(vjp, probes, function)
         settled_at = self._until_settled(steps)
+        # 2. go on at random, by one draw for the batch
         extra = self.tail.draw(self.probe.host_generator())
         for _ in range(extra):
             steps.extend()
+        # 3. weigh each sample's increments by the roulette that starts where it has settled
         return steps.weighted(self._weights(settled_at, extra, len(steps.increments)))
 
     def _until_settled(self, steps: _KrylovSteps) -> Tensor:
@@ -163,7 +176,6 @@ class _KrylovSteps:
 
     def weighted(self, weights: Sequence[Tensor | float]) -> Estimate:
         """The sum of the increments, each times its weight: a number or shape ``(B,)``."""
-        pairs = zip(self.increments, weights, strict=True)
-        value = reduce(torch.add, (weighted(increment, s) for increment, s in pairs))
+        value = weighted_sum(self.increments, weights)
         adjoint = self.basis.combine(self.functions.inverse(weights))
         return Estimate(value.reshape(self.shape[:2]), adjoint.reshape(self.shape))

@@ -11,23 +11,27 @@ from .newton_krylov import NewtonKrylov
 from .tolerance import Unsolved
 
 NEWTON_SHARE = 0.1
-"""Of ``max_iterations``, what Newton's iteration may spend in the end: its steps are few and dear,
-for each may take the products below."""
+"""The share of ``max_iterations`` that Newton's iteration may spend in the end: its steps are few
+and expensive, for each may take ``NEWTON_PRODUCTS`` products."""
 
 NEWTON_PRODUCTS = 100
-"""The Krylov space of a system that is next to singular, as those are that are left."""
+"""The size of Newton's Krylov spaces: the systems that are left are nearly singular."""
 
+RIDGE = 10
+"""Added to the diagonal of the Gram matrix of the differences, in units of rounding of its trace:
+enough to keep it invertible when the differences are dependent."""
 
 CONTRACTION_ROUNDING = 8
-"""In units of rounding: how far below 1 a factor that is 1 can be measured. A product, its length
-and the division by the length before each round by about one."""
+"""Units of rounding below 1 at which a factor of 1 may be measured. A product, its length and the
+division by the length before each round by about one."""
 
 
 class Anderson(FixedPointSolver):
     r"""Anderson's acceleration of Banach's iteration, safeguarded by Banach's step: the default.
 
     The next point is the affine combination of the last ``depth`` + 1 steps whose combined
-    residual is least. Where that has not brought a sample's residual down for ``patience`` steps,
+    residual is least. The textbook's method ends there; it need not converge for a nonlinear g, so
+    this one is safeguarded. Where a sample's residual has not come down for ``patience`` steps,
     it goes back to its best point and on from there by Banach's steps, which converge for every
     contraction: ``patience`` of them, and twice as many each further time. Where g is so nearly no
     contraction that ``max_iterations`` do not suffice (a rotation of Lipschitz constant .999),
@@ -70,18 +74,22 @@ class Anderson(FixedPointSolver):
         while not iteration.done:
             if iteration.exhausted:
                 return self._by_newton(iteration)
+            # 1. step to the combination, and keep what changed: the history
             last_x, last_residual = iteration.x, iteration.residual
             best = iteration.error(iteration.best_residual)
             iteration.move(_anderson_point(iteration, steps, changes))
             steps = [*steps, iteration.x - last_x][-self.depth :]
             changes = [*changes, iteration.residual - last_residual][-self.depth :]
+            # 2. count each sample's steps without progress; Banach steps need not make any at once
             plain = (plain - 1).clamp_min(0)
             improved = iteration.error(iteration.best_residual) < best
             stalled = torch.where(improved | (plain > 0), 0, stalled + 1)
+            # 3. send samples out of patience back, for twice as many Banach steps each time
             reset = stalled >= self.patience
             iteration.return_to_best(reset)
             plain, relapse = torch.where(reset, relapse, plain), relapse * (1 + reset.to(plain))
             stalled = torch.where(reset, 0, stalled)
+            # 4. take their history away: without one, the next point is Banach's
             forgotten = (plain > 0)[:, None]
             steps = [torch.where(forgotten, 0, s) for s in steps]
             changes = [torch.where(forgotten, 0, c) for c in changes]
@@ -106,12 +114,14 @@ def _anderson_point(
     banach = iteration.x + iteration.residual
     if not steps:
         return banach
+    # 1. the normal equations of min |r - sum_i gamma_i (change of r)_i|, small and in one batch
     difference = torch.stack(changes, dim=1)
     gram = torch.einsum("nid,njd->nij", difference, difference)
-    ridge = gram.diagonal(dim1=1, dim2=2).sum(-1) * 10 * torch.finfo(gram.dtype).eps
+    ridge = gram.diagonal(dim1=1, dim2=2).sum(-1) * RIDGE * torch.finfo(gram.dtype).eps
     ridge = ridge.clamp_min(torch.finfo(gram.dtype).tiny)
     identity = torch.eye(len(steps), dtype=gram.dtype, device=gram.device)
     right = torch.einsum("nid,nd->ni", difference, iteration.residual)
     gamma = torch.linalg.solve_ex(gram + ridge[:, None, None] * identity, right)[0]
+    # 2. the Banach step, corrected by what the combination takes away
     correction = torch.einsum("nid,ni->nd", torch.stack(steps, dim=1) + difference, gamma)
     return torch.where(correction.isfinite().all(1, keepdim=True), banach - correction, banach)

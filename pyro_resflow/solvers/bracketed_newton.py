@@ -23,6 +23,15 @@ from .tolerance import Iterative, Unsolved
 Increasing = Callable[..., tuple[Tensor, Tensor]]
 
 
+NARROW = 3
+"""Margins within which a bracket is narrow enough: the point and one margin to each side of it,
+where the steps that close a bracket land, and one for their rounding."""
+
+OVERSHOOT_GROWTH = 4
+"""By how much the steps beyond a root grow while they do not find its other side: f is known no
+better than it is rounded, and then its sign may lie near the root."""
+
+
 class BracketedNewton(Iterative):
     r"""Solve f(x) = y entry by entry, where f increases: Newton's method inside a bracket.
 
@@ -154,7 +163,7 @@ class _Search:
             upper = torch.where(value >= self.y, x, upper)
             middle, margin = _middle(lower, upper), self._margin(x)
             newton = x + (self.y - value) / slope
-            settled = self.lost | (upper - lower <= 3 * margin)
+            settled = self.lost | (upper - lower <= NARROW * margin)
             if self._is_over(settled):
                 return torch.where(newton.isnan(), middle, newton.clamp(lower, upper))
             step = (newton - x).abs()
@@ -164,7 +173,7 @@ class _Search:
             target = newton + torch.where(below, reach, -reach).masked_fill(~final, 0)
             good = (target > lower) & (target < upper) & (final | (step < last_step / 2))
             last_step = torch.where(good, step, upper - lower)
-            reach = torch.where(good & final, 4 * reach, reach)
+            reach = torch.where(good & final, OVERSHOOT_GROWTH * reach, reach)
             x = torch.where(settled, x, torch.where(good, target, middle))
 
     def _pushed_out(self, end: Tensor, step: Tensor, largest: float) -> Tensor:

@@ -30,6 +30,17 @@ from ..vmapped import VmappedNetwork, folded
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
 
+RESTART = 30
+"""Products with J before a linear system is restarted from its residual. It bounds the memory to
+31 vectors of the size of x, and the orthogonalization, whose cost grows with the square."""
+
+LOOSEST_GOAL = 0.5
+"""A restart has to halve the residual at least, however little is left to do."""
+
+SOLUTION_ROUNDING = 4
+"""Units of rounding of u that the residual b - (I + J) u cannot go below: u, J u, b and their
+difference round by about one each."""
+
 
 class Iterating(Protocol):
     """What this module asks of a solver."""
@@ -126,7 +137,7 @@ def _first_gradients(
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients for y and the coefficients, in the fewest operations."""
-    x = x.detach()  # as saved it leads back to the node that asks
+    x = x.detach()  # the saved one leads back to the node whose backward pass this is
     network = WithCoefficients(system.net, coefficients).without_history()
     adjoint = system.solution(x, grad_x, network.coefficients)
     with torch.enable_grad():
@@ -169,8 +180,8 @@ class _System:
     def solution(self, x: Tensor, right: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """u, restarted until the true residual is small enough.
 
-        That is: within tolerance of b, down to the rounding of u, or falling no more. A sample
-        whose b is not finite has nan for u.
+        It is once it is within tolerance of b, or down to the rounding of u, or no longer falls. A
+        sample whose b is not finite gets nan.
         """
         linearization = self.net.linearize(x, coefficients)
         times = linearization.vjp if self.is_transposed else linearization.jvp
@@ -184,7 +195,7 @@ class _System:
         solution = (0 * size)[:, None].expand_as(target)  # nan where there is no solution
         residual = target
         last = torch.full_like(size, torch.inf)
-        rounding = 4 * torch.finfo(target.dtype).eps
+        rounding = SOLUTION_ROUNDING * torch.finfo(target.dtype).eps
         for _ in range(self.max_steps):
             left = torch.linalg.vector_norm(residual, dim=1) / size
             reached = rounding * torch.linalg.vector_norm(solution, dim=1) / size
@@ -192,8 +203,8 @@ class _System:
             if not target.is_meta and not bool(((left > enough) & (left < last)).any()):
                 break
             last = left
-            goal = (self.tolerance / left.clamp_min(tiny)).clamp(max=0.5)
-            solution = solution + solve_shifted(product, residual, goal, 30)
+            goal = (self.tolerance / left.clamp_min(tiny)).clamp(max=LOOSEST_GOAL)
+            solution = solution + solve_shifted(product, residual, goal, RESTART)
             residual = target - solution - product(solution)
             if target.is_meta:
                 break

@@ -8,12 +8,39 @@ from torch import Tensor
 from ..linearization import WithCoefficients
 from .convergence import FixedPointError
 
+ROUNDING = 16
+"""Units of rounding that a residual y - x - g(x) may consist of: y, x and their differences round
+by about one each, and g, a sum over the width of each layer, by several."""
+
+STALLED_STEPS = 3
+"""Steps without a smaller residual after which one of nothing but rounding counts as the least;
+a single step may rise by chance."""
+
+LOST_SHARE = 1e-3
+"""Rounding of x, as a share of y: with more, y is lost in it and the residual says nothing."""
+
+LARGEST_SOLUTION = 100
+"""Entries of x, in units of those of y, up to which a larger x may excuse a larger residual. The
+solution is within 1/(1 - L) of y; where there is none, x grows without end."""
+
+POWER_STEPS = 10
+"""Steps of the power iteration that measures the contraction factor: a rough measure, for a hint
+in the error message."""
+
 
 class FixedPointIteration:
     """The state that every solver advances: the current point and its residual, sample by sample.
 
     A sample is done when its residual is within the tolerance, or when it has come down to a few
     units of rounding and further steps do not bring it lower: then its best point counts.
+
+    Attributes:
+        x: the current points, shape ``(N, D)``.
+        residual: y - x - g(x) there, shape ``(N, D)``.
+        best_x: where each sample's residual was least, shape ``(N, D)``.
+        best_residual: the residual there, shape ``(N, D)``.
+        settled: which samples are done, shape ``(N,)``; they move no more.
+        evaluations: evaluations of g spent.
 
     Args:
         net: the contraction g, with its coefficients.
@@ -32,7 +59,7 @@ class FixedPointIteration:
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.evaluations = 0
-        self.rounding = 16 * torch.finfo(y.dtype).eps
+        self.rounding = ROUNDING * torch.finfo(y.dtype).eps
         self.x = self.best_x = self.y
         self.residual = self.best_residual = self.evaluate(self.x)
         self.settled = self.error(self.residual) <= tolerance
@@ -60,7 +87,8 @@ class FixedPointIteration:
         self.best_x = torch.where(lower[:, None], x, self.best_x)
         self.best_residual = torch.where(lower[:, None], residual, self.best_residual)
         self.stalled = torch.where(lower, 0, self.stalled + 1)
-        at_rounding = (self.stalled >= 3) & self._rounded(self.best_x, self.best_residual)
+        is_stalled = self.stalled >= STALLED_STEPS
+        at_rounding = is_stalled & self._rounded(self.best_x, self.best_residual)
         self.settled = self.settled | at_rounding | (error <= self.tolerance)
         self.x = torch.where(at_rounding[:, None], self.best_x, x)
         self.residual = torch.where(at_rounding[:, None], self.best_residual, residual)
@@ -73,17 +101,17 @@ class FixedPointIteration:
         self.residual = torch.where(samples, self.best_residual, self.residual)
 
     def _swamped(self, x: Tensor) -> Tensor:
-        """Whether x is so large that y is lost in its rounding, and the residual says nothing."""
+        """Whether x is so large that its rounding drowns y, and the residual says nothing."""
         if not x.numel():
             return torch.zeros_like(self.settled)
-        return torch.finfo(x.dtype).eps * x.abs().amax(1) > 1e-3 * self.scale
+        return torch.finfo(x.dtype).eps * x.abs().amax(1) > LOST_SHARE * self.scale
 
     def _rounded(self, x: Tensor, residual: Tensor) -> Tensor:
         """Whether the residual is no more than the rounding of y, x and g(x), shape ``(N,)``."""
         if not residual.numel():
             return torch.ones_like(self.settled)
-        # no larger than a contraction's x can be: where there is no solution, x grows forever
-        largest = torch.maximum(self.scale, x.abs().amax(1).minimum(100 * self.scale))
+        size = x.abs().amax(1).minimum(LARGEST_SOLUTION * self.scale)
+        largest = torch.maximum(self.scale, size)
         return residual.abs().amax(1) <= self.rounding * largest
 
     @property
@@ -103,7 +131,7 @@ class FixedPointIteration:
         v = torch.where(lost[:, None], self.best_residual, self.residual)
         jvp = self.net.linearize(point.unflatten(1, self.event_shape)).jvp
         factor = torch.zeros_like(self.scale)
-        for _ in range(10):
+        for _ in range(POWER_STEPS):
             v = v / v.abs().amax(1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
             v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(1)
             v = jvp(v.unflatten(1, self.event_shape)[None])[0].flatten(1)

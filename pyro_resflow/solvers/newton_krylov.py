@@ -12,6 +12,20 @@ from .iteration import FixedPointIteration
 from .krylov import solve_shifted
 from .tolerance import Unsolved
 
+LOOSEST_GOAL = 0.1
+"""Largest relative residual of a linear system: a step that leaves a tenth is still worth one."""
+
+TIGHTEST_GOAL = 1e-3
+"""Smallest one. The error after a Newton step is of the order of the square of the one before, and
+digits of the step beyond that are wasted."""
+
+BELOW_TOLERANCE = 0.1
+"""Share of the tolerance that the last linear system aims at, for its residual and the step's own
+error add up."""
+
+NO_RESIDUAL = 1e-30
+"""Instead of a residual of 0, by which is divided."""
+
 
 class NewtonKrylov(FixedPointSolver):
     r"""Newton's iteration :math:`x \leftarrow x + (I+J)^{-1} r`, its linear systems by Arnoldi.
@@ -61,8 +75,8 @@ class NewtonKrylov(FixedPointSolver):
         jvp = self._jvp(iteration, point)
         iteration.evaluations += 1
         # a quadratic method needs only a residual that matches its own error
-        target = 0.1 * iteration.tolerance / iteration.error(iteration.residual).clamp_min(1e-30)
-        goal = torch.maximum(target, torch.full_like(target, 1e-3)).clamp(max=0.1)
+        left = iteration.error(iteration.residual).clamp_min(NO_RESIDUAL)
+        goal = (BELOW_TOLERANCE * iteration.tolerance / left).clamp(TIGHTEST_GOAL, LOOSEST_GOAL)
         return solve_shifted(jvp, iteration.residual, goal, self.krylov_steps)
 
     def _jvp(self, iteration: FixedPointIteration, point: Tensor) -> Callable[[Tensor], Tensor]:

@@ -11,15 +11,21 @@ from ..rebuilding import Rebuildable
 
 Unsolved = Literal["raise", "nan"]
 
+SINGLE_TOLERANCE = 2e-7
+"""Not quite two units of float32's rounding: the least that most networks reach."""
+
+DOUBLE_TOLERANCE = 2e-11
+"""Five digits above float64's rounding, and four better than float32: for tests and exact work."""
+
 
 class Iterative(Rebuildable):
-    """What iterates until it is within a tolerance.
+    """A solver that iterates until it is within a tolerance.
 
     Args:
         tolerance: when to stop; default 2e-7 in float32 (and below) and 2e-11 in float64.
         max_iterations: when to give up.
-        unsolved: what becomes of what is not solved by then: ``"raise"``, or ``"nan"`` in its
-            place, also where there is nothing finite to solve.
+        unsolved: ``"raise"`` an error for what is not solved by then, or put ``"nan"`` in its
+            place, and in that of inputs that are not finite.
 
     Raises:
         ValueError: for a tolerance or a number of iterations that is not positive, and for
@@ -45,7 +51,7 @@ class Iterative(Rebuildable):
         """The tolerance in force for a floating-point type."""
         if self.tolerance is not None:
             return self.tolerance
-        return 2e-11 if dtype == torch.float64 else 2e-7
+        return DOUBLE_TOLERANCE if dtype == torch.float64 else SINGLE_TOLERANCE
 
     def refuse_torch_func(self) -> None:
         """Raise inside ``torch.func``, where nan cannot be put in the place of single entries.
