@@ -1,9 +1,9 @@
 r"""Activations with a known Lipschitz constant, their slope and their curvature.
 
 An activation here is :math:`\phi(h) = \kappa\,\psi(\beta h)`: a parameter-free core
-:math:`\psi`, of which we know value, first and second derivative as fused expressions, between an
-input gain :math:`\beta` and an output gain :math:`\kappa`. Every :math:`\phi` has Lipschitz
-constant at most 1.
+:math:`\psi` between an input gain :math:`\beta` and an output gain :math:`\kappa`. The core's
+value, first and second derivative are fused expressions. Every :math:`\phi` has a Lipschitz
+constant of at most 1.
 """
 
 from __future__ import annotations
@@ -18,12 +18,30 @@ from ..differentiation import is_transformed
 from ..rebuilding import Rebuildable
 from .stages import BothSigns, Core, Scale, Stage, scaled
 
+LIPSWISH_BOUND = 1.1
+"""The largest slope of Swish, 1.09984, rounded up as in the paper: one constant for every beta."""
+
+LIPSWISH_START = 0.5
+"""The parameter b at the start, as in the authors' code: beta is softplus(0.5) = 0.97."""
+
+CLIPSWISH_BOUND = 1.004
+"""The largest length of the two slopes of concatenated LipSwish, rounded up as in the paper."""
+
+PILA_RATE = 5.0
+"""k of Pila, as in the paper: the rate at which the exponential part falls off."""
+
+CPILA_SHIFT = 0.2
+"""s of concatenated Pila, as in the paper."""
+
+CPILA_BOUND = 1.06
+"""The largest length of the two slopes of concatenated Pila at that shift, as in the paper."""
+
 
 class Activation(Rebuildable, nn.Module):
     r"""Elementwise :math:`\phi(h) = \kappa\,\psi(\beta h)` with Lipschitz constant at most 1.
 
-    Subclasses give the core :math:`\psi` (:meth:`core`), its slope and its curvature, and may
-    give gains. Any broadcastable shape goes in; the same shape comes out.
+    Subclasses implement the core :math:`\psi` (:meth:`core`), its slope and its curvature, and may
+    override the gains. The output has the shape of the input.
     """
 
     expansion: int = 1
@@ -67,10 +85,10 @@ class Activation(Rebuildable, nn.Module):
         beta = self.input_gain()
         return scaled(self.core_curvature(scaled(x, beta)), beta * beta * self.output_gain())
 
-    # The products that a network takes: overridden where a fused formula is known.
+    # The products that a network takes. Override them where a fused formula is known.
 
     def for_slope(self, h: Tensor) -> Tensor:
-        """What the products with psi'(h) need."""
+        """The tensor that the products with psi'(h) are computed from."""
         return self.core_slope(h)
 
     def times_slope(self, w: Tensor, for_slope: Tensor) -> Tensor:
@@ -82,7 +100,7 @@ class Activation(Rebuildable, nn.Module):
         return w.mul_(for_slope)
 
     def add_curvature_times_(self, out: Tensor, w: Tensor, h: Tensor, value: Tensor) -> None:
-        """Add psi''(h) w to ``out`` in place, given psi(h); the others may be overwritten."""
+        """Add psi''(h) w to ``out`` in place, given psi(h); w, h and value may be overwritten."""
         out.addcmul_(self.core_curvature(h), w)
 
     def stages(self) -> list[Stage[Any]]:
@@ -93,8 +111,8 @@ class Activation(Rebuildable, nn.Module):
 class LipSwish(Activation):
     r"""Swish divided by its largest slope: :math:`\phi(h) = h\,\sigma(\beta h)/1.1`.
 
-    :math:`\beta = \mathrm{softplus}(b) > 0` is learned (0.5 before the softplus at the start). The
-    largest slope of Swish is 1.09984 for every :math:`\beta`.
+    :math:`\beta = \mathrm{softplus}(b) > 0` is learned, from b = 0.5 on. The largest slope of
+    Swish is 1.09984 for every :math:`\beta`.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019, section 3.3.
@@ -106,20 +124,18 @@ class LipSwish(Activation):
         True
     """
 
-    _bound = 1.1
-
     def __init__(self) -> None:
         super().__init__()
-        self.raw_beta = nn.Parameter(torch.tensor(0.5))
+        self.raw_beta = nn.Parameter(torch.tensor(LIPSWISH_START))
 
     def input_gain(self) -> Tensor:
         return F.softplus(self.raw_beta)
 
     def output_gain(self) -> Tensor:
-        return torch.reciprocal(self._bound * F.softplus(self.raw_beta))
+        return torch.reciprocal(LIPSWISH_BOUND * F.softplus(self.raw_beta))
 
     def core(self, h: Tensor) -> Tensor:
-        # torch's own derivative of silu has none in forward mode, unless gradients are enabled
+        # the derivative of torch's silu has no forward mode, unless gradients are enabled
         return h * torch.sigmoid(h) if is_transformed(h) else F.silu(h)
 
     def core_slope(self, h: Tensor) -> Tensor:
@@ -159,7 +175,7 @@ class _Parameterless(Activation):
 class ELU(_Parameterless):
     r"""Exponential linear unit: h for h > 0, :math:`e^h - 1` otherwise; slope at most 1.
 
-    Its curvature jumps at 0, so estimators' gradients are right almost everywhere only.
+    Its curvature jumps at 0: the gradients of estimators are right almost everywhere.
 
     Reference:
         Clevert, Unterthiner and Hochreiter, 2016.
@@ -215,7 +231,7 @@ class Pila(_Parameterless):
         5.2.
     """
 
-    k = 5.0
+    k = PILA_RATE
 
     def core(self, h: Tensor) -> Tensor:
         n, k = h.clamp(max=0), self.k
@@ -234,8 +250,8 @@ class Concatenated(Activation):
     r"""Both signs of one activation: :math:`[\phi(h - s), \phi(-h - s)] / c`.
 
     Features (dimension ``feature_dim`` from the right) double. The Lipschitz constant of the pair
-    is below :math:`\sqrt 2`: only one of the two slopes is large at a time; dividing by the
-    measured maximum c of :math:`\sqrt{\phi'(h-s)^2 + \phi'(-h-s)^2}` makes it 1.
+    is below :math:`\sqrt 2`, since only one of the two slopes is large at a time. Dividing by c,
+    the maximum of :math:`\sqrt{\phi'(h-s)^2 + \phi'(-h-s)^2}`, makes it 1.
 
     Args:
         activation: the :class:`Activation` of each half.
@@ -291,7 +307,7 @@ class CLipSwish(Concatenated):
     """
 
     def __init__(self, feature_dim: int = -1) -> None:
-        super().__init__(LipSwish(), bound=1.004, feature_dim=feature_dim)
+        super().__init__(LipSwish(), bound=CLIPSWISH_BOUND, feature_dim=feature_dim)
 
 
 class CPila(Concatenated):
@@ -302,4 +318,4 @@ class CPila(Concatenated):
     """
 
     def __init__(self, feature_dim: int = -1) -> None:
-        super().__init__(Pila(), bound=1.06, shift=0.2, feature_dim=feature_dim)
+        super().__init__(Pila(), bound=CPILA_BOUND, shift=CPILA_SHIFT, feature_dim=feature_dim)

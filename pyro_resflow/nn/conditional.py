@@ -1,4 +1,4 @@
-"""Networks that are contractions in their input and anything in a context."""
+"""Networks that are contractions in their input, and depend on a context without constraints."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from .networks import Chain, LipschitzMLP, Norms, Shift
 
 
 class ConditionalLipschitzMLP(Rebuildable, nn.Module):
-    r"""A Lipschitz network whose every layer is shifted by a network of the context.
+    r"""A Lipschitz network in which a network of the context shifts every layer.
 
-    :math:`h_{i+1} = \phi(W_i h_i + b_i + s_i(c))`, the shifts :math:`s(c)` coming from an
-    unconstrained network. A shift leaves the Jacobian with respect to the input within its bound,
-    however the context enters.
+    :math:`h_{i+1} = \phi(W_i h_i + b_i + s_i(c))`, where an unconstrained network computes the
+    shifts :math:`s(c)`. Shifts do not change the bound of the Jacobian with respect to the input.
 
     Args:
         input_dim: D.
         context_dim: size of the context.
         hidden_dims: widths of the hidden layers of g.
-        context_hidden_dims: widths of the hidden layers of the shifts' network.
+        context_hidden_dims: widths of the hidden layers of the network that computes the shifts.
         activation: makes one activation per hidden layer of g.
         norm: see :class:`LipschitzMLP`.
 

@@ -23,7 +23,7 @@ def check_contraction(module: nn.Module) -> None:
     chains = list(_outermost_chains(module))
     if not chains:
         raise ValueError(
-            "module: there is no pyro_resflow.nn network in it; of other networks nothing can be "
+            "module: it contains no network of pyro_resflow.nn; other networks cannot be "
             "certified."
         )
     for name, chain in chains:
@@ -36,8 +36,8 @@ def check_contraction(module: nn.Module) -> None:
                 f"to at most {bound:.4f} only. The layer that exceeds its coefficient "
                 f"{layer.norm.coefficient} most is {path!r}, with "
                 f"{float(layer.lipschitz_bound()):.4f}. If its iteration has not converged, lower "
-                "its norm's `tolerance`; if the norm came from a file, any change of the weight "
-                "has it measured anew."
+                "the `tolerance` of its norm. If the norm was loaded from a file, any change of "
+                "the weight makes the layer measure it again."
             )
 
 

@@ -1,9 +1,10 @@
-"""Modules that the first batch of data initialises, and the rule for what is such a batch.
+"""Modules that the first batch of data initialises, and the rule that says which batch that is.
 
-Only a batch that is scored, in training mode, of at least ``minimum_batch`` samples initialises.
-A batch is scored where ``log_prob`` is among the callers, of a distribution or of any other class,
-or a function that says so by :func:`scores_data`. Samples are no data, and no more is what a
-user gives to a transform directly: a transform does not know which of its ends the data are on.
+A batch initialises if it is scored, in training mode, and has at least ``minimum_batch`` samples.
+It is scored if one of the callers is a method ``log_prob``, of a distribution or of any other
+class, or a function marked by :func:`scores_data`. Samples of the flow do not count as data.
+Neither does the input of a transform that is called directly: a transform does not know on which
+of its sides the data are.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ _SCORING: set[CodeType] = set()
 class DataInitialized(Rebuildable, nn.Module):
     """A module whose parameters are set by the first batch that is scored in training mode.
 
-    The flag that this has happened is a buffer, so that it is saved. While the module waits, its
-    parameters are those it was built with, and a warning says once that they are used. Subclasses
-    call :meth:`_start` once in their constructor; at each call they ask :meth:`_awaits_batch`, and
-    where it says so hand the features to :meth:`_initialize`.
+    A buffer records that this has happened, so that it is saved. Until then the module has the
+    parameters it was built with, and warns once when they are used. Subclasses call :meth:`_start`
+    once in their constructor. At each call they ask :meth:`_awaits_batch`, and if it is true pass
+    the features to :meth:`_initialize`.
     """
 
     minimum_batch = 16
-    """Samples of the least batch that initialises by itself: they determine a mean to a quarter
-    of the standard deviation, and the standard deviation to a fifth."""
+    """The smallest batch that initialises by itself. The mean of 16 samples is known to a quarter
+    of the standard deviation, 1/sqrt(16), and that to a fifth, 1/sqrt(2 * 15)."""
 
     minimum_std = 1e-4
-    """Features that vary less are scaled as if they varied by this."""
+    """The smallest standard deviation to divide by, so that constant features stay finite."""
 
     initialized: Tensor
 
@@ -55,17 +56,17 @@ class DataInitialized(Rebuildable, nn.Module):
         self._seen_initialized = self._warned = False
 
     def _start(self, initialized: bool) -> None:
-        # a number, for torch's AveragedModel(use_buffers=True) cannot average truth values
+        # a number, since torch's AveragedModel(use_buffers=True) cannot average bool buffers
         self.register_buffer("initialized", torch.tensor(float(initialized)))
         # the buffer's value on the host, so that only the first calls wait for the device
         self._seen_initialized = initialized
         self._warned = False
 
     def _awaits_batch(self, x: Tensor, samples: int) -> bool:
-        """Whether the module waits, and this batch of so many samples is to initialise it.
+        """Whether the module is not initialised, and a batch of so many samples initialises it.
 
         Raises:
-            ValueError: if a batch is scored that may not initialise.
+            ValueError: if the batch is scored but must not initialise.
         """
         if self._seen_initialized or x.is_meta or not samples:
             return False
@@ -90,7 +91,7 @@ class DataInitialized(Rebuildable, nn.Module):
         waiting = f"x: this {type(self).__name__} is not initialised yet"
         if by_a_sampler:
             raise ValueError(
-                f"{waiting}, and the states of a Markov chain are no data to start from; call "
+                f"{waiting}, and the states of a Markov chain must not initialise it; call "
                 f"{REMEDY} first."
             )
         if not self.training:
@@ -107,7 +108,7 @@ class DataInitialized(Rebuildable, nn.Module):
             )
 
     def _warn(self) -> None:
-        """Say that the module waits; once for all the modules of the flow that is called."""
+        """Warn that the module is not initialised, once for all modules of the flow around it."""
         flow: nn.Module = self
         for frame in callers():
             caller = frame.f_locals.get("self")
@@ -118,9 +119,9 @@ class DataInitialized(Rebuildable, nn.Module):
                 part._warned = True
         warnings.warn(
             f"{type(flow).__name__}: its {type(self).__name__} is not initialised yet and stays "
-            "as it was built (an ActNorm is the identity). Samples, and what is given to a "
-            f"transform directly, initialise nothing: call {REMEDY}, or score a batch of at least "
-            f"{self.minimum_batch} samples by log_prob in training mode.",
+            "as it was built (an ActNorm is the identity). Drawing samples and calling a "
+            f"transform directly do not initialise it: call {REMEDY}, or score a batch of at "
+            f"least {self.minimum_batch} samples by log_prob in training mode.",
             stacklevel=2,
         )
 
@@ -136,7 +137,7 @@ class DataInitialized(Rebuildable, nn.Module):
 
     def _settle(self) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # each process has seen a batch of its own; from here on they have to agree
+            # each process has seen a batch of its own, and all need the same parameters
             for parameter in self.parameters(recurse=False):
                 torch.distributed.broadcast(parameter, src=0)
         self.initialized.fill_(True)
@@ -148,10 +149,10 @@ class DataInitialized(Rebuildable, nn.Module):
 
 
 def scores_data(function: Function) -> Function:
-    """Mark a function, by a decorator, as one whose batches are data.
+    """Decorate a function whose batches are data.
 
-    For a module that has a flow inside and computes densities or features of data in a method
-    that is not called ``log_prob``.
+    Use it for a module that contains a flow and computes densities or features of data in a method
+    of another name than ``log_prob``.
     """
     _SCORING.add(function.__code__)
     return function
@@ -159,13 +160,13 @@ def scores_data(function: Function) -> Function:
 
 @torch.no_grad()
 def initialize_by(run: Callable[[Any], object], batches: Sequence[Any]) -> None:
-    """Let batches of data initialise the modules that they pass and that wait, in either mode.
+    """Let batches of data initialise the modules that they pass, in training and evaluation mode.
 
-    Every module gets the mean and standard deviation over all batches together. One batch takes
-    one pass. Of several, each module takes a pass of all, which ends where it is.
+    Every module gets the mean and standard deviation over all batches together. With one batch
+    this takes one pass. With several, each module takes a pass of all batches, up to that module.
 
     Args:
-        run: passes one batch through the modules.
+        run: a function that passes one batch through the modules.
         batches: one or more.
 
     Raises:
@@ -178,7 +179,7 @@ def initialize_by(run: Callable[[Any], object], batches: Sequence[Any]) -> None:
         chunks = _Chunks()
         for batch in batches:
             _run_as(chunks, run, batch)
-            if chunks.module is None:  # none waits any more
+            if chunks.module is None:  # all are initialised
                 return
         chunks.set_module()
 
@@ -189,7 +190,7 @@ def is_initializing() -> bool:
 
 
 class Moments:
-    """Mean and standard deviation of features, of several batches together.
+    """Mean and standard deviation of features, over several batches together.
 
     Reference:
         Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983.
@@ -227,14 +228,14 @@ class Moments:
 
 
 class _Initialization(Protocol):
-    """What is done with the features of a module that waits."""
+    """How the features of batches set a module that is not initialised."""
 
     def take(self, module: DataInitialized, features: Tensor, set_from: Setter) -> None:
         """Take the features of one batch, shape ``(N, F, *)``."""
 
 
 class _AtOnce:
-    """Each module is set from the one batch as it passes."""
+    """Set each module from one batch, as the batch passes it."""
 
     def take(self, module: DataInitialized, features: Tensor, set_from: Setter) -> None:
         moments = Moments()
@@ -243,11 +244,11 @@ class _AtOnce:
 
 
 class _ReachedError(Exception):
-    """A batch has come to the module that is to be set, and goes no further."""
+    """A batch has reached the module that is being set, where its pass ends."""
 
 
 class _Chunks:
-    """One module is set from several batches, after all of them have come to it."""
+    """Set one module from several batches, after all of them have reached it."""
 
     def __init__(self) -> None:
         self.module: DataInitialized | None = None
@@ -260,7 +261,7 @@ class _Chunks:
         raise _ReachedError
 
     def set_module(self) -> None:
-        """Set the module that the batches have come to."""
+        """Set the module that the batches have reached."""
         if self.module is not None and self.set_from is not None:
             _set(self.module, self.moments, self.set_from)
 
@@ -290,10 +291,10 @@ def _set(module: DataInitialized, moments: Moments, set_from: Setter) -> None:
 
 
 def _is_scored() -> tuple[bool, bool]:
-    """Whether the batch on its way is scored, and whether by one of Pyro's Markov chains.
+    """Whether the current batch is scored, and whether one of Pyro's Markov chains does so.
 
-    The log-determinant of a sample, which a distribution evaluates once more where it has been
-    drawn without gradients, is no score of data.
+    A distribution evaluates the log-determinant of a sample again if it was drawn without
+    gradients: that does not count as scoring data.
     """
     scored = by_a_sampler = False
     for frame in callers():

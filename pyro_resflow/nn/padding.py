@@ -11,9 +11,9 @@ from ..rebuilding import Rebuildable
 class InjectivePadding(Rebuildable, nn.Module):
     r"""Channels of zeros behind those of an image: :math:`x \mapsto [x, 0]`.
 
-    Injective, but no bijection, and so no transform with a density: it loses nothing of x, and
-    what has other channels than zeros is not in its image. :meth:`inverse` is the left inverse,
-    which drops them.
+    This map is injective but not bijective, so it is not a transform with a density: images whose
+    last channels are not zero are outside of its range. :meth:`inverse` is the left inverse, which
+    drops these channels.
 
     Args:
         channels: number of channels to append.
@@ -40,7 +40,7 @@ class InjectivePadding(Rebuildable, nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         if channels < 0:
-            raise ValueError(f"channels: expected no negative number, got {channels}.")
+            raise ValueError(f"channels: expected an integer of at least 0, got {channels}.")
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks that make a coupling's parameters of the half that it keeps (torch only)."""
+"""Networks that compute a coupling's parameters from the half that it keeps (torch only)."""
 
 from .attention import GatedAttentionConditioner, GatedEncoder, GatedNet, GatedStack
 from .building_blocks import InitializedConv2d, WeightNormConv2d

@@ -19,7 +19,7 @@ from .gated import GATE_STD, GatedConv, GatedSelfAttention, Mixing
 class GatedEncoder:
     """Recipe of features of an image: a 3x3 convolution, then gated convolutions.
 
-    The defaults are the network by which Flow++'s dequantizer looks at an image of CIFAR-10.
+    The defaults are the network that Flow++'s dequantizer applies to an image of CIFAR-10.
 
     Args:
         channels: width, and channels of the features.
@@ -54,13 +54,17 @@ class GatedEncoder:
         return GatedStack(self, in_shape, context_channels)
 
 
+POSITION_STD = 0.01
+"""Standard deviation of the embedding of positions at first, as in the authors' code."""
+
+
 class GatedStack(Rebuildable, nn.Module):
-    """The network of a :class:`GatedEncoder`; its positions are shared by all its blocks.
+    """The network of a :class:`GatedEncoder`; all blocks share the embedding of positions.
 
     Args:
         recipe: its sizes and layers.
         in_shape: ``(C, H, W)``.
-        context_channels: channels of the context, 0 without.
+        context_channels: channels of the context, 0 for none.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class GatedStack(Rebuildable, nn.Module):
         width = recipe.channels
         self.first = recipe.convolution(in_shape[0], width, 3)
         if recipe.mixing is not None:
-            self.positions = nn.Parameter(0.01 * torch.randn(width, *in_shape[1:]))
+            self.positions = nn.Parameter(POSITION_STD * torch.randn(width, *in_shape[1:]))
         else:
             self.register_parameter("positions", None)
         self.blocks = nn.ModuleList(_Block(recipe, context_channels) for _ in range(recipe.blocks))
@@ -108,17 +112,17 @@ class _Block(nn.Module):
 class GatedAttentionConditioner:
     """Recipe of Flow++'s conditioner: gated convolutions, each followed by gated self-attention.
 
-    A 3x3 convolution, per block (gated convolution, layer norm, attention, layer norm), a 3x3
-    convolution. The last one's output starts near 0 and not at it, so that the components of a
-    mixture differ from the first step on.
+    A 3x3 convolution, blocks of (gated convolution, layer norm, attention, layer norm), and a 3x3
+    convolution. The output starts near 0 but not at 0, so that the components of a mixture differ
+    from the first step on.
 
     Args:
         channels: width.
         blocks: number of blocks.
         mixing: :class:`GatedSelfAttention` (default), :class:`GatedMaxout`, or None for gated
             convolutions alone.
-        dropout: probability that a hidden entry is dropped in training; the authors' for CIFAR-10
-            is 0.2.
+        dropout: probability that a hidden entry is dropped in training; the authors take 0.2 for
+            CIFAR-10.
         convolution: :class:`InitializedConv2d` (default) or :class:`WeightNormConv2d`.
         last_activation: whether a concatenated ELU precedes the last convolution, as in the
             authors' models of ImageNet.
@@ -166,8 +170,8 @@ class GatedNet(Rebuildable, nn.Module):
     """The network of a :class:`GatedAttentionConditioner`.
 
     Args:
-        features: makes features of the kept half.
-        last: makes the parameters of them.
+        features: computes features of the kept half.
+        last: computes the parameters from the features.
         last_activation: whether a concatenated ELU stands between the two.
     """
 

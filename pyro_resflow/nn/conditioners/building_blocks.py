@@ -1,4 +1,4 @@
-"""Layers of conditioners: convolutions that the first batch initialises, and norms."""
+"""Layers of conditioners: convolutions that the first batch initialises, and normalization."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from torch.nn import functional as F
 
 from ..initialization import DataInitialized, Moments
 
+WEIGHT_STD = 0.05
+"""Standard deviation of a kernel's entries as drawn, as in the paper on weight normalization."""
+
 
 class InitializedConv2d(DataInitialized):
-    """A convolution of unit stride that keeps the image size, scaled by the first batch of data.
+    """A convolution of stride 1 that keeps the image size; the first batch of data scales it.
 
-    Until then it is as it was drawn, and zero for ``std=0``.
+    Until then it has the weights it was drawn with, which are zero for ``std=0``.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: side of the kernel, odd.
-        std: standard deviation that every channel of the first batch's output gets, its mean
-            being 0. With 0 the layer is zero to begin with, and learns from there.
+        std: standard deviation of every channel of the output for the first batch; the mean is 0.
+            With ``std=0`` the layer starts at zero.
 
     Reference:
         Salimans and Kingma, Weight Normalization, 2016, section 3.
@@ -33,7 +36,7 @@ class InitializedConv2d(DataInitialized):
         super().__init__()
         self.std = std
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self._draw(0.05 * torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self._draw(WEIGHT_STD * torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         if std == 0:
             with torch.no_grad():
                 self._multiply(torch.zeros(out_channels))
@@ -57,17 +60,17 @@ class InitializedConv2d(DataInitialized):
         self.weight.mul_(scale.reshape(-1, 1, 1, 1))
 
     def _standardize(self, outputs: Moments) -> None:
-        """Scale and shift the outputs, which have these moments and no bias yet."""
+        """Scale and shift the outputs, given their moments without a bias."""
         scale = self.std / outputs.std
         self._multiply(scale)
         self.bias.copy_(-outputs.mean * scale)
 
 
 class WeightNormConv2d(InitializedConv2d):
-    r"""The same with weight normalisation: the kernel is :math:`g\,v / |v|`, per output channel.
+    r"""An :class:`InitializedConv2d` whose kernel is :math:`g\,v / |v|` for each output channel.
 
     The magnitude g and the direction v are plain parameters, so that the layer can be copied and
-    pickled, which torch's own parametrization cannot.
+    pickled, unlike torch's own parametrization.
 
     Args:
         in_channels: channels of the input.
@@ -113,5 +116,5 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def concat_elu(x: Tensor) -> Tensor:
-    """ELU of x and of -x, twice as many channels: neither sign saturates."""
+    """ELU of x and of -x side by side, twice the channels: one of them never saturates."""
     return F.elu(torch.cat([x, -x], dim=1))

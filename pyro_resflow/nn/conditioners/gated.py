@@ -1,4 +1,4 @@
-"""The gated layers of Flow++: convolutions, self-attention, and what stands in for it."""
+"""The gated layers of Flow++: convolutions, self-attention, and a substitute for attention."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .building_blocks import Convolution, InitializedConv2d, concat_elu
 from .recipe import check_context
 
 GATE_STD = 0.1
-"""Standard deviation of what enters a gate at first: each block starts near the identity."""
+"""Standard deviation of a gate's input at first: each block starts near the identity."""
 
 
 class GatedConv(Rebuildable, nn.Module):
     r"""A gated residual convolution, :math:`x + a\,\sigma(b)`.
 
-    a and b are the halves of a second convolution of concatenated ELUs of a first one of 3x3. A
-    context is added between the two, through a 1x1 convolution of its concatenated ELU.
+    A 3x3 convolution and a second one, each of a concatenated ELU, give 2 C channels: a and b. A
+    1x1 convolution of the context's concatenated ELU is added between the two.
 
     Args:
         channels: C.
-        context_channels: channels of the context, 0 without.
+        context_channels: channels of the context, 0 for none.
         kernel_size: side of the second convolution's kernel.
         dropout: probability that a hidden entry is dropped in training.
         convolution: makes a convolution.
@@ -108,7 +108,7 @@ class _SelfAttention(nn.Module):
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention, each of shape ``(*, positions, features)``."""
-    if is_transformed(query, key, value):  # where torch's fused one has no rules
+    if is_transformed(query, key, value):  # torch's fused version has no derivative rules for it
         weights = query @ key.mT / query.shape[-1] ** 0.5
         return weights.softmax(-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
@@ -117,10 +117,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @checked()
 @dataclass(frozen=True)
 class GatedMaxout:
-    r"""Recipe of a layer of as many parameters as self-attention, but blind to other pixels.
+    r"""Recipe of a layer with as many parameters as self-attention that mixes no pixels.
 
-    The greatest of three linear functions of each pixel, gated: the authors put it in attention's
-    place to measure what attention is worth.
+    It gates the maximum of three linear functions of each pixel. The authors replace attention by
+    it to measure what attention contributes.
 
     Reference:
         Ho et al., Flow++, 2019, section 4.2.

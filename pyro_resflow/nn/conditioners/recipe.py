@@ -1,4 +1,4 @@
-"""What every recipe of a conditioner offers."""
+"""The interface of recipes of conditioners."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Conditioner(Protocol):
-    """Builds the network that makes a coupling's parameters of the half that it keeps."""
+    """Builds the network that computes a coupling's parameters from the half that it keeps."""
 
     def __call__(
         self, in_shape: Sequence[int], out_channels: int, context_channels: int = 0
@@ -20,7 +20,7 @@ class Conditioner(Protocol):
             in_shape: ``(C, H, W)`` of the kept half a.
             out_channels: channels of the result, of shape ``(N, out_channels, H, W)``.
             context_channels: channels of the context, of shape ``(N, context_channels, H, W)``;
-                0 for a network without.
+                0 for a network without a context.
         """
 
 

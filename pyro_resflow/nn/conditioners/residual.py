@@ -17,8 +17,8 @@ from .recipe import check_context
 OUTPUT_STD = 0.1
 """Standard deviation of the output at first: near 0, so that a coupling starts near the identity.
 
-At 0 it would stay there: the amplitude of Real NVP's log-scale starts at 0, and of a product of
-which both factors are 0 neither has a gradient."""
+At 0 it would stay there: the amplitude of Real NVP's log-scale starts at 0 too, and if both
+factors of a product are 0, both have a gradient of 0."""
 
 
 @checked()
@@ -28,11 +28,12 @@ class ResidualConditioner:
 
     The input is batch-normalised and rectified with both signs,
     ``ReLU([2 BN(a), -2 BN(a), context])``; a coupling on whole images passes its mask as the
-    context. Blocks of (batch norm, ReLU, 3x3) twice follow; a 1x1 convolution of every state, the
-    first included, is summed. The first batch leaves with a standard deviation of 0.1.
+    context. Residual blocks follow, each of twice (batch norm, ReLU, 3x3 convolution). The output
+    is the sum of 1x1 convolutions of all states, the first included. For the first batch it has a
+    standard deviation of 0.1.
 
-    In training mode a result depends on the batch through the batch norms: call ``eval()`` on a
-    flow before its densities are used.
+    In training mode the output depends on the whole batch through the batch norms: call ``eval()``
+    on a flow before you use its densities.
 
     Args:
         channels: width, 64 for the authors' CIFAR-10.
@@ -66,7 +67,7 @@ class ResidualNet(Rebuildable, nn.Module):
         recipe: its sizes.
         in_channels: channels of the kept half.
         out_channels: channels of the result.
-        context_channels: channels of the context, 0 without.
+        context_channels: channels of the context, 0 for none.
     """
 
     def __init__(

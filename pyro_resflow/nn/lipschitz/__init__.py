@@ -1,1 +1,1 @@
-"""Linear and convolution layers held to a Lipschitz constant, and the norms that this takes."""
+"""Linear and convolution layers held to a Lipschitz constant, and the norms of their weights."""

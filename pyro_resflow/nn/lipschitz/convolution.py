@@ -1,9 +1,9 @@
-r"""Zero-padded convolutions of stride 1, their adjoints and their gradients, as fast as we know.
+r"""Zero-padded convolutions of stride 1, their adjoints and their gradients.
 
-Images are kept with their channels last in memory, which spares the conversions around each
-convolution. A kernel to few channels (a block's last one; the adjoint of its first) is a product
-of each pixel with a small matrix, and a sum of the shifted products: the library's convolution
-would spend its time on channels that are not there.
+Images keep their channels last in memory, so that no convolution has to convert them. A kernel to
+few channels (that of a block's last layer, or of the adjoint of its first) multiplies each pixel
+by a small matrix and adds the shifted products: the library's convolution is built for many
+channels, and would compute some that do not exist.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def kernel_gradient(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
 
 def channels_last(x: Tensor) -> Tensor:
     """x of shape ``(N, C, H, W)`` with the channels of a pixel side by side in memory."""
-    if torch_func_is_active():  # where vmap has no rule for formats of memory
+    if torch_func_is_active():  # vmap has no rule for memory formats
         return x
     if x.shape[1] == 1:  # torch tells the two formats apart by the strides alone
         return x.contiguous().squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2)
@@ -95,7 +95,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def is_thin(outputs: int, inputs: int, size: int) -> bool:
-    """Whether the products of a pixel with the whole kernel are no more than its channels."""
+    """Whether a kernel's outputs, over all its positions, are at most as many as its inputs."""
     return size > 1 and outputs * size * size <= inputs
 
 
@@ -112,6 +112,6 @@ def _pixels(x: Tensor) -> Tensor:
 def _scatter(x: Tensor, kernel: Tensor, size: int) -> Tensor:
     """Each pixel times the kernel of shape ``(out, k, k, in)``, summed where they overlap."""
     products = F.linear(_pixels(x), kernel.flatten(0, 2))
-    images, _, height, width = x.shape  # all by name: of no image, torch cannot tell the rest
+    images, _, height, width = x.shape  # in full: torch cannot infer a size without images
     columns = products.unflatten(0, (images, height * width)).transpose(1, 2)
     return F.fold(columns, (height, width), size, padding=size // 2)

@@ -1,4 +1,4 @@
-"""A weight divided by its norm, with the norm's known gradient."""
+"""A weight divided by its norm, with a gradient by hand."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ REMEDY = "the norm of a weight is differentiable once by the weight."
 
 
 class Measured(NamedTuple):
-    """What a weight of known norm is multiplied by, and how that changes with the weight.
+    """The factor of a weight whose norm is known, and its derivative by the weight.
 
     Attributes:
         contraction: 1 / max(1, sigma/c), a scalar.
-        inverse: 1 / sigma where the norm sigma is above c, else 0: how fast the contraction's
-            logarithm falls with the norm.
-        gradient: the norm's gradient, of the weight's shape.
+        inverse: 1 / sigma where the norm sigma is above c, else 0: the rate at which the logarithm
+            of the contraction falls with the norm.
+        gradient: the gradient of the norm, of the shape of the weight.
     """
 
     contraction: Tensor
@@ -49,8 +49,8 @@ class DividedByNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, contraction, inverse, direction, *saved_gain = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transformed(weight, grad):
-            # what follows is right as a function of grad and gain; of how the norm's own gradient
-            # changes with the weight nothing is known
+            # the formula can be differentiated by grad and gain, but not by the weight: the
+            # derivative of the norm's gradient is unknown
             weight = refusing(weight, REMEDY)
         gain = saved_gain[0] if saved_gain else ctx.gain
         factor = contraction * gain

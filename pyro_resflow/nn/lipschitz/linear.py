@@ -74,8 +74,8 @@ class LipschitzConv2d(LipschitzLayer):
     Shapes: ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``.
 
     Raises:
-        ValueError: for an even kernel size, and when called, for images of another size: the norm
-            grows with it (but for a 1x1 kernel's spectral norm).
+        ValueError: for an even kernel size, and when called, for images of another size, since
+            the norm depends on it (except for the spectral norm of a 1x1 kernel).
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class LipschitzConv2d(LipschitzLayer):
         return ConvolutionOperator(weight, self.input_size)
 
     def measured_operator(self, weight: Tensor) -> LinearOperator:
-        """One pixel's matrix for a 1x1 convolution, else the convolution."""
+        """The matrix that acts on each pixel for a 1x1 convolution, else the convolution."""
         return MatrixOperator(weight.flatten(1)) if self.acts_on_pixels else self.operator(weight)
 
     def kind(self) -> tuple[Any, ...]:

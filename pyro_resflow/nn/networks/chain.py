@@ -194,7 +194,7 @@ def refuse_hooks(kind: str, modules: Mapping[str, nn.Module | None]) -> None:
 
 
 class Shift(Rebuildable, nn.Module):
-    """Add a constant to each sample, which leaves the Jacobian alone.
+    """Add a constant to each sample; the Jacobian is the identity.
 
     Args:
         shift: shape ``(N, features)``.

@@ -17,14 +17,17 @@ from .chain import Chain, refuse_hooks
 from .conv import checked_image_shape
 from .norms import Norms, norm_per_layer
 
+LEAST_WEIGHT = 0.1
+"""Added to both weights before they are normalized, so that neither part ever vanishes."""
+
 
 class DenseConcatenation(Rebuildable, nn.Module):
     r"""Input and new features side by side, :math:`[\eta_1 x, \eta_2 h(x)]`, at :math:`|\eta|=1`.
 
     :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|` with
     :math:`\hat\eta = \mathrm{softplus}(\cdot) + 0.1` learned, so that the pair is a contraction
-    whenever h is one. (In the authors' code :math:`|\eta| = 0.98`, which makes a network of
-    several smaller than it has to be.)
+    whenever h is one. (The authors' code has :math:`|\eta| = 0.98`, so that each further layer
+    shrinks the bound of a network more than necessary.)
 
     Args:
         branch: the layers h.
@@ -43,7 +46,7 @@ class DenseConcatenation(Rebuildable, nn.Module):
 
     def weights(self) -> Tensor:
         """The pair (eta_1, eta_2), of length 1."""
-        raw = nn.functional.softplus(self.raw_weights) + 0.1
+        raw = nn.functional.softplus(self.raw_weights) + LEAST_WEIGHT
         return raw / torch.linalg.vector_norm(raw)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ class DenseConcatenation(Rebuildable, nn.Module):
 
 
 class LipschitzDenseNet(Chain):
-    r"""Densely connected network whose last linear layer brings it to a contraction.
+    r"""Densely connected network with a Lipschitz constant below 1.
 
     ``depth`` times [linear layer to ``growth`` features, concatenated activation, concatenation
     with the input], then a linear layer back to the input's size (a 1x1 convolution for images).
@@ -71,16 +74,16 @@ class LipschitzDenseNet(Chain):
     Args:
         event_shape: ``(D,)`` for vectors, ``(C, H, W)`` for images, or the integer D.
         depth: number of dense layers.
-        growth: features that each dense layer adds, activation included.
+        growth: features that each dense layer adds, counted after its activation.
         kernel_size: odd side of the kernels, for images.
         activation: makes one activation per dense layer from the feature dimension.
         norm: the norm that each linear layer is held to, or one per layer; default
             ``SpectralNorm(0.98)``.
-        stem: features that a linear layer in front brings the input to; default: no such layer.
+        stem: output features of a linear layer in front; default: no such layer.
 
     Raises:
-        ValueError: for a growth that the activation's expansion does not divide, or an event
-            shape that is neither a vector's nor an image's.
+        ValueError: if the activation's expansion does not divide the growth, or if the event
+            shape is neither that of a vector nor that of an image.
 
     Reference:
         Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021.

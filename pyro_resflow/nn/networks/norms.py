@@ -19,8 +19,8 @@ def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> l
         concatenates: whether features are concatenated in between.
 
     Raises:
-        ValueError: if a sequence of norms has another length than the network, or if induced
-            norms do not chain to a bound of the whole network.
+        ValueError: if the number of norms is not the number of layers, or if induced norms do not
+            chain to a bound of the whole network.
     """
     if norm is None or isinstance(norm, OperatorNorm):
         norms = [norm if norm is not None else SpectralNorm()] * layers
@@ -30,7 +30,7 @@ def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> l
         raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norms)}.")
     if concatenates and any(isinstance(each, InducedNorm) for each in norms):
         raise ValueError(
-            "norm: the bound of a concatenation holds for the Euclidean norm alone; use "
+            "norm: the bound of a concatenation holds for the Euclidean norm only; use "
             "SpectralNorm here, or an activation that does not concatenate."
         )
     check_norms_chain(norms)
@@ -38,11 +38,11 @@ def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> l
 
 
 def check_norms_chain(norms: Sequence[OperatorNorm]) -> None:
-    """Raise unless the norms of linear layers multiply to a bound of all of them in a row.
+    """Raise unless the product of the norms of linear layers bounds their composition.
 
     Raises:
-        ValueError: if an induced norm does not end in the order in which the next one begins, or
-            the last one in that of the first.
+        ValueError: if the second order of an induced norm is not the first one of the next norm,
+            where the first norm follows the last one.
     """
     if not any(isinstance(each, InducedNorm) for each in norms):
         return
@@ -53,6 +53,6 @@ def check_norms_chain(norms: Sequence[OperatorNorm]) -> None:
             and first.codomain_logit is second.domain_logit
         ):
             raise ValueError(
-                "norm: the orders of induced norms have to be shared from layer to layer, the "
-                f"last one's with the first; make them with InducedNorm.chain({len(norms)})."
+                "norm: neighbouring layers have to share the orders of induced norms, the last "
+                f"layer with the first; make them with InducedNorm.chain({len(norms)})."
             )
