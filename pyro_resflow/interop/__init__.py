@@ -1,4 +1,4 @@
-"""Adapters to zuko, NumPyro and ArviZ: each a module of its own, with an extra of its own.
+"""Adapters to zuko, NumPyro and ArviZ: separate modules, each with its own extra.
 
-Nothing is imported here, so that none of them is needed until its adapter is imported.
+This package imports nothing, so each library is needed only when its adapter is imported.
 """

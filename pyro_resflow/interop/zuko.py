@@ -1,11 +1,11 @@
 r"""Residual flows inside zuko's flows, and zuko's transforms inside Pyro's.
 
-The two libraries count directions from opposite ends: a Pyro transform maps noise to data, a zuko
-transform data to noise. Both adapters turn the direction around, so that the distribution stays
-the same: ``Flow(to_zuko(t), base)`` is ``TransformedDistribution(base, [t])``.
+The two libraries use opposite directions: a Pyro transform maps noise to data, a zuko transform
+data to noise. Both adapters invert the direction, so that the distribution stays the same:
+``Flow(to_zuko(t), base)`` is ``TransformedDistribution(base, [t])``.
 
-``import zuko`` switches off the validation of arguments for every distribution of torch, Pyro's
-too. Imported through this module first, it does not.
+``import zuko`` disables argument validation for all distributions of torch and Pyro. If this
+module is imported first, validation stays as it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..transforms.core.one_pass import InverseMemory
 
 @contextmanager
 def _validation_kept() -> Iterator[None]:
-    """Whether distributions validate their arguments is afterwards what it was before."""
+    """Restore the argument validation of distributions afterwards."""
     setting = Distribution._validate_args
     try:
         yield
@@ -106,7 +106,7 @@ class ZukoTransform(OnePassTransform):
         self.lazy = lazy
 
     def encoder(self) -> Transform:
-        """zuko's transform, from data to noise, at the present parameters."""
+        """zuko's transform, from data to noise, with the current parameters."""
         return self.lazy()
 
     @constraints.dependent_property(is_discrete=False)
@@ -177,7 +177,7 @@ class ConditionedZukoTransform(ZukoTransform):
         self.context = context
 
     def encoder(self) -> Transform:
-        """zuko's transform, from data to noise, at the context and the present parameters."""
+        """zuko's transform, from data to noise, at the context and the current parameters."""
         return self.lazy(self.context)
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
@@ -217,7 +217,7 @@ class ConditionalZukoTransform(InverseMemory, ConditionalTransformModule):
         """The transform at a context of shape ``(*batch, context_dim)``.
 
         Raises:
-            ValueError: for a context of another width.
+            ValueError: for a context of a wrong width.
         """
         if context.dim() < 1 or context.shape[-1] != self.context_dim:
             raise ValueError(
@@ -238,7 +238,7 @@ def to_zuko(transform: TransformModule | ConditionalTransformModule) -> PyroLazy
             data. For a flow that is fitted to data choose ``fast="density"``.
 
     Raises:
-        ValueError: for something that is no module, and so has no parameters to train.
+        ValueError: for a transform that is not a module, and so has no parameters to train.
 
     Example:
         >>> import torch, zuko
@@ -252,7 +252,7 @@ def to_zuko(transform: TransformModule | ConditionalTransformModule) -> PyroLazy
         torch.Size([16])
     """
     if isinstance(transform, TransformModule):
-        # Compose makes the inverse of one of Pyro's a module, too
+        # inside a Compose, the inverse of a Pyro transform is a module too
         return PyroLazyTransform(
             transform if isinstance(transform.inv, TransformModule) else Compose([transform])
         )
@@ -279,21 +279,21 @@ def from_zuko(
     """A Pyro transform from noise to data, with the parameters of a zuko flow or lazy transform.
 
     Args:
-        lazy: the flow or lazy transform. Of a flow the transform is taken; the base is given to
-            Pyro's ``TransformedDistribution`` as ever: for most of zuko's flows a standard normal,
-            for circular ones (``NCSF``) a uniform distribution.
+        lazy: the flow or lazy transform. Only the transform of a flow is used; pass the base to
+            Pyro's ``TransformedDistribution``: a standard normal for most of zuko's flows, a
+            uniform distribution for circular ones (``NCSF``).
         context_dim: size of the context, if the result is to be conditional.
 
-    Where zuko's inverse does not lead back, because its bisection stopped at a bound, there is a
-    :class:`ZukoInverseWarning`. In evaluation mode gradients reach all weights, as they do in
-    training mode. State dicts remember zuko's version, for a :class:`ZukoVersionWarning` where
-    another one makes another density of them.
+    If zuko's inverse fails because its bisection stopped at a bound, there is a
+    :class:`ZukoInverseWarning`. In evaluation mode gradients reach all weights, as in training
+    mode. State dicts record zuko's version; loading one under a version for which its weights have
+    a different density gives a :class:`ZukoVersionWarning`.
 
     Returns:
         A ``TransformModule``, or with ``context_dim`` a ``ConditionalTransformModule``.
 
     Raises:
-        ValueError: for something that is neither.
+        ValueError: for an object that is neither a flow nor a lazy transform.
 
     Example:
         >>> import torch, zuko

@@ -1,4 +1,4 @@
-"""Where zuko's flows differ from what their interface says, and between its versions."""
+"""Work around differences of zuko's flows from their interface, and between its versions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..transforms.core.evaluation import call_and_ladj
 from ..walk import modules_inside
 
 LEADS_BACK_WITHIN = 1e-2
-"""Relative error, of the way there and back, of an inverse that has been found. Searches to 1e-6
-are off by a thousandth where a slope is a thousand; what stopped at a bound is off by far more."""
+"""The largest relative round-trip error of a successful inverse. A search to 1e-6 is off by a
+thousandth where the slope is a thousand; a search that stopped at a bound is off by far more."""
 
 CLOSED_FORMS = frozenset(
     getattr(zuko_transforms, name, None)
@@ -29,25 +29,25 @@ CLOSED_FORMS = frozenset(
 """Transforms of one variable that zuko inverts without a search."""
 
 BY_MODE = (neural.MNN, neural.UMNN, continuous.FFJTransform)
-"""What zuko 1.6 differentiates by its own weights in training mode alone."""
+"""Modules whose weights get gradients in zuko 1.6 only in training mode."""
 
 NARROWER_SLOPES = (1, 5)
-"""The version from which affine maps and splines keep to slopes of 1e-3 and above, before 1e-4.
-The same weights are another map since."""
+"""The version that raised the smallest slope of affine maps and splines from 1e-4 to 1e-3. Since
+then the same weights give another map."""
 
 _MODES = threading.RLock()
 
 
 class ZukoInverseWarning(UserWarning):
-    """An inverse of zuko's does not lead back to where it started."""
+    """An inverse computed by zuko does not reproduce its input."""
 
 
 class ZukoVersionWarning(UserWarning):
-    """Weights were saved under a version of zuko that makes another density of them."""
+    """Weights were saved under a version of zuko in which they have a different density."""
 
 
 def searches(lazy: nn.Module) -> bool:
-    """Whether a lazy transform may invert by a search, so that the result has to be checked."""
+    """Whether a lazy transform may invert by a search, so that its result must be checked."""
     return any(_searches(module) for module in modules_inside(lazy))
 
 
@@ -61,10 +61,10 @@ def _searches(module: nn.Module) -> bool:
 
 
 def inverse_checked(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
-    """x = transform.inv(y) and log|dy/dx| at it, with a warning where x does not lead back to y.
+    """x = transform.inv(y) and log|dy/dx| at x, with a warning if x does not reproduce y.
 
     zuko inverts functions of one variable by bisection between fixed bounds, and returns a bound
-    where the root lies beyond.
+    if the root lies outside.
     """
     x = transform.inv(y)
     back, ladj = call_and_ladj(transform, x)
@@ -86,12 +86,12 @@ def inverse_checked(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def differentiable_by_all_weights(lazy: nn.Module) -> Iterator[None]:
-    """Within it, gradients reach all weights, in evaluation mode as in training mode."""
+    """Let gradients reach all weights in evaluation mode too."""
     parts = modules_inside(lazy) if torch.is_grad_enabled() else []
     if not any(isinstance(part, BY_MODE) for part in parts):
         yield
         return
-    with _MODES:  # one call at a time: their mode is for all threads the same
+    with _MODES:  # one call at a time: all threads share the mode of a module
         evaluating = [part for part in parts if isinstance(part, BY_MODE) and not part.training]
         for part in evaluating:
             part.training = True
@@ -103,11 +103,11 @@ def differentiable_by_all_weights(lazy: nn.Module) -> Iterator[None]:
 
 
 def warn_of_another_version(saved: str | None, installed: str) -> None:
-    """Warn if zuko makes another density of weights that were saved under another version.
+    """Warn if weights have different densities under the two versions of zuko.
 
     Args:
-        saved: the version that the weights were saved under, ``None`` if it is not known.
-        installed: the version that they are loaded under.
+        saved: the version under which the weights were saved, ``None`` if unknown.
+        installed: the version under which they are loaded.
     """
     if saved is None:
         return

@@ -1,4 +1,4 @@
-"""From a fitted guide, or a NeuTra run, to ArviZ."""
+"""Convert draws of a fitted guide, or of a NeuTra run, to ArviZ."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def from_svi(
 ) -> Container:
     r"""Draws of a fitted guide in ArviZ's container, one chain.
 
-    The container is the installed version's own: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in
+    The container is that of the installed version: ``InferenceData`` in ArviZ 0.x, ``DataTree`` in
     ArviZ 1. Its groups: ``posterior`` (latent and deterministic sites), ``posterior_predictive``,
     ``log_likelihood`` (one entry per independent observation, without ``poutine.scale``),
     ``observed_data``, and ``sample_stats`` with ``lp`` :math:`= \log p(z, x)` and ``log_weight``
     :math:`= \log p(z, x) - \log q(z)`. The attributes ``pareto_k`` and ``effective_draws`` of the
-    latter group say how far the weights can be trusted; where k is not defined it is nan, and
-    ``pareto_k_note`` says why. Dimensions that belong to plates have the plates' names.
+    latter group measure how far the weights can be trusted; if k is not defined it is nan, and
+    ``pareto_k_note`` gives the reason. Dimensions that belong to plates have the plates' names.
 
-    Many draws run at once, inside a plate on the left of the model's own. A model or a guide that
-    does not run so, or gives other values so, runs draw by draw, with a warning.
+    Many draws run together, inside a plate on the left of the model's own plates. If this fails,
+    or changes values, the model and the guide run draw by draw, with a warning.
 
     Args:
         model: the model, with its data in ``args`` and ``kwargs``.
-        guide: the guide; any, of any kind of Pyro's.
+        guide: any Pyro guide.
         args: arguments of the model and the guide.
         num_samples: number of draws.
-        dims: names of event dimensions, site by site.
-        coords: labels along dimensions, plates too.
-        max_plate_nesting: how many plates are nested, if more than one run shows.
-        chunk_size: draws in one run; default: as many as take a few dozen megabytes. 1 runs the
-            guide once and the model twice for each draw.
+        dims: names of event dimensions, by site.
+        coords: labels along dimensions, including plates.
+        max_plate_nesting: the number of nested plates, if a single run does not show all of them.
+        chunk_size: draws in one run; default: as many as fit into a few dozen megabytes. 1 runs
+            the guide once and the model twice for each draw.
         kwargs: keyword arguments of the model and the guide.
 
     Raises:
@@ -104,10 +104,10 @@ def from_neutra(
     chunk_size: int | None = None,
     **kwargs: Any,
 ) -> Container:
-    """Samples of a NeuTra-reparameterised MCMC run, brought back to the model's own sites.
+    """Samples of a NeuTra-reparameterised MCMC run, transformed to the model's own sites.
 
-    The run itself knows one shared latent vector only. The groups are those of :func:`from_svi`,
-    with ``diverging`` in place of ``log_weight``.
+    The run itself has a single shared latent vector. The groups are those of :func:`from_svi`,
+    with ``diverging`` instead of ``log_weight``.
 
     Args:
         mcmc: the finished run, on ``neutra.reparam(model)``.
@@ -120,7 +120,7 @@ def from_neutra(
         kwargs: keyword arguments of the model.
 
     Raises:
-        ValueError: if the run has no shared latent, if ``neutra`` had no part in it, and as
+        ValueError: if the run has no shared latent, if ``neutra`` was not used in it, and as
             :func:`from_svi`.
     """
     samples = mcmc.get_samples(group_by_chain=True)
@@ -165,15 +165,15 @@ class NeuTraLatents:
 
     def many(self, draws: range, single: Trace, nesting: int) -> Trace:
         noise = self.noise[draws.start : draws.stop]
-        padded = noise.unflatten(0, (len(draws), *(1,) * nesting))  # it keeps clear of the plates
+        padded = noise.unflatten(0, (len(draws), *(1,) * nesting))  # left of the model's plates
         return delta_trace(self.neutra.transform_sample(padded))
 
     def check(self, latents: Trace, single: Trace, number: int, place: int) -> None:
-        """Nothing can go wrong: the guide's transform takes batches."""
+        """Check nothing: the guide's transform supports batches."""
 
 
 def delta_trace(values: dict[str, Tensor]) -> Trace:
-    """A trace that holds some values."""
+    """A trace with these values."""
 
     def guide() -> None:
         for name, value in values.items():

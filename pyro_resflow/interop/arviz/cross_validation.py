@@ -12,18 +12,18 @@ from .library import LIBRARY, Container, group_of
 from .smoothing import LEAST_DRAWS, psis
 
 FEW_EFFECTIVE_DRAWS = 100
-"""Below these the weighted estimate is mostly noise; see the page on ArviZ for the comparison."""
+"""With fewer, the weighted estimate is mostly noise; see the comparison on the ArviZ page."""
 
 
 def loo(data: Container, var_name: str | None = None) -> Any:
     r"""Leave-one-out cross-validation by smoothed importance sampling, from draws of a guide.
 
-    Leaving out observation i weighs draw z by :math:`w(z) / p(x_i | z)`. ``az.loo`` takes
+    Leaving out observation i weights draw z by :math:`w(z) / p(x_i | z)`. ``az.loo`` uses
     :math:`w = 1`, as if the guide were the posterior; here :math:`w = p(z, x) / q(z)`, the
-    ``log_weight`` of :func:`from_svi`. Data without ``log_weight``, of MCMC, have w = 1.
+    ``log_weight`` of :func:`from_svi`. Data without ``log_weight``, from MCMC, have w = 1.
 
     Args:
-        data: with the group ``log_likelihood``.
+        data: a container with the group ``log_likelihood``.
         var_name: the observed site; default: the only one.
 
     Returns:
@@ -32,7 +32,7 @@ def loo(data: Container, var_name: str | None = None) -> Any:
         and ``pareto_k``; in ArviZ 1 ``elpd``, ``se``, ``p``, ``elpd_i`` and ``pareto_k``.
 
     Raises:
-        ValueError: without log likelihood, or if there are several observed sites and no name.
+        ValueError: if there is no log likelihood, or several observed sites and no ``var_name``.
 
     Warns:
         UserWarning: if k of an observation is above :math:`\min(1 - 1/\log_{10} S, 0.7)` for S
@@ -86,15 +86,15 @@ def loo(data: Container, var_name: str | None = None) -> Any:
 
 
 def standard_error(terms: np.ndarray) -> float:
-    """That of a sum of independent terms; nan if there is one only.
+    """The standard error of a sum of independent terms; nan for a single term.
 
-    ArviZ 1 computes the same; ArviZ 0.x divides by the number of terms in place of one less.
+    It divides by n - 1 as ArviZ 1; ArviZ 0.x divides by n.
     """
     return math.sqrt(terms.size * terms.var(ddof=1)) if terms.size > 1 else math.nan
 
 
 def good_shape(draws: int) -> float:
-    """The shape up to which so many draws give a usable estimate (Vehtari et al., 2024)."""
+    """The largest shape at which this many draws are reliable (Vehtari et al., 2024)."""
     return min(1 - 1 / math.log10(draws), 0.7) if draws > 1 else -math.inf
 
 

@@ -1,4 +1,4 @@
-"""Draws as the container of the ArviZ that is installed."""
+"""Convert draws to the container of the installed version of ArviZ."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def container_of(
     stats: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
 ) -> Container:
-    """The groups of some draws, chain after chain, as one container.
+    """The container with all groups.
 
     Args:
-        draws: of all chains, one after the other.
-        chains: how many there are.
+        draws: draws of all chains, one chain after another.
+        chains: number of chains.
         model: the model's trace of one draw.
         names: the dimensions of every site, see :func:`sites.checked_names`.
         coords: labels along dimensions.
-        stats: what ``sample_stats`` gets, shape ``(chains, draws)``.
-        attributes: of the group ``sample_stats``.
+        stats: values of ``sample_stats``, shape ``(chains, draws)``.
+        attributes: attributes of the group ``sample_stats``.
     """
 
     def dataset(values: Mapping[str, Tensor]) -> Any:
@@ -61,7 +61,7 @@ def dataset_of(
     coords: Coords,
     sample_dims: Sequence[str],
 ) -> Any:
-    """Arrays as a data set: the dimensions of the draws first, then those that have names.
+    """A data set of arrays: the dimensions of the draws come first, then the named ones.
 
     An array may lack the event dimensions, as densities do.
     """
@@ -77,5 +77,5 @@ def dataset_of(
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor, from whatever device and graph, as an array."""
+    """A tensor on any device, with or without a graph, as an array."""
     return tensor.numpy(force=True)

@@ -1,4 +1,4 @@
-"""Draws from the posterior, and what the model makes of them."""
+"""Draws from the posterior, with the model's densities and predictions."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Model = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Traces:
-    """One run of everything: for one draw, or for many along a dimension of their own.
+    """The traces of one run, for one draw or for many along a separate dimension.
 
     Attributes:
-        latents: where the latent values come from.
+        latents: the source of the latent values.
         model: the model at these values.
-        free: the same with its observed sites drawn anew; None if nobody asks for them.
+        free: the model with new draws of its observed sites; None if they are not needed.
     """
 
     latents: Trace
@@ -49,11 +49,11 @@ class Traces:
 
 @dataclass(frozen=True)
 class Draws:
-    """Some draws from the posterior; every tensor has them along its first dimension.
+    """Draws from the posterior, along the first dimension of every tensor.
 
     Attributes:
         posterior: the latent and the deterministic values, by site.
-        predictive: observed sites, drawn anew.
+        predictive: new draws of the observed sites.
         log_likelihood: of each observation.
         lp: log p(z, x).
         log_q: log q(z).
@@ -67,7 +67,7 @@ class Draws:
 
     @classmethod
     def of(cls, traces: Traces, single: Traces, number: int) -> Draws:
-        """What traces of many draws hold, each at the shape that it has in a run of one."""
+        """The draws in traces of many draws, each with the shape of a run of a single draw."""
         sites = {site["name"]: site for site in sample_sites(single.model)}
 
         def values(found: Iterable[Any]) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class Draws:
 
     @classmethod
     def joined(cls, parts: Sequence[Draws]) -> Draws:
-        """Draws one after the other.
+        """The concatenation of draws.
 
         Raises:
             ValueError: unless all have the same sites, of the same shapes.
@@ -127,7 +127,7 @@ class Draws:
 
 
 def rows(tensor: Tensor, number: int, shape: Sequence[int]) -> Tensor:
-    """A tensor as one of shape ``(number, *shape)``; what has no draws is the same for each.
+    """A tensor reshaped to ``(number, *shape)``; one without draws is expanded.
 
     Raises:
         ValueError: if it has another number of entries.
@@ -141,7 +141,7 @@ def rows(tensor: Tensor, number: int, shape: Sequence[int]) -> Tensor:
 
 
 def summed(trace: Trace, single: Trace, number: int) -> Tensor:
-    """The log density of all sites together, draw by draw, in double precision."""
+    """The joint log density of all sites, for each draw, in double precision."""
     trace.compute_log_prob()
     total = torch.zeros(number, dtype=torch.float64)
     for site in all_sites(trace):
@@ -168,10 +168,10 @@ def replayed(
 
 
 class DrawingAnew(UnconditionMessenger):
-    """Observed sites are drawn from their distributions, at the shape of the data.
+    """Draws observed sites from their distributions, with the shape of the data.
 
-    Pyro's own ``poutine.uncondition`` also draws what ``pyro.deterministic`` has computed, at
-    another shape if it is inside a plate; and draws once for data without a plate.
+    Pyro's own ``poutine.uncondition`` also redraws ``pyro.deterministic`` sites, with a wrong
+    shape inside a plate, and draws a single value for data without a plate.
     """
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -195,7 +195,7 @@ def drawing_anew(model: Model) -> Model:
 
 @contextmanager
 def exact_densities(traces: Iterable[Trace]) -> Iterator[None]:
-    """Every residual block in the distributions of some traces uses :class:`Exact` inside."""
+    """Let every residual block in the distributions of the traces use :class:`Exact` inside."""
     distributions = [
         site["fn"] for trace in traces for site in trace.nodes.values() if site["type"] == "sample"
     ]
@@ -204,7 +204,7 @@ def exact_densities(traces: Iterable[Trace]) -> Iterator[None]:
 
 
 def check_number(num_samples: int) -> None:
-    """Raise unless there is a draw to make.
+    """Raise unless at least one draw is requested.
 
     Raises:
         ValueError: for a number below 1.
@@ -214,12 +214,12 @@ def check_number(num_samples: int) -> None:
 
 
 def is_point(distribution: Any) -> bool:
-    """Whether a distribution is a point mass, masked, expanded or not."""
+    """Whether a distribution is a point mass, possibly masked or expanded."""
     return any(isinstance(part, dist.Delta) for part in inside(distribution))
 
 
 def point_masses(trace: Trace, draws: Draws) -> list[str]:
-    """The latent sites, of those that the model gives a density, of which all draws are one."""
+    """The latent sites with a density in the model whose draws are all equal."""
     return [
         site["name"]
         for site in inferred_sites(trace)

@@ -1,9 +1,8 @@
-"""The guide and the model for many draws: a chunk of them in one run, or one by one.
+"""Run the guide and the model for many draws: a chunk of draws in one run, or one by one.
 
-A chunk is one run inside a plate of its own, left of all others. That is right for models that
-treat dimensions on the left as independent, as Pyro's vectorized particles ask for. Whether this
-model does is not taken on trust: two draws of every size of chunk are run once more on their own,
-and every site has to give the same.
+A chunk is one run inside an extra plate, left of all others. This is correct for models that treat
+dimensions on the left as independent, as Pyro's vectorized particles require. To verify this, two
+draws of every chunk size run again individually, and every site must agree.
 """
 
 from __future__ import annotations
@@ -26,32 +25,32 @@ from .draws import Draws, Model, Traces, drawing_anew, exact_densities, is_point
 from .sites import all_sites, batch_shape_of, full_value, is_deterministic, plate_nesting
 
 PLATE = "_pyro_resflow_draws"
-"""The name of the plate of the draws, which no model has."""
+"""The name of the plate of the draws; no model uses it."""
 
 ENTRIES = 2**23
-"""Entries of all tensors of a chunk together, 32 MB of single precision. Intermediate results,
-which cannot be counted from outside, may take some times as much."""
+"""Total entries of the tensors of a chunk, 32 MB in single precision. Intermediate results, which
+cannot be counted from outside, may take a few times as much."""
 
 QUIET_SECONDS = 2.0
-"""How long a loop runs before it shows its progress."""
+"""Seconds before a loop shows a progress bar."""
 
 
 class Latents(Protocol):
-    """Where the latent values come from."""
+    """The source of the latent values."""
 
     def one(self, index: int) -> Trace:
         """The values of a single draw."""
 
     def many(self, draws: range, single: Trace, nesting: int) -> Trace:
-        """Those of several, along a dimension left of ``nesting`` others."""
+        """The values of several draws, along a dimension left of ``nesting`` others."""
 
     def check(self, latents: Trace, single: Trace, number: int, place: int) -> None:
-        """Raise unless one draw of many comes about as it would on its own."""
+        """Raise unless one draw of many agrees with an individual run."""
 
 
 @dataclass(frozen=True)
 class GuideLatents:
-    """Fresh draws of a guide."""
+    """New draws of a guide."""
 
     guide: Model
     args: tuple[Any, ...]
@@ -64,7 +63,7 @@ class GuideLatents:
         return self.traced(in_plate(self.guide, len(draws), nesting))
 
     def traced(self, guide: Model) -> Trace:
-        """A run of the guide; without the data, if it is one that runs the model itself."""
+        """A trace of the guide, without the data of guides that run the model themselves."""
         trace = poutine.trace(guide).get_trace(*self.args, **self.kwargs)
         if isinstance(self.guide, GuideMessenger):
             for site in [*all_sites(trace)]:
@@ -74,7 +73,7 @@ class GuideLatents:
 
     def check(self, latents: Trace, single: Trace, number: int, place: int) -> None:
         values = taken(latents, single, number, place)
-        for site in all_sites(single):  # these are computed, not drawn
+        for site in all_sites(single):  # point masses are computed, not drawn
             if is_point(site["fn"]):
                 values.remove_node(site["name"])
         alone = self.traced(poutine.replay(self.guide, trace=values))
@@ -87,10 +86,10 @@ class Evaluation:
 
     Attributes:
         model: the model.
-        latents: where its latent values come from.
+        latents: the source of its latent values.
         args: arguments of the model.
         kwargs: keyword arguments of the model.
-        predictive: whether observed sites are drawn anew as well.
+        predictive: whether to draw the observed sites as well.
     """
 
     model: Model
@@ -107,7 +106,7 @@ class Evaluation:
         max_plate_nesting: int | None,
         chunk_size: int | None,
     ) -> Draws:
-        """So many draws, when a run of a single one has shown what there is.
+        """A number of draws, given the traces of a single one.
 
         Raises:
             ValueError: for a chunk size below 1, or fewer nested plates than the model has.
@@ -120,11 +119,11 @@ class Evaluation:
             return self.chunks_or_loop(number, min(size, number), single, nesting)
 
     def chunks_or_loop(self, number: int, size: int, single: Traces, nesting: int) -> Draws:
-        """Chunk by chunk, if that works; else one by one, with a warning that says why."""
+        """Run in chunks if that works; else one by one, with a warning that gives the reason."""
         if size > 1:
             try:
                 return self.in_chunks(number, size, single, nesting)
-            except Exception as error:  # the model is anybody's code and may raise anything
+            except Exception as error:  # user code may raise anything
                 reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
                 warnings.warn(
                     f"model, guide: a run for {size} draws at once failed ({reason[0]}), so that "
@@ -141,7 +140,7 @@ class Evaluation:
         return self.at(self.latents.one(index))
 
     def at(self, latents: Trace, plate: tuple[int, int] | None = None) -> Traces:
-        """The model at some values, which a plate of a size left of others may hold."""
+        """The model at latent values, optionally inside a plate of given size and nesting."""
         model = self.model if plate is None else in_plate(self.model, *plate)
         free = drawing_anew(model)
         return Traces(
@@ -161,7 +160,7 @@ class Evaluation:
         return Draws.joined(parts)
 
     def in_chunks(self, number: int, size: int, single: Traces, nesting: int) -> Draws:
-        """A run for every chunk, the first of each size checked against runs of a single draw.
+        """One run per chunk; the first of each size is checked against individual runs.
 
         Raises:
             ValueError: if they differ.
@@ -179,7 +178,7 @@ class Evaluation:
         return Draws.joined(parts)
 
     def check(self, traces: Traces, single: Traces, number: int, place: int) -> None:
-        """Raise unless one draw of a chunk is what it is in a run of its own."""
+        """Raise unless one draw of a chunk agrees with an individual run."""
         self.latents.check(traces.latents, single.latents, number, place)
         latents = taken(traces.latents, single.latents, number, place)
         model = replayed(self.model, latents, self.args, self.kwargs)
@@ -191,7 +190,7 @@ class Evaluation:
 
 
 def in_plate(function: Model, size: int, nesting: int) -> Model:
-    """A function inside a plate on the left of so many others."""
+    """A function inside a plate on the left of ``nesting`` others."""
 
     def inside_plate(*args: Any, **kwargs: Any) -> Any:
         with pyro.plate(PLATE, size, dim=-nesting - 1):
@@ -201,10 +200,10 @@ def in_plate(function: Model, size: int, nesting: int) -> Model:
 
 
 def checked_nesting(given: int | None, single: Traces) -> int:
-    """The number of nested plates, found or given.
+    """The number of nested plates, detected or given.
 
     Raises:
-        ValueError: if fewer are given than there are.
+        ValueError: if the given number is too small.
     """
     found = plate_nesting([single.latents, single.model])
     if given is not None and given < found:
@@ -226,7 +225,7 @@ def fitting_size(single: Traces) -> int:
 
 
 def taken(trace: Trace, single: Trace, number: int, place: int) -> Trace:
-    """The values of one draw, at the shapes that they have in a run of a single one."""
+    """The values of one draw, with the shapes of a run of a single draw."""
     chosen = single.copy()
     for site in all_sites(trace):
         alone: Any = single.nodes[site["name"]]
@@ -236,16 +235,16 @@ def taken(trace: Trace, single: Trace, number: int, place: int) -> Trace:
 
 
 def compare(trace: Trace, alone: Trace, number: int, place: int) -> None:
-    """Raise where a site of one draw of many differs from that in a run of its own.
+    """Raise if a site of one draw of many differs from the site in an individual run.
 
-    The density of an auxiliary site is not compared: it is that of the one vector of an autoguide,
-    which has a known event shape, and whose flow may have no inverse.
+    The density of an auxiliary site is not compared: it belongs to the latent vector of an
+    autoguide, whose event shape is known, and whose flow may have no inverse.
 
     Raises:
         ValueError: naming the site.
     """
     for each in (trace, alone):
-        each.compute_log_prob(_is_no_auxiliary)
+        each.compute_log_prob(_is_not_auxiliary)
     for site in all_sites(alone):
         together = trace.nodes[site["name"]]
         pairs = [(full_value(together), full_value(site))]
@@ -256,12 +255,12 @@ def compare(trace: Trace, alone: Trace, number: int, place: int) -> None:
                 raise ValueError(f"the site {site['name']!r} differs from that of a single draw")
 
 
-def _is_no_auxiliary(_: str, site: Any) -> bool:
+def _is_not_auxiliary(_: str, site: Any) -> bool:
     return not site["infer"].get("is_auxiliary")
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results of one computation agree, but for rounding."""
+    """Whether two results agree up to rounding."""
     if not expected.is_floating_point():
         return bool(torch.equal(found, expected))
     tolerance = torch.finfo(expected.dtype).eps ** 0.5

@@ -1,6 +1,6 @@
-"""The ArviZ that is installed: what its versions 0.x and 1 call the things that are needed here.
+"""Interface to the installed version of ArviZ, 0.x or 1.
 
-Everything else in this package is the same for both.
+Everything else in this package is independent of the version.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ...extras import extra
 with extra("arviz"):
     import arviz
 
-az: Any = arviz  # its versions disagree about what there is
+az: Any = arviz  # its versions have different attributes
 
 Container = Any
 """``arviz.InferenceData`` in ArviZ 0.x, ``xarray.DataTree`` in ArviZ 1."""
 
 SAMPLE_DIMS = ("chain", "draw")
-"""The names that ArviZ gives to the dimensions of the draws."""
+"""ArviZ's names of the dimensions of the draws."""
 
 
 class Library(Protocol):
-    """What differs between the versions."""
+    """The functions that differ between the versions."""
 
     def dataset(
         self,
@@ -38,7 +38,7 @@ class Library(Protocol):
         """An ``xarray.Dataset`` with ArviZ's attributes; ``sample_dims`` are the first ones."""
 
     def container(self, groups: Mapping[str, Any]) -> Container:
-        """Datasets, by the names of their groups, in one container."""
+        """A container of datasets, by the names of their groups."""
 
     def elpd(
         self,
@@ -138,7 +138,7 @@ class ModernArviZ:
         good_k: float,
         weighted: bool,
     ) -> Any:
-        # from 1.3 on each kind has a class; before, the kind is a field of the only one
+        # since 1.3 each kind has a class; before, one class has the kind as a field
         named = getattr(az, "ELPDDataLOO", None)
         make = named if named is not None else lambda **fields: az.ELPDData("loo", **fields)
         return make(
@@ -161,7 +161,7 @@ LIBRARY: Library = ClassicArviZ() if int(az.__version__.split(".")[0]) < 1 else 
 
 
 def group_of(data: Container, name: str) -> Any:
-    """One group of a container; an empty mapping if it has none of this name."""
+    """A group of a container; an empty mapping if the group does not exist."""
     try:
         return data[name]
     except KeyError:

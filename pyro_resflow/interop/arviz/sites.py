@@ -1,4 +1,4 @@
-"""Which sites of a trace are inferred and which observed, with their values and dimensions."""
+"""The inferred and observed sites of a trace, with their values and dimensions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sample_sites(trace: Trace) -> Iterator[Any]:
 
 
 def all_sites(trace: Trace) -> Iterator[Any]:
-    """Every sample site of a model or a guide, factors and auxiliary ones too; no plates."""
+    """All sample sites of a model or a guide, with factors and auxiliary sites but no plates."""
     site: Any
     for site in trace.nodes.values():
         if site["type"] == "sample" and not site_is_subsample(site):
@@ -41,33 +41,33 @@ def all_sites(trace: Trace) -> Iterator[Any]:
 
 
 def is_deterministic(site: Any) -> bool:
-    """Whether a site is one of ``pyro.deterministic``."""
+    """Whether a site comes from ``pyro.deterministic``."""
     return bool(site["infer"].get("_deterministic"))
 
 
 def was_observed(site: Any) -> bool:
-    """Whether ``poutine.uncondition`` has freed an observed site."""
+    """Whether ``poutine.uncondition`` has unconditioned an observed site."""
     return bool(site["infer"].get("was_observed"))
 
 
 def observed_sites(trace: Trace) -> Iterator[Any]:
-    """The sites that hold data."""
+    """The sites with data."""
     return (s for s in sample_sites(trace) if s["is_observed"] and not is_deterministic(s))
 
 
 def inferred_sites(trace: Trace) -> Iterator[Any]:
-    """The latent sites and the deterministic ones."""
+    """The latent and the deterministic sites."""
     return (s for s in sample_sites(trace) if not s["is_observed"] or is_deterministic(s))
 
 
 def event_dim_of(site: Any) -> int:
-    """Event dimensions; of a deterministic site, which Pyro takes for one event, those beyond."""
+    """The event dimensions of a site; 0 for a deterministic site that Pyro treats as one event."""
     event_dim, dims = int(site["fn"].event_dim), int(site["value"].dim())
     return 0 if is_deterministic(site) and event_dim == dims else event_dim
 
 
 def batch_shape_of(site: Any) -> torch.Size:
-    """The shape of a site's log density: that of its distribution and its value together."""
+    """The shape of a site's log density: the broadcast shape of its distribution and value."""
     value = site["value"]
     batch = value.shape[: value.dim() - event_dim_of(site)]
     if is_deterministic(site):
@@ -76,13 +76,13 @@ def batch_shape_of(site: Any) -> torch.Size:
 
 
 def full_value(site: Any) -> Tensor:
-    """The value, at the batch shape of its distribution."""
+    """The value, expanded to the batch shape of its distribution."""
     value = site["value"]
     return value.expand((*batch_shape_of(site), *value.shape[value.dim() - event_dim_of(site) :]))
 
 
 def log_density(site: Any) -> Tensor:
-    """The log density of each observation, 0 where it is masked; double, for what sums it up."""
+    """The log density of each observation, 0 where masked; in double precision for later sums."""
     density, mask = site["unscaled_log_prob"].double(), site["mask"]
     if mask is None:
         return density
@@ -90,7 +90,7 @@ def log_density(site: Any) -> Tensor:
 
 
 def plate_nesting(traces: Sequence[Trace]) -> int:
-    """How many batch dimensions, counted from the right, the plates and sites of traces take."""
+    """The number of batch dimensions that the plates and sites of traces occupy."""
     sites = [site for trace in traces for site in all_sites(trace)]
     plates = [-f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
     batches = [len(batch_shape_of(s)) for s in sites if not is_deterministic(s)]
@@ -98,10 +98,10 @@ def plate_nesting(traces: Sequence[Trace]) -> int:
 
 
 def dim_names(site: Any, given: Sequence[str]) -> list[str | None]:
-    """A name for every dimension of a site's value; None for what only pads a batch shape.
+    """A name for every dimension of a site's value; None for padding of the batch shape.
 
     Raises:
-        ValueError: if more names are given than there are dimensions beside the plates'.
+        ValueError: if more names are given than there are dimensions without a plate.
     """
     shape, event_dim = full_value(site).shape, event_dim_of(site)
     plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
@@ -126,11 +126,11 @@ def dim_names(site: Any, given: Sequence[str]) -> list[str | None]:
 def checked_names(
     trace: Trace, dims: Mapping[str, Sequence[str]], coords: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[str | None]]:
-    """The dimensions' names of every site of a model; see :func:`dim_names`.
+    """The names of the dimensions of every site of a model; see :func:`dim_names`.
 
     Raises:
-        ValueError: for a site, a plate or a dimension with a name that ArviZ keeps for itself, for
-            ``dims`` of no site, and for ``coords`` of no dimension or of another length.
+        ValueError: for a site, plate or dimension with a name that ArviZ reserves, for ``dims`` of
+            an unknown site, and for ``coords`` of an unknown dimension or of a wrong length.
     """
     sites = {site["name"]: site for site in sample_sites(trace)}
     names = {name: dim_names(site, dims.get(name, ())) for name, site in sites.items()}
@@ -161,7 +161,7 @@ def _refuse_name(
     sizes: Mapping[str, int],
     dims: Mapping[str, Sequence[str]],
 ) -> None:
-    """Raise where a name that ArviZ gives to the draws' dimensions is that of something else."""
+    """Raise if a site, plate or dimension has a name that ArviZ reserves."""
     reason = "ArviZ keeps 'chain' and 'draw' for the dimensions of the draws; rename it."
     for site, given in dims.items():
         if reserved in given:

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAST_TAIL = 5
-"""Weights in the tail below which nothing is fitted, as in the paper."""
+"""The smallest number of weights to which a tail is fitted, as in the paper."""
 
 LEAST_DRAWS = 5 * LEAST_TAIL
-"""Draws below which the tail, a fifth of them, has fewer than :data:`LEAST_TAIL` weights."""
+"""The smallest number of draws whose tail, a fifth, has :data:`LEAST_TAIL` weights."""
 
 EQUAL = 1e-3
-"""Log weights that differ by less are equal: a tail fitted to them would be one of rounding, and
-weighting by them would move no expectation by more than a thousandth of the draws' range."""
+"""Log weights that differ by less count as equal: a fitted tail would describe rounding errors,
+and the weights would change an expectation by at most a thousandth of the draws' range."""
 
 PRIOR_SHAPE, PRIOR_DRAWS = 0.5, 10
-"""The shape is averaged with this one, which counts as so many weights of the tail (Vehtari et
-al., appendix C)."""
+"""A prior for the shape: its value, and its weight in draws of the tail (Vehtari et al., appendix
+C)."""
 
 SMALLEST = math.log(np.finfo(np.float64).tiny)
-"""Log weights below this one are zero beside the largest, whose logarithm is set to 0."""
+"""Log weights below this are numerically zero relative to the largest, which is scaled to 0."""
 
 TOO_FEW = f"too few draws: the shape of a tail takes at least {LEAST_DRAWS}"
 ALL_EQUAL = "the weights are all equal: k is not defined, the guide fits"
@@ -35,12 +35,12 @@ NOT_FINITE = "some weights are nan or infinite: k is not defined"
 
 @dataclass(frozen=True)
 class Smoothed:
-    """Importance weights whose largest were replaced by quantiles of a fitted Pareto tail.
+    """Importance weights whose largest values are replaced by quantiles of a fitted Pareto tail.
 
     Attributes:
-        log_weights: their logarithms, normalized, shape ``(draws,)``.
-        k: shape of the tail; nan where it is not defined.
-        note: why k is not defined; empty where it is.
+        log_weights: normalized log weights, shape ``(draws,)``.
+        k: shape of the tail; nan if it is not defined.
+        note: the reason if k is not defined, else empty.
     """
 
     log_weights: np.ndarray
@@ -49,31 +49,31 @@ class Smoothed:
 
     @property
     def effective_draws(self) -> float:
-        r""":math:`1 / \sum w^2`: as many equally weighted draws have the same variance."""
+        r""":math:`1 / \sum w^2`: the number of equally weighted draws with the same variance."""
         return float(1 / np.exp(2 * self.log_weights).sum())
 
 
 def psis(log_weights: np.ndarray) -> Smoothed:
     r"""Smooth importance weights by a generalized Pareto distribution fitted to their tail.
 
-    The tail has the :math:`M = \lceil\min(S/5,\, 3\sqrt S)\rceil` largest of S weights. The
-    same numbers come out under every version of ArviZ. Where no tail can be fitted the weights
-    stay as they are and
+    The tail consists of the :math:`M = \lceil\min(S/5,\, 3\sqrt S)\rceil` largest of S weights.
+    The results do not depend on the version of ArviZ. If no tail can be fitted, the weights do
+    not change and
 
-    - of fewer than 25 draws, k is nan: too few draws;
-    - of weights that are all equal (to a thousandth), k is nan: the guide fits;
+    - for fewer than 25 draws, k is nan: too few draws;
+    - if all weights are equal (to a thousandth), k is nan: the guide fits;
     - if fewer than five weights are larger than the rest and the rest is equal, k is nan;
-    - if double precision cannot tell the tail's smaller weights from zero, k is inf;
+    - if the tail's smaller weights are numerically zero in double precision, k is inf;
     - if a weight is nan or infinite, k and all weights are nan. A weight of zero is fine.
 
     Args:
         log_weights: logarithms of the weights, up to a constant, shape ``(draws,)``.
 
     Returns:
-        The smoothed weights, k, and a note where k is not defined.
+        The smoothed weights, k, and a note if k is not defined.
 
     Raises:
-        ValueError: without draws, or if the shape is another one.
+        ValueError: without draws, or for a wrong shape.
 
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry, Pareto Smoothed Importance Sampling, 2024.
@@ -101,7 +101,7 @@ def psis(log_weights: np.ndarray) -> Smoothed:
 
 
 def _smooth_tail(values: np.ndarray) -> tuple[float, str]:
-    """Replace the tail of some log weights, of which the largest is 0; k and a note."""
+    """Replace the tail of log weights whose maximum is 0, and return k and a note."""
     size = math.ceil(min(values.size / 5, 3 * math.sqrt(values.size)))
     order = np.argsort(values)
     cutoff = values[order[-size - 1]]
@@ -124,9 +124,9 @@ def _smooth_tail(values: np.ndarray) -> tuple[float, str]:
 def fit_pareto(excess: np.ndarray) -> tuple[float, float]:
     r"""Shape and scale of a generalized Pareto distribution.
 
-    The likelihood is averaged over a grid of :math:`\theta = -k/\sigma`, at each point of which
-    the best k is :math:`\operatorname{mean} \log(1 - \theta x)`. The shape is shrunk a little
-    towards 0.5.
+    The parameter :math:`\theta = -k/\sigma` is averaged over a grid, weighted by the likelihood;
+    the best k for each point is :math:`\operatorname{mean} \log(1 - \theta x)`. The shape is
+    shrunk slightly towards 0.5.
 
     Args:
         excess: sorted positive numbers x.
@@ -155,10 +155,10 @@ def pareto_quantiles(ranks: np.ndarray, shape: float, scale: float) -> np.ndarra
 
 
 def _quartile(number: int) -> int:
-    """The place of the first quartile among sorted numbers."""
+    """The index of the first quartile of sorted numbers."""
     return max(int(number / 4 + 0.5) - 1, 0)
 
 
 def _normalized(values: np.ndarray) -> np.ndarray:
-    """Logarithms of weights that sum to one."""
+    """Log weights, shifted so that the weights sum to one."""
     return values - np.logaddexp.reduce(values)

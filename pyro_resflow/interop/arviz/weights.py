@@ -1,4 +1,4 @@
-"""How far importance weights can be trusted."""
+"""Diagnose the reliability of importance weights."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def pareto_k(
 ) -> float:
     r"""The Pareto shape of the tail of :math:`p(z, x) / q(z)`, z drawn from the guide.
 
-    Below 0.5 the ratio has a finite variance; up to 0.7 importance weights repair the guide; above
-    that, expectations under the guide are not those of the posterior. The draws see only where
-    the guide goes: a mode that it misses altogether does not show.
+    Below 0.5 the ratio has a finite variance; up to 0.7 importance weights correct the guide;
+    above that, expectations under the guide are not those of the posterior. The draws cover only
+    the region of the guide: a mode that it misses altogether is not detected.
 
     Args:
         guide: the fitted guide.
@@ -40,11 +40,11 @@ def pareto_k(
         kwargs: keyword arguments of the model and the guide.
 
     Returns:
-        k; or nan, with a warning that says why, where it is not defined: for weights that are all
-        equal, as those of a guide that is the posterior, and for a guide that is a point.
+        k; or nan, with a warning that gives the reason, if it is not defined: for equal weights,
+        as of a guide that equals the posterior, and for a guide that is a point.
 
     Raises:
-        ValueError: if the guide has no model of its own and none is given, for fewer than 25
+        ValueError: if the guide does not know its model and none is given, for fewer than 25
             draws, and as :func:`from_svi`.
 
     Reference:
@@ -82,7 +82,7 @@ def pareto_k(
 
 
 def judged(draws: Draws, trace: Trace) -> Smoothed:
-    """The smoothed weights of some draws of a guide; without k for a guide that is a point."""
+    """The smoothed weights of draws of a guide; k is nan for a guide that is a point."""
     smoothed = psis(as_array(draws.log_weight))
     points = point_masses(trace, draws)
     if not points:

@@ -1,7 +1,7 @@
 """Trained flows as NumPyro transforms, with the same weights.
 
-:func:`to_numpyro` translates once; what it returns is a pytree of JAX arrays that knows nothing of
-torch: it goes through ``jit``, ``vmap`` and ``grad``, and into NumPyro's models and kernels.
+:func:`to_numpyro` returns a pytree of JAX arrays that does not depend on torch: it works with
+``jit``, ``vmap`` and ``grad``, and in NumPyro's models and kernels.
 """
 
 from . import conditioners, convolutions, image_translation  # noqa: F401 (registers translations)

@@ -1,4 +1,4 @@
-"""What our NumPyro transforms share: comparison, a hash, and inverses that have them too."""
+"""Base classes of our NumPyro transforms: comparison, a hash, and inverses that have both."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Flattened = tuple[tuple[Any, ...], tuple[tuple[str, ...], dict[str, Any]]]
 class Comparable:
     """Equality and hash of a pytree by its arrays.
 
-    Two are equal where their arrays are the same objects, so that a transform can be a key, or a
-    static argument of ``jax.jit``; ``eq`` compares values too.
+    Two objects are equal if their arrays are the same objects, so that a transform can be a key or
+    a static argument of ``jax.jit``; ``eq`` compares values too.
     """
 
     def eq(self, other: object, static: bool = False) -> Any:
@@ -46,7 +46,7 @@ class Comparable:
 
 
 class Translated(Comparable, Transform):
-    """A transform of NumPyro with a hash, which its inverse has as well."""
+    """A NumPyro transform with a hash; its inverse has one as well."""
 
     @property
     def inv(self) -> Transform:

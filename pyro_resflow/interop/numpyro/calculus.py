@@ -1,4 +1,4 @@
-r"""Jacobians of vectors' functions, and the inverse of x + g(x), in JAX."""
+r"""Jacobians of functions of vectors, and the inverse of x + g(x), in JAX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ with extra("numpyro"):
     from jax import Array, lax
 
 MAX_ITERATIONS = 1000
-"""Steps after which an inverse counts as not found."""
+"""The largest number of steps of an inverse."""
 
 ROUNDINGS = 8
 """Units of rounding that a residual of a linear equation may keep: a sum of some products."""
@@ -29,7 +29,7 @@ def linearized(net: Layer, x: Array) -> tuple[Array, Array]:
     """g(x) and the matrices I + J_g(x), of shape ``(*batch, D, D)``, in one pass.
 
     Args:
-        net: g, which takes each sample for itself.
+        net: g, which treats samples independently.
         x: shape ``(*batch, D)``.
     """
     g, jvp = jax.linearize(net, x)
@@ -40,14 +40,14 @@ def linearized(net: Layer, x: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def invert(net: Layer, y: Array) -> Array:
-    r"""x with x + g(x) = y; nan for a sample where there is no such x to be found.
+    r"""Solve x + g(x) = y for x; nan for a sample without a solution.
 
-    Each step goes where the residual is smaller: to Newton's point, or to Banach's, which for a
-    contraction of the Euclidean norm has a smaller one than the last in any case. Beyond
-    ``DENSE_UP_TO`` entries every step is Banach's. A sample has arrived when its residual is
-    within twice the rounding of y, or within sixteen times and falls no more. With respect to y
-    and the weights of g, :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`: none of
-    the steps is differentiated.
+    Each step is the Newton step or the Banach step, whichever has the smaller residual. For a
+    contraction in the Euclidean norm, the Banach step always reduces the residual. Above
+    ``DENSE_UP_TO`` entries every step is a Banach step. A sample has converged if its residual is
+    within twice the rounding of y, or within sixteen times and no longer decreasing. The
+    derivative with respect to y and the weights of g is
+    :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`; the steps are not differentiated.
 
     Args:
         net: g, a pytree of its weights that is called with ``(*batch, D)``.

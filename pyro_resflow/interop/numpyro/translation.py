@@ -1,4 +1,4 @@
-"""From Pyro's transforms and distributions to NumPyro's."""
+"""Translate Pyro transforms and distributions to NumPyro."""
 
 from __future__ import annotations
 
