@@ -65,7 +65,11 @@ class Linearization(Protocol):
 
 @runtime_checkable
 class Linearizable(Protocol):
-    """What the estimators and the solvers need of a network."""
+    """What the estimators and the solvers need of a network.
+
+    It may have one method more, ``bound()``, which returns a network prepared for the many
+    evaluations of one solve or one estimate, see :meth:`pyro_resflow.nn.Chain.bound`.
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
         """g(x), shape ``(N, *event)``; differentiable."""
@@ -82,7 +86,7 @@ class Linearizable(Protocol):
 
 @dataclass(frozen=True)
 class WithCoefficients:
-    """A network whose coefficients have been computed once, for a solver's many evaluations.
+    """A network with coefficients that are computed once, for all evaluations of a solver.
 
     Args:
         net: the network.
@@ -101,12 +105,12 @@ class WithCoefficients:
         return self.net.linearize(x, self.coefficients)
 
     def without_history(self) -> WithCoefficients:
-        """The same, with coefficients that gradients stop at."""
+        """This network with coefficients that have no history, where gradients end."""
         return WithCoefficients(self.net, without_history(self.coefficients))
 
 
 def without_history(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors, none of which has been computed from another."""
+    """The tensors as leaves of the graph: none is computed from another."""
     return [t if t.is_leaf else t.detach().requires_grad_(t.requires_grad) for t in tensors]
 
 
@@ -173,8 +177,7 @@ class AutogradNetwork:
             next (no batch statistics), the same function at every call (no dropout in training
             mode: the backward pass calls it again), twice differentiable.
 
-    Gradients reach ``net.parameters()``. A tensor that the module holds otherwise is treated as a
-    constant.
+    Gradients reach ``net.parameters()``. All other tensors of the module count as constants.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -227,7 +230,7 @@ class AutogradNetwork:
 
 
 class AutogradLinearization:
-    """A module at a point; its graph is made when it is first needed.
+    """A module at a point; its graph is built when it is first needed.
 
     Args:
         net: the module.
@@ -290,7 +293,7 @@ class AutogradLinearization:
 
 
 def differentiable_point(x: Tensor, *, keep_graph: bool = True) -> Tensor:
-    """x itself where it wants gradients and keeps its graph, else one that does."""
+    """x itself if it requires gradients and keeps its graph, else a copy that does."""
     if x.is_inference():
         return x.clone().requires_grad_()
     if keep_graph and is_transformed(x):  # to detach x would take its tangent away
@@ -313,10 +316,10 @@ def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
 
 
 def address(tensor: Tensor) -> int:
-    """Where the values of a tensor lie; writing ``tensor.data = ...`` leaves no other trace."""
+    """The address of a tensor's values; nothing else shows a write ``tensor.data = ...``."""
     try:
         return tensor.data_ptr()
-    except RuntimeError:  # of a tensor inside torch.func's transformations, which has no place
+    except RuntimeError:  # a tensor inside torch.func's transformations has no storage
         return 0
 
 

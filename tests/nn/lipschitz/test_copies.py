@@ -105,6 +105,21 @@ def test_copy_whose_weight_changes_before_its_first_use_is_held_to_its_norm(
     assert operator_norm(clone).item() == pytest.approx(0.9, rel=1e-9)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, by_pickle])
+def test_a_loaded_layer_keeps_its_vectors_when_it_is_copied_before_its_first_use(
+    copied: Copied,
+) -> None:
+    layer = layer_above_its_coefficient("linear")
+    layer(batch("linear"))
+    loaded = LAYERS["linear"][0]()
+    loaded.load_state_dict(layer.state_dict())
+    clone = copied(loaded)
+    assert clone.norm_state.key != loaded.norm_state.key
+    x = batch("linear")
+    torch.testing.assert_close(clone(x), layer(x), rtol=0, atol=0)
+    torch.testing.assert_close((clone.u, clone.v), (layer.u, layer.v), rtol=0, atol=0)
+
+
 def test_state_without_the_vectors_is_measured_anew() -> None:
     layer = LipschitzLinear(8, 8, converged_norm(0.9)).double()
     layer(torch.randn(3, 8, dtype=torch.float64))
