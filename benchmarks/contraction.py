@@ -1,4 +1,4 @@
-"""How far a flow's layers exceed their coefficient, measured apart from what keeps them to it."""
+"""Measure by how much a flow's layers exceed their coefficient, independently of their norms."""
 
 from __future__ import annotations
 

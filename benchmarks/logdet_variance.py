@@ -95,7 +95,7 @@ def log_one_plus(jacobian: Tensor) -> Tensor:
 
 
 class Block:
-    """One block's Jacobians with probes, and what the estimators make of them.
+    """The Jacobians of one block with probes, and the estimators' values for them.
 
     Args:
         jacobian: shape ``(N, D, D)``.

@@ -100,7 +100,7 @@ def predict_sizes(
     utilisation: float = 0.2,
     peak_tflops: float = 156.0,
 ) -> None:
-    """Print what training the published sizes takes.
+    """Print the predicted cost of training the published sizes.
 
     Args:
         sizes: names of the sizes.

@@ -24,7 +24,7 @@ PRECISIONS: Mapping[str, tuple[bool, torch.dtype | None]] = {
     "TF32": (True, None),
     "bfloat16": (True, torch.bfloat16),
 }
-"""Whether convolutions may use TF32, and what autocast computes in."""
+"""Whether convolutions may use TF32, and the dtype of autocast."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def main(
     steps: int = 10,
     batch: int | None = None,
 ) -> None:
-    """Print a table of what training steps took.
+    """Print a table of the time and memory of training steps.
 
     Args:
         sizes: names of published sizes.

@@ -4,7 +4,7 @@
     python -m benchmarks.soak scoring        # 10,000 calls of log_prob without gradients
     python -m benchmarks.soak contraction    # the layers' norms after each of 2,000 steps
 
-Memory is what Linux counts as resident.
+Memory is the resident memory that Linux reports.
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 
 ``make bench``, or ``python -m benchmarks.speed --help`` for its options. Every library gets the
 same networks with the same weights, the same batch and the same threads, and the libraries take
-turns. A file of :mod:`benchmarks.speed.groups` measures what belongs together.
+turns. Each file of :mod:`benchmarks.speed.groups` measures one group of figures.
 """

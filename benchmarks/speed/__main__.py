@@ -47,7 +47,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--rows", nargs="+", choices=GROUPS, default=[*GROUPS], help="what of it")
+    parser.add_argument(
+        "--rows", nargs="+", choices=GROUPS, default=[*GROUPS], help="the groups to run"
+    )
     parser.add_argument("--threads", type=int, help="threads of every library; default: torch's")
     parser.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda")
     parser.add_argument("--repeats", type=int, help="timed runs; default: 7, quick 2")

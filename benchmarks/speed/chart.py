@@ -33,7 +33,7 @@ def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
 
     Args:
         measurements: all of them.
-        title: what to write above.
+        title: the title of the chart.
         path: of the picture.
     """
     groups = [
