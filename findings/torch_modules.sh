@@ -4,9 +4,9 @@
 # Behaviour: spectral_norm keeps its singular vectors in eval(), also when the weight is set: the norm
 # is then anything. AveragedModel with use_buffers=True raises at its second update where the model
 # has a boolean buffer, and truncates the mean of an integer one. _foreach operations do not raise
-# `_version` under a TorchDispatchMode, as they do without one. log_prob of no samples works where events are numbers, and raises where
-# they are vectors (of Independent always, of MultivariateNormal with validation). pixel_unshuffle of
-# no images keeps their shape. The domain of a ComposeTransform asks its parts' five times over, so
+# `_version` under a TorchDispatchMode, as they do without one. log_prob of no samples works where
+# events are numbers, and raises where they are vectors (of Independent always, of MultivariateNormal
+# with validation). pixel_unshuffle of no images keeps their shape. The domain of a ComposeTransform asks its parts' five times over, so
 # that of nested ones takes exponentially long. Under torch.compile, with the backend "eager" too, the
 # jvp of a custom Function is not called, its forward is differentiated instead, and the gradient of
 # a Function has no graph.

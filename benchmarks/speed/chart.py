@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from .contenders import KEEP, RECOMPUTE, REDUCED
 from .findings import Measurement
+from .marks import footnotes, marked
 
 SCALES = {"s": (1e3, "ms"), "B": (2**-20, "MiB")}
 CHARTED = ("training step", "peak memory", "log_prob", "inverse", "network evaluations")
@@ -52,7 +53,9 @@ def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
         axes.set_title(textwrap.fill(name, 48), fontsize=9)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
+    charted = [m.contender for _, members in groups for m in members]
     figure.suptitle(title, fontsize=9)
+    figure.supxlabel("\n".join(footnotes(charted)), fontsize=8)
     figure.savefig(path, dpi=120)
 
 
@@ -62,7 +65,8 @@ def bars(axes: Axes, members: Sequence[Measurement]) -> None:
     names = [m.contender for m in members]
     medians = [scale * m.median for m in members]
     spans = [[scale * abs(q - m.median) for q in m.quartiles] for m in members]
-    axes.barh(names, medians, color=[colour_of(name) for name in names])
+    labels = [marked(name) for name in names]
+    axes.barh(labels, medians, color=[colour_of(name) for name in names])
     for i, member in enumerate(members):
         if len(member.values) > 1:
             axes.errorbar(medians[i], i, xerr=[[s] for s in spans[i]], color="black", capsize=2)
@@ -86,7 +90,9 @@ def curves(axes: Axes, members: Sequence[Measurement]) -> None:
             color=colour,
             alpha=0.2,
         )
-        axes.plot(positions, [scale * m.median for m in curve], "o-", color=colour, label=name)
+        axes.plot(
+            positions, [scale * m.median for m in curve], "o-", color=colour, label=marked(name)
+        )
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(members[0].group.partition("against ")[2].partition(",")[0])

@@ -54,6 +54,11 @@ class Contender:
 
     name: str
 
+    @property
+    def caveat(self) -> str:
+        """What ``log_prob`` returns in training where it is no log-density; else empty."""
+        return ""
+
     def build(self, workload: Workload) -> Model:
         """The model, with weights of its own."""
         raise NotImplementedError
@@ -206,6 +211,12 @@ class Normflows(Contender):
 
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def caveat(self) -> str:
+        if not self.options.get("reduce_memory", True):
+            return ""
+        return "another value with the gradient of a log-density"
+
     def build(self, workload: Workload) -> NormflowsModel:
         return NormflowsModel(workload, self.options)
 
@@ -241,6 +252,10 @@ class TorchflowsModel(Model):
 @dataclass(frozen=True)
 class Torchflows(Contender):
     """torchflows, at its default of 2 terms on average."""
+
+    @property
+    def caveat(self) -> str:
+        return "an estimate of another series than that of the log-determinant"
 
     def build(self, workload: Workload) -> TorchflowsModel:
         return TorchflowsModel(workload)
@@ -325,6 +340,10 @@ class PlainModel(Model):
 @dataclass(frozen=True)
 class Plain(Contender):
     """Forward and backward pass of a residual network, the measure of a training step."""
+
+    @property
+    def caveat(self) -> str:
+        return "the noise's alone, without the log-determinant"
 
     def build(self, workload: Workload) -> PlainModel:
         return PlainModel(workload)

@@ -9,12 +9,14 @@ from itertools import groupby
 from pathlib import Path
 
 from .findings import Findings, Measurement, Row
+from .marks import footnotes, marked
 
 
 def markdown(facts: Mapping[str, str], found: Findings) -> str:
     """All findings as one page: the machine, the figures, what they were computed from."""
     machine = ", ".join(f"{name} {value}" for name, value in facts.items())
     parts = [machine, figures(found.rows), *details(found.measurements)]
+    parts += footnotes(m.contender for m in found.measurements)
     if found.notes:
         parts.append("\n".join(f"- {note}" for note in found.notes))
     return "\n\n".join(parts)
@@ -49,7 +51,7 @@ def details(measurements: Iterable[Measurement]) -> list[str]:
         cells = {(m.contender, m.at): str(m) for m in members}
         header = ["", *("median (quartiles)" if at is None else f"{at:g}" for at in positions)]
         contenders = dict.fromkeys(m.contender for m in members)
-        rows = [[c, *(cells.get((c, at), "") for at in positions)] for c in contenders]
+        rows = [[marked(c), *(cells.get((c, at), "") for at in positions)] for c in contenders]
         found.append(f"**{group}**\n\n{table(header, rows)}")
     return found
 
@@ -78,6 +80,7 @@ def write_json(path: Path, facts: Mapping[str, str], found: Findings) -> None:
         "measurements": [
             {**asdict(m), "median": m.median, "quartiles": m.quartiles} for m in found.measurements
         ],
+        "not_log_densities": footnotes(m.contender for m in found.measurements),
         "notes": found.notes,
     }
     path.write_text(json.dumps(content, indent=2) + "\n")

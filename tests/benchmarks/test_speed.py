@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 
@@ -17,7 +18,10 @@ pytest.importorskip("torchflows")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
+from matplotlib.figure import Figure
+
 from benchmarks.speed.__main__ import main
+from benchmarks.speed.chart import bars, curves
 from benchmarks.speed.contenders import (
     BRUTE_FORCE,
     CONTENDERS,
@@ -27,6 +31,7 @@ from benchmarks.speed.contenders import (
     RECOMPUTE,
     REDUCED,
     UNREDUCED,
+    Contender,
     plain_network,
 )
 from benchmarks.speed.equality import check_same_function, equal_models
@@ -37,10 +42,12 @@ from benchmarks.speed.groups.inverse import LIPSCHITZ, places_along, scaled
 from benchmarks.speed.groups.memory import slope
 from benchmarks.speed.groups.scaling import along, last_exponent
 from benchmarks.speed.groups.variance import gradients
+from benchmarks.speed.marks import MARK, caveat, footnotes, marked
 from benchmarks.speed.memory import LIVE, peak_above_now, peak_memory
 from benchmarks.speed.plan import FULL, QUICK
 from benchmarks.speed.timing import sampled
 from benchmarks.speed.workloads import Workload
+from pyro_resflow.nn import Chain
 
 CPU = torch.device("cpu")
 IMAGES = Workload("images", (2, 5, 5), (6, 4), blocks=2, batch=3)
@@ -136,6 +143,61 @@ def test_exact_log_densities_agree_with_normflows() -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     constant = math.log(2 * math.pi)  # of a standard normal in two dimensions
     assert not torch.allclose(ours, plain - constant, atol=1e-3)  # it has no log-determinant
+
+
+def nearly_linear(workload: Workload) -> list[Chain]:
+    """Networks whose Jacobian is about I / 2 where inputs are large: a log-determinant to see.
+
+    Nearer to I, a roulette of Poisson(2) terms needs more draws than a test has time for.
+    """
+    networks = workload.networks()
+    for layer in (layer for net in networks for layer in net if hasattr(layer, "weight")):
+        torch.nn.init.eye_(layer.weight).data.mul_(0.8)
+        torch.nn.init.zeros_(layer.bias)
+    return networks
+
+
+@pytest.mark.parametrize("contender", CONTENDERS.values(), ids=lambda c: c.name)
+def test_a_number_is_a_log_density_unless_it_is_marked(contender: Contender) -> None:
+    torch.manual_seed(0)
+    numpy.random.seed(0)
+    networks = nearly_linear(VECTORS)
+    x = torch.full((50, 2), 4.0)
+    models = [c.build(VECTORS) for c in (EXACT, contender)]
+    for model in models:
+        model.load(networks)
+    exact, given = models
+    draws = torch.stack([given.log_prob(x.clone()).detach().mean() for _ in range(150)])
+    if contender is PLAIN:
+        draws -= math.log(2 * math.pi)  # it leaves out the constant, which changes no gradient
+    error = draws.mean() - exact.log_prob(x).mean()
+    noise = draws.std() / len(draws) ** 0.5 + 1e-5
+    if contender.caveat:
+        assert abs(error) > 7 * noise
+    else:
+        assert abs(error) < 4 * noise
+
+
+def test_marks_are_in_the_table_the_chart_and_the_data(quick: Quick) -> None:
+    page = (quick.folder / "bench.md").read_text()
+    charted = [m.contender for m in quick.found.measurements]
+    assert {name for name in charted if caveat(name)} >= {"torchflows", PLAIN.name, REDUCED.name}
+    for line in footnotes(charted):
+        assert line in page
+        assert line in quick.content["not_log_densities"]
+    assert "\n| torchflows |" not in page
+    assert f"\n| torchflows {MARK} |" in page
+    assert f"\n| {KEEP.name} |" in page
+
+
+def test_bars_and_curves_carry_the_marks() -> None:
+    axes = Figure().subplots(2)
+    names = ("torchflows", KEEP.name)
+    bars(axes[0], [Measurement("training step", name, (1.0,), "s") for name in names])
+    curves(axes[1], [Measurement("cost against depth", n, (1.0,), "s", 2.0) for n in names])
+    labels = [label.get_text() for label in axes[0].get_yticklabels()]
+    _, legend = axes[1].get_legend_handles_labels()
+    assert labels == legend == [f"torchflows {MARK}", KEEP.name] == [marked(n) for n in names]
 
 
 @pytest.mark.parametrize("contender", [KEEP, RECOMPUTE, REDUCED, UNREDUCED], ids=lambda c: c.name)
