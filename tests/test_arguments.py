@@ -72,6 +72,7 @@ def test_sizes_are_at_least_one(width):
 
 PACKAGES = (flows, guides, logdet, networks, solvers, transforms)
 PUBLIC = {name: getattr(package, name) for package in PACKAGES for name in package.__all__}
+del PUBLIC["Solver"]  # an earlier name of FixedPointSolver, whose errors give the new one
 PUBLIC |= {each.__name__: each for each in (IResNetClassifier, Dequantized, Hybrid)}
 
 
