@@ -102,7 +102,7 @@ class RealNVP(ImageFlow):
                     ]
                 )
             )
-            shape, network = torch.Size((squeezed[0] // 2, *squeezed[1:])), wider
+            shape, network = torch.Size((first_half(squeezed[0]), *squeezed[1:])), wider
         levels.append(Compose(_by_checkerboards(shape, 4, network)))
         super().__init__([Logit(alpha, event_dim=3), Multiscale(levels, event_shape)], event_shape)
 

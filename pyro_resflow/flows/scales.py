@@ -8,6 +8,7 @@ import torch
 from torch.distributions import Transform
 
 from ..transforms import Compose, Multiscale, Squeeze
+from ..transforms.couplings.masks import first_half
 
 Step = Callable[[torch.Size, int, bool], Sequence[Transform]]
 """Makes one step, given the shape of the images, the number of the scale, and whether it is the
@@ -40,7 +41,7 @@ def steps_by_scale(
         if scale < len(numbers) - 1:
             steps.append(Squeeze())
             channels, height, width = steps[-1].forward_shape(shape)
-            shape = torch.Size((channels - factor_out * (channels // 2), height, width))
+            shape = torch.Size((first_half(channels) if factor_out else channels, height, width))
         scales.append(steps)
     return scales, shape
 

@@ -12,6 +12,14 @@ from torch.nn import functional as F
 from ...arguments import checked
 
 
+def first_half(channels: int) -> int:
+    """The number of channels in the first half, the larger one of an odd number.
+
+    It is the half that stays where the second is factored out.
+    """
+    return channels - channels // 2
+
+
 @checked()
 @dataclass(frozen=True)
 class Mask:
@@ -83,8 +91,7 @@ class ChannelHalves(Mask):
             )
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first = self.event_shape[0] - self.event_shape[0] // 2
-        a, b = x.tensor_split([first], dim=-len(self.event_shape))
+        a, b = x.tensor_split([first_half(self.event_shape[0])], dim=-len(self.event_shape))
         return (b, a) if self.swap else (a, b)
 
     def merge(self, kept: Tensor, changed: Tensor) -> Tensor:

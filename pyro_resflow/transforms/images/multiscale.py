@@ -14,6 +14,7 @@ from ..core.base import OnePassTransform
 from ..core.checks import check_event_shape
 from ..core.compose import Compose
 from ..core.evaluation import call_and_ladj, inverse_and_ladj
+from ..couplings.masks import first_half
 from .split_prior import SplitPrior
 
 
@@ -111,7 +112,7 @@ class Split(OnePassTransform):
                 f"event_shape: expected at least two channels to split, got {tuple(event_shape)}."
             )
         self.event_shape = torch.Size(event_shape)
-        self.kept = channels - channels // 2
+        self.kept = first_half(channels)
         self.inner = Compose([inner, *_flattened(inner, (self.kept, height, width))])
 
     domain = constraints.independent(constraints.real, 3)
@@ -182,8 +183,7 @@ class Multiscale(Compose):
             super().__init__([first, *_flattened(first, event_shape)], cache_size=cache_size)
             return
         shape = first.forward_shape(torch.Size(event_shape))
-        kept = shape[0] - shape[0] // 2
-        inner = Multiscale(rest, (kept, *shape[1:]), prior=prior)
+        inner = Multiscale(rest, (first_half(shape[0]), *shape[1:]), prior=prior)
         priors = [SplitPrior(shape, prior)] if prior is not None else []
         super().__init__([first, *priors, Split(inner, shape)], cache_size=cache_size)
 
