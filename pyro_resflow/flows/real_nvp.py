@@ -23,6 +23,7 @@ from ..transforms import (
     OnFullImage,
     Squeeze,
 )
+from ..transforms.couplings.masks import first_half
 from .image_flow import ImageFlow, checked_scales
 
 
