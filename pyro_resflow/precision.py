@@ -27,7 +27,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class HalfPrecisionError(ValueError):
-    """Parameters are in half precision, too short for norms, inverses and densities."""
+    """A flow's parameters or its input are in half precision, too short for densities."""
 
 
 def refuse_half_precision(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
@@ -9,7 +10,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import ConditionalTransformModule
+from pyro.distributions.transforms import affine_coupling, householder
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from pyro_resflow import residual_flow
 from pyro_resflow.arnoldi import LogarithmAndInverse
@@ -39,8 +42,9 @@ from pyro_resflow.nn import (
     Softplus,
     Tanh,
 )
+from pyro_resflow.precision import HalfPrecisionError
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov
-from pyro_resflow.transforms import UniformDequantization, initialize
+from pyro_resflow.transforms import Inverse, UniformDequantization, initialize
 from tests.transforms.registry import CONDITIONAL, TRANSFORMS
 
 
@@ -94,6 +98,90 @@ def test_default_float64_in_every_conditional_transform(name: str, inverse: bool
     y = transform(x)
     loss = y.square().sum(1) + transform.log_abs_det_jacobian(x, y)
     everything_is_double(loss, [x, context], conditional)
+
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def refused_or_in_single(transform: Transform, x: Tensor) -> None:
+    """Check that half precision is refused by name, or gives what the same float32 numbers do."""
+    try:
+        y = transform(x)
+    except HalfPrecisionError as error:
+        message = rf"(x|y|images|noise): expected torch.float32, .* got {x.dtype}. Convert"
+        assert re.match(message, str(error)) is not None  # noqa: PT017
+    else:
+        torch.testing.assert_close(y, transform(x.float()))
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_half_precision_is_refused_by_name_or_computed_in_single(name: str) -> None:
+    case = TRANSFORMS[name]
+    transform = case.build()
+    x = case.draw(3, *case.event_shape)
+    y = transform(x).detach()
+    for dtype in HALVES if case.trainable else []:
+        refused_or_in_single(transform, x.to(dtype))
+        if name != "inverse_of_pyros":  # whose inverse is Pyro's own
+            refused_or_in_single(transform.inv, y.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", ["residual_2", "monotone", "coupling_vector", "invertible_conv"])
+def test_half_precision_in_either_direction_or_the_ladj_is_refused(
+    name: str, dtype: torch.dtype
+) -> None:
+    case = TRANSFORMS[name]
+    transform = case.build()
+    x = case.draw(3, *case.event_shape).to(dtype)
+    with pytest.raises(HalfPrecisionError, match=rf"^x: expected torch.float32, .* got {dtype}"):
+        transform(x)
+    with pytest.raises(HalfPrecisionError, match=rf"^y: expected torch.float32, .* got {dtype}"):
+        transform.inv(x)
+    if name != "invertible_conv":  # its log-determinant depends on the image's size alone
+        with pytest.raises(HalfPrecisionError, match=r"^x: expected torch.float32"):
+            transform.log_abs_det_jacobian(x, x)
+
+
+@pytest.mark.parametrize("name", sorted(CONDITIONAL))
+def test_half_precision_contexts_are_refused_by_name(name: str) -> None:
+    conditional: ConditionalTransformModule = CONDITIONAL[name](3, 2)
+    context = torch.randn(5, 2).bfloat16()
+    for each in (conditional, conditional.inv):
+        with pytest.raises(HalfPrecisionError, match=r"^context: expected torch.float32"):
+            each.condition(context)(torch.randn(5, 3))
+
+
+def test_half_precision_images_are_refused() -> None:
+    """A logit of bfloat16 numbers would be scored with an error of tenths of a nat."""
+    density = TRANSFORMS["flow_plus_plus"].build().distribution()
+    images = torch.rand(3, *density.event_shape)
+    with pytest.raises(HalfPrecisionError, match=r"images: expected torch.float32"):
+        density.log_prob(images.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_type_that_a_foreign_part_does_not_take_is_named(dtype: torch.dtype) -> None:
+    inverse = Inverse(affine_coupling(4))
+    x = torch.randn(3, 4, dtype=dtype)
+    for use in (inverse, inverse.call_and_ladj, inverse.inverse_and_ladj, inverse._call):
+        with pytest.raises(ValueError, match=rf"^[xy]: expected torch.float32, .* got {dtype}"):
+            use(x)
+
+
+def test_another_error_of_a_foreign_part_stays_its_own() -> None:
+    with pytest.raises(RuntimeError, match=r"size of tensor a \(4\)"):
+        Inverse(householder(4))(torch.randn(3, 5))
+
+
+def test_half_precision_mixes_under_autocast_where_operations_follow_it() -> None:
+    block = TRANSFORMS["residual_2"].build()
+    x = torch.randn(5, 2).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+        with pytest.raises(HalfPrecisionError, match=r"^y: expected torch.float32"):
+            block.inv(x)  # a solver works in full precision
+    torch.testing.assert_close(y.float(), block(x.float()), rtol=0.02, atol=0.02)
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -43,8 +43,9 @@ class HoldsContraction(EstimatesLogDet, nn.Module):
 
     codomain = domain
 
-    def _check(self, name: str, x: Tensor) -> None:
-        check_dtype(name, x, self.net)
+    def _check(self, name: str, x: Tensor, *, autocast: bool) -> None:
+        """Check the type and the shape of an input; ``autocast`` as in ``check_dtype``."""
+        check_dtype(name, x, self.net, autocast=autocast)
         if self._event_shape is not None:
             check_event_shape(name, x, self._event_shape)
 

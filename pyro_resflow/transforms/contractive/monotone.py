@@ -74,7 +74,7 @@ class Monotone(ContractionTransform):
         return Negative(as_linearizable(self.net))
 
     def _solve(self, name: str, x: Tensor, net: Network) -> Tensor:
-        self._check(name, x)
+        self._check(name, x, autocast=False)
         return solved(self.solver, net, math.sqrt(2) * x, self._event_dim)
 
     def _ladj(self, w: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class Residual(ContractionTransform, ResidualMap):
     """
 
     def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
-        self._check(name, x)
+        self._check(name, x, autocast=name == "x")  # the solver of y does not follow it
         return x, self.net, self
 
 
@@ -164,7 +164,7 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
     def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
         """x at the common batch shape, and the network bound to the context at it, flattened."""
         holder: ConditionalResidual = self.conditional
-        holder._check(name, x)
+        holder._check(name, x, autocast=name == "x")
         shape = self.forward_shape(x.shape)
         batch_shape = shape[: len(shape) - holder._event_dim]
         x, context = x.expand(shape), self._flat_context(batch_shape)

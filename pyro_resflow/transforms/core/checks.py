@@ -7,22 +7,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...precision import HALF, HalfPrecisionError, autocast_dtype
 from ...walk import first_parameter
 
 
-def check_dtype(name: str, x: Tensor, network: object) -> None:
-    """Raise if one of a tensor and a network's parameters is of float64, and the other is not.
+def check_dtype(name: str, x: Tensor, network: object, *, autocast: bool = True) -> None:
+    """Raise if a tensor and a network's parameters have types that do not mix.
 
-    Lower precisions mix, as autocast has it.
+    float64 mixes with no other type. Half precision mixes with float32 under autocast alone, and
+    only in operations that follow autocast.
+
+    Args:
+        name: of the argument.
+        x: the tensor.
+        network: a module; any other object has no parameters.
+        autocast: whether the operations follow autocast.
 
     Raises:
-        ValueError: naming both types and the remedies.
+        HalfPrecisionError: for a tensor in half precision; it names both types and the remedies.
+        ValueError: for a tensor of another type; it names both types and the remedies.
     """
     if not isinstance(network, nn.Module) or not x.is_floating_point():
         return
     parameter = first_parameter(network)
     like = x if parameter is None else parameter
-    if x.dtype != like.dtype and torch.float64 in (x.dtype, like.dtype):
+    if x.dtype == like.dtype:
+        return
+    if x.dtype in HALF and like.dtype not in HALF:
+        if like.dtype == torch.float64 or not autocast or autocast_dtype(x) is None:
+            raise HalfPrecisionError(
+                f"{name}: expected {like.dtype}, the type of the flow's parameters, got "
+                f"{x.dtype}. Convert {name} by .to({like.dtype}). For speed, give {name} in "
+                "float32 and compute under torch.autocast."
+            )
+    elif torch.float64 in (x.dtype, like.dtype):
         raise ValueError(
             f"{name}: expected {like.dtype}, the type of the flow's parameters, got {x.dtype}. "
             f"Convert {name} by .to({like.dtype}), or the flow by .to({x.dtype})."

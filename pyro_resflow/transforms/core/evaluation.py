@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, constraints
 
 from .cache import RemembersLastPass
+from .checks import check_dtype
 from .features import is_read, show
 from .inside import inside
 from .one_pass import OnePass
@@ -85,9 +86,10 @@ class Foreign(OnePass):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._offers("call_and_ladj"):
-            y, ladj = self.transform.call_and_ladj(x)
+            with self._explained("x", x):
+                y, ladj = self.transform.call_and_ladj(x)
             return y, ladj
-        with _OTHERS:
+        with _OTHERS, self._explained("x", x):
             y = self.transform(x)
             ladj = self.transform.log_abs_det_jacobian(x, y)
             clear_cache(self.transform)
@@ -95,36 +97,57 @@ class Foreign(OnePass):
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         if self._offers("inverse_and_ladj"):
-            x, ladj = self.transform.inverse_and_ladj(y)
+            with self._explained("y", y):
+                x, ladj = self.transform.inverse_and_ladj(y)
             return x, ladj
-        with _OTHERS:
+        with _OTHERS, self._explained("y", y):
             x = self.transform.inv(y)
             ladj = self.transform.log_abs_det_jacobian(x, y)
             clear_cache(self.transform)
         return x, ladj
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        with _OTHERS:
+        with _OTHERS, self._explained("x", x):
             ladj: Tensor = self.transform.log_abs_det_jacobian(x, y)
             clear_cache(self.transform)
         return ladj
 
     def _call(self, x: Tensor) -> Tensor:
-        with _OTHERS:
+        with _OTHERS, self._explained("x", x):
             y: Tensor = self.transform(x)
             clear_cache(self.transform)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        with _OTHERS:
+        with _OTHERS, self._explained("y", y):
             x: Tensor = self.transform.inv(y)
             clear_cache(self.transform)
         return x
+
+    def _explained(self, name: str, x: Tensor) -> _Explained:
+        return _Explained(name, x, self.transform)
 
     def _offers(self, method: str) -> bool:
         """Whether the class has a method of its own, beside those that zuko gives every class."""
         own = getattr(type(self.transform), method, None)
         return own is not getattr(Transform, method, None)
+
+
+class _Explained:
+    """A context in which torch's errors on inputs of another type become those of ``check_dtype``.
+
+    Only a failure is looked at: some foreign transforms take inputs of another type.
+    """
+
+    def __init__(self, name: str, x: Tensor, transform: object) -> None:
+        self.checked = name, x, transform
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError):
+            check_dtype(*self.checked)
 
 
 class Composition(OnePass):

@@ -87,7 +87,7 @@ class InvertibleConv1x1(OnePassTransform):
 
     def _mixed(self, name: str, x: Tensor, matrix: Callable[[], Tensor]) -> Tensor:
         check_event_shape(name, x, (self.channels, *x.shape[-2:]))
-        check_dtype(name, x, self)
+        check_dtype(name, x, self, autocast=False)
         with full_precision(x):
             return (matrix() @ x.flatten(-2)).reshape(x.shape)
 

@@ -56,7 +56,7 @@ class TriangularAffine(OnePassTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         check_event_shape("x", x, (self.num_features,))
-        check_dtype("x", x, self)
+        check_dtype("x", x, self, autocast=False)
         with full_precision(x):  # the inverse has full precision too
             return (x @ self.unit_triangle().mT) * self.log_scale.exp() + self.shift
 
