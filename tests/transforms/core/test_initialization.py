@@ -212,7 +212,7 @@ def test_pyros_prior_draws_leave_a_flow_waiting(flow: Compose) -> None:
     Predictive(model, num_samples=20)()
     AutoNormal(model)()
     assert waits(flow)
-    with pytest.raises(ValueError, match="states of a Markov chain are no data"):
+    with pytest.raises(ValueError, match="states of a Markov chain must not initialise it"):
         initialize_model(model)
     assert waits(flow)
 
