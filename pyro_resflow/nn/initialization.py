@@ -27,6 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Setter = Callable[["Moments"], None]
 
 REMEDY = "pyro_resflow.transforms.initialize(flow, data)"
+REMEDY_WITHOUT_DATA = "pyro_resflow.transforms.initialize(flow, base.sample((256,)))"
 
 _SAMPLING = frozenset({"sample", "rsample", "rsample_and_log_prob"})
 _SCORING: set[CodeType] = set()
@@ -103,8 +104,8 @@ class DataInitialized(Rebuildable, nn.Module):
             raise ValueError(
                 f"{waiting}, and the {samples} sample(s) of this batch say too little of its "
                 f"scale; score at least {self.minimum_batch} first, or call {REMEDY}. Where there "
-                "is no data, as for the prior of a latent variable, give it draws of the base "
-                "distribution (an ActNorm can also be built with initialized=True)."
+                "is no data, as for the prior of a latent variable, initialise it from draws of "
+                f"its base distribution: {REMEDY_WITHOUT_DATA}."
             )
 
     def _warn(self) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Predictive
+from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 from torch.distributions.transforms import _InverseTransform
 
+import pyro_resflow
 from pyro_resflow import conditional_residual, residual_flow
 from pyro_resflow.flows import Glow, ImageFlow, RealNVP
 from pyro_resflow.logdet import Exact
@@ -215,6 +218,29 @@ def test_pyros_prior_draws_leave_a_flow_waiting(flow: Compose) -> None:
     with pytest.raises(ValueError, match="states of a Markov chain must not initialise it"):
         initialize_model(model)
     assert waits(flow)
+
+
+@pytest.mark.filterwarnings("ignore:.*not initialised yet")
+def test_the_prior_of_a_single_latent_starts_from_draws_of_its_base_as_the_error_says() -> None:
+    pyro.clear_param_store()
+    flow = residual_flow(2, 1, [8], fast="density")
+    base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    def model() -> None:
+        z = pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=torch.zeros(2))
+
+    svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    with pytest.raises(ValueError, match=r"the 1 sample\(s\)") as error:
+        svi.step()
+    assert "initialized=" not in str(error.value)  # no argument of residual_flow
+    (remedy,) = re.findall(r"base distribution: (\S.*\))\.\s", str(error.value))
+    eval(remedy, {"pyro_resflow": pyro_resflow, "flow": flow, "base": base})
+    assert not waits(flow)
+    assert math.isfinite(svi.step())
+    draws = dist.TransformedDistribution(base, [flow]).sample((2000,))
+    assert (draws.mean(0).abs() < 0.3).all()
+    assert ((draws.std(0) > 0.6) & (draws.std(0) < 1.6)).all()
 
 
 @pytest.mark.parametrize("name", sorted(FLOWS))
