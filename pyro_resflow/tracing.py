@@ -75,8 +75,8 @@ def check_known(parameters: Iterable[Tensor]) -> None:
     except RuntimeError as error:
         raise ValueError(
             "torch.jit.trace would record parameters of a flow as constants, but they require "
-            "gradients. Register the flow with pyro.module in the traced model or guide, or "
-            "freeze it: flow.requires_grad_(False)."
+            "gradients. Register the flow with pyro.module in the model or guide of a compiled "
+            "ELBO, or freeze it, as compiled HMC and NUTS need: flow.requires_grad_(False)."
         ) from error
 
 

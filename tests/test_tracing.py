@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import (
+    HMC,
     MCMC,
     NUTS,
     SVI,
@@ -17,6 +18,7 @@ from pyro.infer import (
     JitTraceGraph_ELBO,
     Trace_ELBO,
 )
+from pyro.ops.integrator import potential_grad
 from torch import Tensor, nn
 
 from pyro_resflow import conditional_residual, residual, residual_flow
@@ -171,6 +173,60 @@ def test_nuts_compiles_a_frozen_prior(fast: str, logdet: object) -> None:
     torch.testing.assert_close(energy, expected, rtol=1e-4, atol=1e-5)
     (found,) = torch.autograd.grad(energy, z)
     torch.testing.assert_close(found, torch.autograd.grad(expected, z)[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [HMC, NUTS])
+@pytest.mark.parametrize("fast", ["sampling", "density"])
+def test_compiled_potentials_are_those_of_uncompiled_kernels(fast: str, kernel: type) -> None:
+    flow = residual_flow(3, 1, [8], fast=fast, logdet=Exact()).double()
+    if fast == "density":
+        initialize(flow, torch.randn(50, 3, dtype=torch.float64))
+    flow.requires_grad_(False).eval()
+    base = dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1)
+
+    def model() -> None:
+        z = pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+        pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=torch.ones(3, dtype=torch.float64))
+
+    def potential(compiled: bool) -> Callable[[dict[str, Tensor]], Tensor]:
+        sampler = kernel(model, jit_compile=compiled, ignore_jit_warnings=True)
+        sampler.setup(1)
+        return sampler.potential_fn
+
+    compiled, plain = potential(True), potential(False)
+    for _ in range(3):
+        point = {"z": torch.randn(3, dtype=torch.float64)}
+        found, expected = (potential_grad(energy, point) for energy in (compiled, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_trainable_flows_in_a_compiled_energy_are_told_to_freeze() -> None:
+    flow = residual_flow(3, 1, [8], logdet=Exact())
+    kernel = NUTS(
+        lambda: pyro.sample("z", density(flow)), jit_compile=True, ignore_jit_warnings=True
+    )
+    with pytest.raises(ValueError, match=r"HMC and NUTS need: flow.requires_grad_\(False\)"):
+        MCMC(kernel, 2, 2, disable_progbar=True).run()
+
+
+def test_compiled_chains_of_one_seed_are_equal_and_uncompiled_ones_draw_otherwise() -> None:
+    flow = residual_flow(3, 1, [8], logdet=Exact()).requires_grad_(False).eval()
+
+    def draws(compiled: bool) -> Tensor:
+        pyro.set_rng_seed(1)
+        kernel = HMC(
+            lambda: pyro.sample("z", density(flow)),
+            num_steps=2,
+            jit_compile=compiled,
+            ignore_jit_warnings=True,
+        )
+        mcmc = MCMC(kernel, 3, 3, disable_progbar=True)
+        mcmc.run()
+        return mcmc.get_samples()["z"]
+
+    first = draws(True)
+    assert torch.equal(draws(True), first)
+    assert not torch.equal(draws(False), first)
 
 
 def test_gradients_reach_a_traced_context() -> None:
