@@ -8,6 +8,7 @@ from functools import partial
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pyro_resflow import conditional_residual_flow, residual_flow
 from pyro_resflow.distributions import Dequantized
@@ -20,6 +21,7 @@ from pyro_resflow.flows import (
     RealNVP,
     ResidualFlow,
 )
+from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import (
     ConvConditioner,
     GatedAttentionConditioner,
@@ -100,6 +102,50 @@ def test_vectors_and_contexts_of_another_type_are_named(fast: str) -> None:
         conditional.condition(torch.randn(5, 2).double())
     with pytest.raises(ValueError, match=r"[xy]: expected torch.float32, .* got torch.float64"):
         conditional.condition(torch.randn(5, 2)).inv(torch.randn(5, 3).double())
+
+
+def gradients(flow: nn.Module, loss: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True)
+    return [gradient for gradient in found if gradient is not None]
+
+
+@pytest.mark.parametrize("fast", ["sampling", "density"])
+def test_a_masked_row_of_nan_is_replaced_before_the_call(fast: str) -> None:
+    """As with any layer of torch, a mask alone keeps nan out of the loss, not of the gradients."""
+    flow = residual_flow(3, 2, [8], fast=fast, logdet=Exact()).double()
+    data = torch.randn(20, 3, dtype=torch.float64)
+    if fast == "density":
+        initialize(flow, data)
+    base = dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0, validate_args=False).to_event(1)
+    density = dist.TransformedDistribution(base, [flow], validate_args=False)
+    data[4, 1] = torch.nan
+    complete = data.isfinite().all(1)
+
+    spoilt = density.mask(complete).log_prob(data).sum()
+    assert spoilt.isfinite()
+    assert any(gradient.isnan().any() for gradient in gradients(flow, spoilt))
+
+    filled = torch.where(complete[:, None], data, 0.0)
+    loss, expected = (
+        density.mask(complete).log_prob(filled).sum(),
+        density.log_prob(data[complete]).sum(),
+    )
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(flow, loss), gradients(flow, expected))
+
+
+def test_a_masked_context_of_nan_is_replaced_before_the_call() -> None:
+    flow = conditional_residual_flow(3, 2, 1, [8], logdet=Exact()).double()
+    data, context = torch.randn(20, 3).double(), torch.randn(20, 2).double()
+    base = dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1)
+    conditional = dist.ConditionalTransformedDistribution(base, [flow])
+    context[4, 1] = torch.nan
+    complete = context.isfinite().all(1)
+    filled = torch.where(complete[:, None], context, 0.0)
+    loss = conditional.condition(filled).mask(complete).log_prob(data).sum()
+    expected = conditional.condition(context[complete]).log_prob(data[complete]).sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(flow, loss), gradients(flow, expected))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, 5.0])
