@@ -169,6 +169,13 @@ def test_a_type_that_a_foreign_part_does_not_take_is_named(dtype: torch.dtype) -
             use(x)
 
 
+def test_autocast_is_no_remedy_where_the_parameters_are_in_double() -> None:
+    block = TRANSFORMS["residual_2"].build().double()
+    with pytest.raises(HalfPrecisionError, match=r"expected torch.float64") as error:
+        block(torch.randn(5, 2).half())
+    assert "autocast" not in str(error.value)
+
+
 def test_another_error_of_a_foreign_part_stays_its_own() -> None:
     with pytest.raises(RuntimeError, match=r"size of tensor a \(4\)"):
         Inverse(householder(4))(torch.randn(3, 5))

@@ -22,6 +22,7 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ..extras import extra
 from ..transforms import Compose, OnePassTransform
+from ..transforms.core.checks import check_dtype
 from ..transforms.core.conditional import ConditionalInverse
 from ..transforms.core.evaluation import call_and_ladj
 from ..transforms.core.one_pass import InverseMemory
@@ -118,6 +119,7 @@ class ZukoTransform(OnePassTransform):
         return self.encoder().domain
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_dtype("x", x, self.lazy)
         with differentiable_by_all_weights(self.lazy):
             encoder = self.encoder()
             if isinstance(self.lazy, LazyInverse):
@@ -126,6 +128,7 @@ class ZukoTransform(OnePassTransform):
             return y, -ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        check_dtype("y", y, self.lazy)
         with differentiable_by_all_weights(self.lazy):
             encoder = self.encoder()
             if isinstance(self.lazy, LazyInverse):
@@ -136,11 +139,13 @@ class ZukoTransform(OnePassTransform):
     def _call(self, x: Tensor) -> Tensor:
         if searches(self.lazy):
             return self.call_and_ladj(x)[0]
+        check_dtype("x", x, self.lazy)
         return self.encoder().inv(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
         if searches(self.lazy):
             return self.inverse_and_ladj(y)[0]
+        check_dtype("y", y, self.lazy)
         return self.encoder()(y)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
@@ -217,13 +222,14 @@ class ConditionalZukoTransform(InverseMemory, ConditionalTransformModule):
         """The transform at a context of shape ``(*batch, context_dim)``.
 
         Raises:
-            ValueError: for a context of a wrong width.
+            ValueError: for a context of a wrong width, or of another type than the parameters.
         """
         if context.dim() < 1 or context.shape[-1] != self.context_dim:
             raise ValueError(
                 f"context: expected shape (*batch, {self.context_dim}), got "
                 f"{tuple(context.shape)}."
             )
+        check_dtype("context", context, self.lazy)
         return ConditionedZukoTransform(self.lazy, context)
 
 

@@ -283,6 +283,26 @@ class TestConditionalFromZuko:
             from_zuko(flow, context_dim=C).condition(torch.randn(7, C + 1))
 
 
+@pytest.mark.parametrize("other", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["nsf", "cnf"])
+def test_numbers_of_another_type_are_named(name: str, other: torch.dtype) -> None:
+    t = from_zuko(ZUKO_FLOWS[name]())
+    x = torch.randn(7, D, dtype=other)
+    for use, argument in (
+        (t, "x"),
+        (t._call, "x"),
+        (t.call_and_ladj, "x"),
+        (t.inv, "y"),
+        (t._inverse, "y"),
+        (t.inverse_and_ladj, "y"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{argument}: expected torch.float32, .* {other}"):
+            use(x)
+    conditional = from_zuko(zuko.flows.NSF(D, C, hidden_features=(8,)), context_dim=C)
+    with pytest.raises(ValueError, match=rf"^context: expected torch.float32, .* got {other}"):
+        conditional.condition(torch.randn(7, C, dtype=other))
+
+
 def test_from_zuko_refuses_a_plain_transform() -> None:
     with pytest.raises(ValueError, match="lazy: expected a zuko Flow"):
         from_zuko(zuko.transforms.ExpTransform())

@@ -34,11 +34,12 @@ def check_dtype(name: str, x: Tensor, network: object, *, autocast: bool = True)
     if x.dtype == like.dtype:
         return
     if x.dtype in HALF and like.dtype not in HALF:
-        if like.dtype == torch.float64 or not autocast or autocast_dtype(x) is None:
+        double = like.dtype == torch.float64
+        if double or not autocast or autocast_dtype(x) is None:
+            faster = "" if double else " For speed, compute under torch.autocast as well."
             raise HalfPrecisionError(
                 f"{name}: expected {like.dtype}, the type of the flow's parameters, got "
-                f"{x.dtype}. Convert {name} by .to({like.dtype}). For speed, give {name} in "
-                "float32 and compute under torch.autocast."
+                f"{x.dtype}. Convert {name} by .to({like.dtype}).{faster}"
             )
     elif torch.float64 in (x.dtype, like.dtype):
         raise ValueError(
