@@ -1,7 +1,6 @@
 """HMC and NUTS: one energy function, or an error that says how to have one."""
 
 import math
-from collections.abc import Iterator
 
 import pyro
 import pyro.distributions as dist
@@ -39,20 +38,12 @@ from pyro_resflow.transforms import (
     set_logdet,
     temporary_logdet,
 )
+from tests.bases import standard
 
 FROZEN = Krylov(4, tail=NoTail(), probe=Frozen())
 
 
-@pytest.fixture(autouse=True)
-def fresh_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
-
-
-def standard(size: int) -> dist.TorchDistribution:
-    return dist.Normal(torch.zeros(size), 1.0).to_event(1)
+pytestmark = pytest.mark.usefixtures("fresh_store")
 
 
 def prior(flow: dist.TransformModule) -> dist.TransformedDistribution:

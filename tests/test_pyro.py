@@ -1,6 +1,5 @@
 """Use inside Pyro: SVI, guides, plates, the parameter store."""
 
-from collections.abc import Iterator
 from functools import partial
 
 import pyro
@@ -17,18 +16,9 @@ from pyro_resflow import conditional_residual, conditional_residual_flow, residu
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipschitzLayer
 from pyro_resflow.transforms import Compose, initialize
+from tests.bases import standard
 
-
-@pytest.fixture(autouse=True)
-def fresh_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
-
-
-def standard(size: int) -> dist.TorchDistribution:
-    return dist.Normal(torch.zeros(size), 1.0).to_event(1)
+pytestmark = pytest.mark.usefixtures("fresh_store")
 
 
 def banana(number: int) -> Tensor:

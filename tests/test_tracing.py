@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -32,25 +32,15 @@ from pyro_resflow.transforms import (
     initialize,
     monotone,
 )
+from tests.bases import standard
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.trace", "ignore::torch.jit.TracerWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.trace", "ignore::torch.jit.TracerWarning"),
+    pytest.mark.usefixtures("fresh_store"),
+]
 
 FROZEN = Krylov(4, tail=NoTail(), probe=Frozen())
 COMPILED = [JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO]
-
-
-@pytest.fixture(autouse=True)
-def fresh_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
-
-
-def standard(size: int) -> dist.TorchDistribution:
-    return dist.Normal(torch.zeros(size), 1.0).to_event(1)
 
 
 def density(flow: dist.TransformModule) -> dist.TransformedDistribution:

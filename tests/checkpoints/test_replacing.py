@@ -176,15 +176,7 @@ def test_nobody_else_may_read_a_file_of_ones_own_while_it_is_written(saved: Path
     assert modes == [0o600, 0o600]
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises, also where a shell that started the tests in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_on_the_way_leaves_nothing_behind(saved: Path) -> None:
     before = saved.read_bytes()
 

@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator
 
-import pyro
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True)
-def fresh_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
+def _fresh_store(fresh_store: None) -> None:
+    """Every test of a guide starts without parameters."""
 
 
 @pytest.fixture(params=[torch.float32, torch.float64])

@@ -5,18 +5,17 @@ import inspect
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Transform
 
 from pyro_resflow import conditional_residual, logdet, residual
 from pyro_resflow.logdet import Exact, LogDetEstimator
 from pyro_resflow.transforms import (
-    ConditionalResidual,
     is_deterministic,
     monotone,
     set_logdet,
     temporary_logdet,
 )
 from tests.logdet.registry import CASES, estimator
+from tests.transforms.contractions import BLOCKS
 
 
 class Own(LogDetEstimator):
@@ -33,21 +32,10 @@ class Own(LogDetEstimator):
         return at_x.value, sum(logdets)
 
 
-def at_a_context(conditional: ConditionalResidual) -> Transform:
-    return conditional.double().condition(torch.ones(2, dtype=torch.float64))
-
-
-BLOCKS = {
-    "residual": lambda e: residual(3, [8], logdet=e),
-    "monotone": lambda e: monotone(3, [8], logdet=e),
-    "conditional": lambda e: at_a_context(conditional_residual(3, 2, [8], logdet=e)),
-}
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 def test_an_estimator_of_ones_own_serves_every_block(name: str) -> None:
     own = Own()
-    block, x = BLOCKS[name](own).double(), torch.randn(2, 5, 3, dtype=torch.float64)
+    block, x = BLOCKS[name](logdet=own).double(), torch.randn(2, 5, 3, dtype=torch.float64)
 
     def found() -> tuple[Tensor, ...]:
         y, ladj = block.call_and_ladj(x)

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch.distributions import Transform
 
-from pyro_resflow import conditional_residual, residual
+from pyro_resflow import residual
 from pyro_resflow.solvers import Anderson, FixedPointSolver, Solver
-from pyro_resflow.transforms import ConditionalResidual, monotone
+from tests.transforms.contractions import BLOCKS
 
 
 class Damped(FixedPointSolver):
@@ -21,21 +20,10 @@ class Damped(FixedPointSolver):
         return iteration.x
 
 
-def at_a_context(conditional: ConditionalResidual) -> Transform:
-    return conditional.double().condition(torch.ones(2, dtype=torch.float64))
-
-
-BLOCKS = {
-    "residual": lambda s: residual(3, [8], solver=s),
-    "monotone": lambda s: monotone(3, [8], solver=s),
-    "conditional": lambda s: at_a_context(conditional_residual(3, 2, [8], solver=s)),
-}
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_solver_of_ones_own_serves_every_block_with_its_gradients(name: str) -> None:
     own = Damped()
-    block, y = BLOCKS[name](own).double(), torch.randn(2, 5, 3, dtype=torch.float64)
+    block, y = BLOCKS[name](solver=own).double(), torch.randn(2, 5, 3, dtype=torch.float64)
 
     def found():
         x = block.inv(y)

@@ -52,6 +52,19 @@ CONTRACTIONS: dict[str, Make] = {
 }
 
 
+def at_a_context(**options: Any) -> Transform:
+    conditional = conditional_residual(3, 2, [8], **options).double()
+    return conditional.condition(torch.ones(2, dtype=torch.float64))
+
+
+BLOCKS: dict[str, Callable[..., Transform]] = {
+    "residual": lambda **options: residual(3, [8], **options),
+    "monotone": lambda **options: monotone(3, [8], **options),
+    "conditional": at_a_context,
+}
+"""Every kind of block of three dimensions, given an estimator or a solver."""
+
+
 @torch.no_grad()
 def stretched(transform: Any) -> Any:
     """The transform with weights that its constraints hold back."""

@@ -23,7 +23,7 @@ def test_images_are_standardised():
     torch.testing.assert_close(shown.flatten(), torch.tensor([2.0, -2.0]))
 
 
-@pytest.mark.usefixtures("_no_arguments")
+@pytest.mark.usefixtures("no_arguments")
 def test_a_run_prints_its_accuracy(tmp_path, capsys):
     config = small(CONFIGS["i_resnet_cifar10_classifier"], tmp_path)
     few = ["--trainer.limit_test_batches=2"]
@@ -33,8 +33,3 @@ def test_a_run_prints_its_accuracy(tmp_path, capsys):
     )
     accuracy = float(cli.trainer.callback_metrics["accuracy/test"])
     assert float(printed[1]) == pytest.approx(100 * accuracy, abs=0.01)
-
-
-@pytest.fixture
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])

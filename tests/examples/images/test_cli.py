@@ -25,9 +25,7 @@ from pyro_resflow.transforms import initialize
 DIGITS = f"--config={CONFIGS / 'residual_flow_digits.yaml'}"
 
 
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])
+pytestmark = pytest.mark.usefixtures("no_arguments")
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,7 @@ QUICK = {
 """One configuration of each kind; the slow tests train narrow copies of the others."""
 
 
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])
+pytestmark = pytest.mark.usefixtures("no_arguments")
 
 
 def task_of(name: str) -> type[LightningModule]:

@@ -64,12 +64,7 @@ def test_a_result_tells_bits_and_accuracy():
     )
 
 
-@pytest.fixture
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])
-
-
-@pytest.mark.usefixtures("_no_arguments")
+@pytest.mark.usefixtures("no_arguments")
 def test_a_run_is_tested_and_reported(tmp_path, capsys):
     config = small(CONFIGS["residual_flow_mnist5k_hybrid"], tmp_path)
     few = ["--trainer.limit_test_batches=2", "--report.samples=4", "--report.reconstructions=2"]

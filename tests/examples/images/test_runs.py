@@ -42,9 +42,7 @@ def run(subcommand: str, folder: Path, config: Path | None = None, **settings: s
     return main([subcommand, f"--config={config}", *arguments])
 
 
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])
+pytestmark = pytest.mark.usefixtures("no_arguments")
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,7 @@ PLATEAU = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])
+pytestmark = pytest.mark.usefixtures("no_arguments")
 
 
 REFUSED = {

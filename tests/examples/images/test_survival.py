@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,9 +58,7 @@ def resume(folder: Path) -> tuple[int, ImageCLI]:
     return step, fit(folder, ckpt_path=str(last))
 
 
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])
+pytestmark = pytest.mark.usefixtures("no_arguments")
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +114,6 @@ def test_a_run_that_is_asked_to_stop_saves_first(tmp_path, undisturbed, capsys, 
     assert f"stopped after step {at}\nto resume: {command}\n" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
     check_resumes(tmp_path, at, undisturbed)
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, as at a terminal; in the background it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

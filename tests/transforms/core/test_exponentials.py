@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -25,20 +25,12 @@ from torch import Tensor
 from pyro_resflow import conditional_residual, residual
 from pyro_resflow.logdet import Exact, Frozen, Krylov, NoTail
 from pyro_resflow.transforms import NoisyExponentialError, set_logdet
+from tests.bases import standard
 
 FROZEN = Krylov(2, tail=NoTail(), probe=Frozen())
 
 
-@pytest.fixture(autouse=True)
-def fresh_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
-
-
-def standard(size: int) -> dist.TorchDistribution:
-    return dist.Normal(torch.zeros(size), 1.0).to_event(1)
+pytestmark = pytest.mark.usefixtures("fresh_store")
 
 
 class Problem:

@@ -28,10 +28,7 @@ from examples.images.schedules import OneCycle
 from examples.images.storage import read_checkpoint
 from tests.examples.images.test_runs import run
 
-
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["images"])
+pytestmark = pytest.mark.usefixtures("no_arguments")
 
 
 @pytest.fixture(scope="module")
