@@ -25,7 +25,7 @@ from ..transforms import Compose, OnePassTransform
 from ..transforms.core.checks import check_dtype
 from ..transforms.core.conditional import ConditionalInverse
 from ..transforms.core.evaluation import call_and_ladj
-from ..transforms.core.one_pass import InverseMemory
+from ..transforms.core.inverse_memory import InverseMemory
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from .cache import RemembersLastPass
 from .determinism import refuse_noise_in_energy, refuse_noise_in_exponential
 from .evaluation import clear_cache
 from .inverse import Inverse
-from .one_pass import InverseMemory, OnePass
+from .inverse_memory import InverseMemory
+from .one_pass import OnePass
 
 
 class OnePassTransform(

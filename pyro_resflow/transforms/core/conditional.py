@@ -15,7 +15,7 @@ from ...rebuilding import Rebuildable
 from .base import OnePassTransform
 from .checks import check_dtype
 from .compose import Compose, MeasuredTogether, flattened
-from .one_pass import InverseMemory
+from .inverse_memory import InverseMemory
 
 
 class ConditionalBijection(Rebuildable, InverseMemory, ConditionalTransformModule):

@@ -10,7 +10,8 @@ from torch.distributions import Transform, constraints
 
 from ...rebuilding import Rebuildable
 from .evaluation import as_one_pass, clear_cache
-from .one_pass import InverseMemory, OnePass
+from .inverse_memory import InverseMemory
+from .one_pass import OnePass
 
 
 class Inverse(Rebuildable, InverseMemory, OnePass, dist.TransformModule):
