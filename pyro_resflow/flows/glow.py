@@ -19,6 +19,7 @@ from ..transforms import (
     SigmoidScale,
     Squeeze,
 )
+from ..transforms.couplings.masks import first_half
 from .image_flow import ImageFlow, checked_scales
 
 
@@ -78,7 +79,7 @@ class Glow(ImageFlow):
             for _ in range(number):
                 level += _step((channels, *size), network)
             levels.append(Compose(level))
-            channels //= 2
+            channels = first_half(channels)
         levels[-1] = Compose([levels[-1], ActNorm(2 * channels, event_dim=3)])
         super().__init__([Multiscale(levels, event_shape, prior=_one_convolution)], event_shape)
 
