@@ -13,7 +13,7 @@ from . import (
     transforms,
 )
 from .flows import conditional_residual_flow, residual_flow
-from .transforms import conditional_residual, residual
+from .transforms import conditional_residual, residual, summary
 
 __version__ = "0.1.0"
 
@@ -31,5 +31,6 @@ __all__ = [
     "residual",
     "residual_flow",
     "solvers",
+    "summary",
     "transforms",
 ]

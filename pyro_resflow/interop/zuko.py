@@ -106,6 +106,11 @@ class ZukoTransform(OnePassTransform):
         super().__init__(cache_size=cache_size)
         self.lazy = lazy
 
+    @property
+    def passes(self) -> tuple[str, str]:
+        """Not known: some of zuko's transforms take one pass for each dimension."""
+        return "", ""
+
     def encoder(self) -> Transform:
         """zuko's transform, from data to noise, with the current parameters."""
         return self.lazy()

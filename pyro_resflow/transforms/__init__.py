@@ -63,6 +63,7 @@ from .linear.triangular import TriangularAffine
 from .logit import Logit
 from .normalization.act_norm import ActNorm
 from .normalization.batch_norm import BatchNorm
+from .summaries.summary import Summary, summary
 
 __all__ = [
     "ActNorm",
@@ -111,6 +112,7 @@ __all__ = [
     "Split",
     "SplitPrior",
     "Squeeze",
+    "Summary",
     "TriangularAffine",
     "UniformDequantization",
     "VariationalDequantization",
@@ -121,5 +123,6 @@ __all__ = [
     "monotone",
     "residual",
     "set_logdet",
+    "summary",
     "temporary_logdet",
 ]

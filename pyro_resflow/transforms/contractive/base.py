@@ -43,6 +43,11 @@ class HoldsContraction(EstimatesLogDet, nn.Module):
 
     codomain = domain
 
+    @property
+    def passes(self) -> tuple[str, str]:
+        """How a call and the inverse are computed: the inverse iterates."""
+        return "one pass", type(self.solver).__name__
+
     def _check(self, name: str, x: Tensor, *, autocast: bool) -> None:
         """Check the type and the shape of an input; ``autocast`` as in ``check_dtype``."""
         check_dtype(name, x, self.net, autocast=autocast)

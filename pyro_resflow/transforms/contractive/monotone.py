@@ -55,6 +55,12 @@ class Monotone(ContractionTransform):
         True
     """
 
+    @property
+    def passes(self) -> tuple[str, str]:
+        """How a call and the inverse are computed: both iterate."""
+        solver = type(self.solver).__name__
+        return solver, solver
+
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         w = self._solve("x", x, self.net)
         return math.sqrt(2) * w - x, self._ladj(w)

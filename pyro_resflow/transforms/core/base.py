@@ -12,6 +12,7 @@ from torch.distributions import Transform
 
 from ...precision import refuse_half_precision
 from ...rebuilding import Rebuildable
+from ..summaries.method import Summarized
 from .cache import RemembersLastPass
 from .determinism import refuse_noise_in_energy, refuse_noise_in_exponential
 from .evaluation import clear_cache
@@ -21,7 +22,7 @@ from .one_pass import OnePass
 
 
 class OnePassTransform(
-    Rebuildable, InverseMemory, RemembersLastPass, OnePass, dist.TransformModule
+    Rebuildable, InverseMemory, RemembersLastPass, Summarized, OnePass, dist.TransformModule
 ):
     """A Pyro transform whose value and log-determinant come from one pass.
 

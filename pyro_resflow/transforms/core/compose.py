@@ -159,6 +159,6 @@ def flattened(parts: Iterable[Transform]) -> Iterator[Transform]:
         elif isinstance(part, _InverseTransform) and isinstance(part.inv, nn.Module):
             yield Inverse(part.inv)
         elif not part.bijective:
-            raise ValueError(f"parts: expected bijections, got {part}.")
+            raise ValueError(f"parts: expected bijections, got {part!r}.")
         else:
             yield part

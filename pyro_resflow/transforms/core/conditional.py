@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from ...rebuilding import Rebuildable
+from ..summaries.method import Summarized
 from .base import OnePassTransform
 from .checks import check_dtype
 from .compose import Compose, MeasuredTogether, flattened
 from .inverse_memory import InverseMemory
 
 
-class ConditionalBijection(Rebuildable, InverseMemory, ConditionalTransformModule):
+class ConditionalBijection(Rebuildable, InverseMemory, Summarized, ConditionalTransformModule):
     """A conditional transform that is a bijection at every context, and knows its inverse."""
 
     bijective = True
@@ -136,7 +137,7 @@ class ConditionalCompose(MeasuredTogether, ConditionalBijection):
         )
 
 
-class ConditionalInverse(Rebuildable, ConditionalTransformModule):
+class ConditionalInverse(Rebuildable, Summarized, ConditionalTransformModule):
     """The inverse of a conditional transform, sharing its parameters.
 
     Args:
@@ -144,6 +145,7 @@ class ConditionalInverse(Rebuildable, ConditionalTransformModule):
     """
 
     bijective = True
+    is_inverse = True
 
     def __init__(self, transform: ConditionalTransformModule) -> None:
         super().__init__()

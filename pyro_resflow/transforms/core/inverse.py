@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from ...rebuilding import Rebuildable
+from ..summaries.method import Summarized
 from .evaluation import as_one_pass, clear_cache
 from .inverse_memory import InverseMemory
 from .one_pass import OnePass
 
 
-class Inverse(Rebuildable, InverseMemory, OnePass, dist.TransformModule):
+class Inverse(Rebuildable, InverseMemory, Summarized, OnePass, dist.TransformModule):
     """A transform run backwards; its parameters are the transform's.
 
     torch's own ``t.inv`` is not a module: ``ComposeTransformModule([t.inv])`` registers nothing,
@@ -37,10 +38,11 @@ class Inverse(Rebuildable, InverseMemory, OnePass, dist.TransformModule):
     """
 
     bijective = True
+    is_inverse = True
 
     def __init__(self, transform: Transform) -> None:
         if not transform.bijective:
-            raise ValueError(f"transform: expected a bijection, got {transform}.")
+            raise ValueError(f"transform: expected a bijection, got {transform!r}.")
         super().__init__()
         self.transform = transform
         if isinstance(transform, InverseMemory):

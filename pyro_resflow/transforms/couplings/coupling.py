@@ -26,6 +26,11 @@ class CouplingTransform(OnePassTransform):
     the kept half.
     """
 
+    @property
+    def passes(self) -> tuple[str, str]:
+        """How a call and the inverse are computed: as the elementwise map's directions are."""
+        return self._elementwise.passes
+
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._change("x", x, self._elementwise.forward)
 
@@ -179,6 +184,11 @@ class ConditionalCoupling(ConditionalBijection):
         self.net = net
         self.context_shape = torch.Size(context_shape)
         self.context_event_dim = len(self.context_shape)
+
+    @property
+    def passes(self) -> tuple[str, str]:
+        """How a call and the inverse are computed: as the elementwise map's directions are."""
+        return self.elementwise.passes
 
     @property
     def domain(self) -> constraints.Constraint:

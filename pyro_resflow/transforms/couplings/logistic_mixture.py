@@ -64,6 +64,10 @@ class LogisticMixtureMap(ElementwiseMap):
         self.solver = solver if solver is not None else BracketedNewton()
         self.affine = AffineMap()
 
+    @property
+    def passes(self) -> tuple[str, str]:
+        return "one pass", type(self.solver).__name__
+
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """y and log dy/dx, both of the shape of x."""
         affine, mixture = self._separated(parameters)

@@ -22,6 +22,11 @@ class ElementwiseMap(Rebuildable, nn.Module):
     num_parameters: int
     """How many parameters one entry takes."""
 
+    @property
+    def passes(self) -> tuple[str, str]:
+        """How the two directions are computed: ``"one pass"``, or the class of the solver."""
+        return "one pass", "one pass"
+
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """y and log dy/dx, both of the shape of x."""
         raise NotImplementedError

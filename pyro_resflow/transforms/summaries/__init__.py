@@ -1,0 +1,1 @@
+"""A table of a flow: its blocks, shapes, parameters, directions and bounds."""
