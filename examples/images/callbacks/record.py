@@ -41,7 +41,7 @@ class RunRecord(SaveConfigCallback):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         self.settings = {
             name: value for name, value in flatten(dumped) if name not in LOCATION_SETTINGS
         }

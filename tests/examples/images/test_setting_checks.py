@@ -30,7 +30,10 @@ from examples.images.setting_checks import (
 )
 from examples.images.sources import Digits
 from examples.images.storage import read_checkpoint
-from examples.images.task import DensityEstimation
+from examples.images.task import DensityEstimation, check_draws
+from pyro_resflow.flows import RealNVP
+from pyro_resflow.nn import ResidualConditioner
+from pyro_resflow.transforms import is_deterministic
 from tests.examples.images.test_runs import CONFIGS, run
 
 PLATEAU = {
@@ -94,6 +97,15 @@ def test_it_is_refused_before_the_first_step(tmp_path, name, monkeypatch):
     with pytest.raises(SystemExit, match="^error: .*" + message):
         run("fit_and_test", tmp_path, **settings)
     assert not steps
+
+
+def test_batch_norms_are_deterministic_in_tests():
+    flow = RealNVP((1, 4, 4), scales=1, network=ResidualConditioner(4))
+    list(flow.modules())[-1].eval()  # the other modules stay in training mode
+    modes = [module.training for module in flow.modules()]
+    assert not is_deterministic(flow)
+    check_draws(flow, test_draws=1, test_samples=3)
+    assert [module.training for module in flow.modules()] == modes
 
 
 def test_what_the_data_decide_is_refused_in_a_configuration_too(tmp_path):
