@@ -23,9 +23,9 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from examples.parsing import command_line
-from examples.plotting import draw_density, save_figure
+from examples.plotting import save_figure
 from examples.training import decaying_adam, empty_guide, train
-from pyro_resflow import residual_flow
+from pyro_resflow import plots, residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import LipSwish, SpectralNorm
 
@@ -135,7 +135,7 @@ def draw_row(axes: Sequence[Axes], data: Tensor, density: dist.TransformedDistri
     edges = torch.linspace(-limit, limit, 201)
     for axis, points in zip(axes, (data, density.sample((len(data),))), strict=False):
         axis.hist2d(*points.T.numpy(), bins=edges.numpy())
-    draw_density(axes[2], density, limit)
+    plots.density_2d(density, xlim=(-limit, limit), ylim=(-limit, limit), ax=axes[2])
 
 
 def main(

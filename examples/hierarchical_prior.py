@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from examples.parsing import command_line
-from examples.plotting import draw_density, save_figure
+from examples.plotting import save_figure
 from examples.training import decaying_adam, train
-from pyro_resflow import residual_flow
+from pyro_resflow import plots, residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.transforms import ActNorm, Inverse, initialize
 
@@ -233,17 +233,17 @@ def draw(hierarchy: Hierarchy, guide: dist.MultivariateNormal, draws: Tensor, pa
     """Draw the prior, the posterior means, and the posterior of the least normal group."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
     data, limit = hierarchy.data, 3.2
-    draw_density(axes[0], hierarchy.prior(), limit)
-    axes[0].scatter(*data.effects.T.numpy(), s=3, color="white")
+    plots.density_2d(hierarchy.prior(), xlim=(-limit, limit), ylim=(-limit, limit), ax=axes[0])
+    plots.samples(data.effects, s=3, color="white", ax=axes[0])
     axes[0].set_title("prior that SVI has fitted, true effects")
     for points, label in ((data.least_squares(), "least squares"), (draws.mean(0), "NUTS")):
-        axes[1].scatter(*points.T.numpy(), s=4, label=label)
+        plots.samples(points, s=4, label=label, ax=axes[1])
     axes[1].set_title("effects of the groups, estimated")
     axes[1].legend(loc="center")
     standard = (draws - draws.mean(0)) / draws.std(0)
     group = standard.pow(3).mean(0).abs().sum(-1).argmax()
-    axes[2].scatter(*draws[:, group].T.numpy(), s=4, label="NUTS")
-    axes[2].scatter(*guide.sample((len(draws),))[:, group].T.numpy(), s=4, label="SVI")
+    for points, label in ((draws, "NUTS"), (guide.sample((len(draws),)), "SVI")):
+        plots.samples(points[:, group], s=4, label=label, ax=axes[2])
     axes[2].set_title("posterior of one group")
     axes[2].legend(loc="upper right")
     for axis in axes:

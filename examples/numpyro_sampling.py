@@ -27,7 +27,8 @@ from pyro.infer import MCMC, NUTS
 
 from examples.density_2d import DATA, Name, build, fit, held_out
 from examples.parsing import command_line
-from examples.plotting import draw_density, save_figure
+from examples.plotting import save_figure
+from pyro_resflow import plots
 from pyro_resflow.interop.numpyro import to_numpyro
 
 
@@ -122,15 +123,15 @@ def draw(
     prior: dist.TransformedDistribution, runs: Sequence[Run], seen: float, path: Path
 ) -> None:
     """Draw the prior's density, with the points of each sampler."""
-    limit = 4.5
+    limits = {"xlim": (-4.5, 4.5), "ylim": (-4.5, 4.5)}
     figure, axes = plt.subplots(
         1, len(runs), figsize=(4 * len(runs), 4.3), squeeze=False, layout="constrained"
     )
     for axis, run in zip(axes.flat, runs, strict=True):
-        draw_density(axis, prior, limit, cmap="Greys", rasterized=True)
+        plots.density_2d(prior, **limits, ax=axis, cmap="Greys", rasterized=True)
         axis.axline((seen, 0), slope=-1, color="tab:orange", linewidth=1)
         axis.plot(*run.samples.T, ".", markersize=2, alpha=0.6)
-        axis.set(title=run.name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+        axis.set(title=run.name, **limits)
     save_figure(figure, path, dpi=100)
 
 

@@ -30,8 +30,8 @@ from torch.utils.data import TensorDataset
 from examples.conditional_density import fit
 from examples.density_2d import sharp_swish
 from examples.parsing import command_line
-from examples.plotting import draw_density, save_figure
-from pyro_resflow import conditional_residual_flow
+from examples.plotting import save_figure
+from pyro_resflow import conditional_residual_flow, plots
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import SpectralNorm
 
@@ -167,17 +167,11 @@ def draw_row(axes: Sequence[Axes], q: dist.TransformedDistribution, posterior: P
     """Draw exact samples, as many of q, and the density of q around one crescent."""
     exact = posterior.sample(2000)
     for axis, points in zip(axes, (exact, q.sample((2000,))), strict=False):
-        axis.scatter(*points.T.numpy(), s=1, linewidths=0)
-        axis.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+        plots.samples(points, s=1, ax=axis).set(xlim=(-1, 1), ylim=(-1, 1))
     near = exact[exact.sum(-1) > 0]
-    middle, half = near.mean(0), 0.2
-    draw_density(axes[2], q, half, middle)
-    axes[2].scatter(*near[:200].T.numpy(), s=2, linewidths=0, color="white")
-    axes[2].set(
-        xlim=(middle[0] - half, middle[0] + half),
-        ylim=(middle[1] - half, middle[1] + half),
-        aspect="equal",
-    )
+    xlim, ylim = ((middle - 0.2, middle + 0.2) for middle in near.mean(0).tolist())
+    plots.density_2d(q, xlim=xlim, ylim=ylim, ax=axes[2])
+    plots.samples(near[:200], color="white", ax=axes[2]).set(xlim=xlim, ylim=ylim)
 
 
 def main(

@@ -81,6 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "hybrid": FLOWS,
     "checkpoints": FLOWS,
     "interop": FLOWS | {"guides", "checkpoints", "extras"},
+    "plots": FLOWS | {"extras"},
 }
 WITHOUT_PYRO = FOUNDATION | {"nn", "logdet", "solvers"}
 
@@ -133,9 +134,9 @@ def test_the_rule_sees_relative_and_absolute_imports() -> None:
 def test_mathematics_knows_no_pyro(path: Path) -> None:
     names = {name.split(".")[0] for name in imports(path)}
     assert not (part_of(path) in WITHOUT_PYRO and "pyro" in names)
-    assert names <= {*sys.stdlib_module_names, "torch", "pyro", "pyro_resflow"} | (
-        {*OPTIONAL, "numpy", *COMES_WITH_PYRO} if part_of(path) == "interop" else set()
-    )
+    further = {"interop": {*OPTIONAL, "numpy", *COMES_WITH_PYRO}, "plots": {"matplotlib"}}
+    known = {*sys.stdlib_module_names, "torch", "pyro", "pyro_resflow"}
+    assert names <= known | further.get(part_of(path), set())
 
 
 @pytest.mark.parametrize("path", FILES, ids=file_id)
