@@ -24,9 +24,10 @@ def modules_inside(module: nn.Module) -> list[nn.Module]:
 
 
 def first_parameter(module: nn.Module) -> nn.Parameter | None:
-    """The first of ``module.parameters()``, ``None`` if there is none.
+    """The first of ``module.parameters()``, or ``None`` if there is none.
 
-    torch hands it up through every level around it, which counts where it lies deep.
+    torch's iterator passes a parameter up through every enclosing level, which is slow for deeply
+    nested modules.
     """
     seen: set[int] = set()
     waiting: list[nn.Module | None] = [module]
@@ -43,7 +44,7 @@ def first_parameter(module: nn.Module) -> nn.Parameter | None:
 
 
 def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """The parameters and the buffers that modules hold themselves."""
+    """The modules' own parameters and buffers, without those of their submodules."""
     return [
         tensor
         for each in modules

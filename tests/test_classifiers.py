@@ -91,7 +91,7 @@ def test_copies_and_states_compute_the_same() -> None:
     ("options", "message"),
     [
         ({"hidden_channels": (8,)}, "one width for each of 2 scales"),
-        ({"blocks": (-1, 1)}, "no negative number"),
+        ({"blocks": (-1, 1)}, "expected at least 0 at each scale"),
         ({"padding": -1}, "channels"),
     ],
 )

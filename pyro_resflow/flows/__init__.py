@@ -1,4 +1,4 @@
-"""Ready-made flows: short assemblies of the public parts."""
+"""Published flow architectures, assembled from the package's public parts."""
 
 from .flow_plus_plus import FlowPlusPlus
 from .glow import Glow

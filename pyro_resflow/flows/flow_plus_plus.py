@@ -19,31 +19,33 @@ from .image_flow import ImageFlow, checked_scales
 
 
 class FlowPlusPlus(ImageFlow):
-    """Flow++ for images: logit, then couplings by mixtures of logistics with self-attention.
+    """Flow++ for images: a logit, then logistic-mixture couplings with self-attention.
 
-    From image to noise: logit, and per scale the channel couplings, then the checkerboard ones,
-    with a squeeze between scales; nothing is factored out. Each coupling comes with per-pixel
-    normalisation and 1x1 convolutions, see :class:`pyro_resflow.transforms.CouplingStep`. It is
-    made for images dequantized by :class:`pyro_resflow.transforms.VariationalDequantization`.
+    From image to noise, a logit comes first. Each scale then has channel couplings followed by
+    checkerboard couplings, with a squeeze between scales and without factoring out. Per-pixel
+    normalisation and 1x1 convolutions precede each coupling, see
+    :class:`pyro_resflow.transforms.CouplingStep`. The flow is meant for images dequantized by
+    :class:`pyro_resflow.transforms.VariationalDequantization`.
 
-    The defaults are the authors' for CIFAR-10. Theirs for ImageNet have ``mix_channels=False``
-    and ``last_activation=True``: at 32x32 ``couplings=((0, 7), (3, 3))`` with 20 blocks of 128
-    channels and ``convolution=WeightNormConv2d``; at 64x64 ``squeeze_first`` and
-    ``couplings=((0, 4), (2, 2), (2, 2))`` with 16 blocks of 96 channels and 4 components.
+    The defaults are the authors' for CIFAR-10, except that dropout is 0 instead of 0.2. The
+    authors' ImageNet models have ``mix_channels=False`` and ``last_activation=True``. At 32x32
+    they have ``couplings=((0, 7), (3, 3))``, 20 blocks of 128 channels and
+    ``convolution=WeightNormConv2d``. At 64x64 they have ``squeeze_first=True``,
+    ``couplings=((0, 4), (2, 2), (2, 2))``, 16 blocks of 96 channels and 4 components.
 
     Args:
         event_shape: ``(C, H, W)``.
-        couplings: numbers of channel and of checkerboard couplings at each scale.
-        step: recipe of each coupling with what precedes it.
-        mask: makes the checkerboard couplings' masks of an event shape and a parity:
+        couplings: for each scale, the numbers of channel and of checkerboard couplings.
+        step: recipe of each coupling together with its normalisation and 1x1 convolutions.
+        mask: builds a checkerboard coupling's mask from an event shape and a parity:
             :class:`pyro_resflow.transforms.Checkerboard` (default), or
             :class:`pyro_resflow.transforms.Columns` as in the authors' code.
         alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`.
-        squeeze_first: squeeze before the first scale, as for ImageNet 64x64.
+        squeeze_first: whether to squeeze before the first scale, as for ImageNet 64x64.
 
     Raises:
-        ValueError: if the image size does not divide into the scales, or a number of couplings is
-            negative or not a pair.
+        ValueError: if the image size is not divisible by the squeezes, or if an entry of
+            ``couplings`` is not a pair or has a negative number.
 
     Reference:
         Ho et al., Flow++, 2019, and the authors' code.
@@ -77,7 +79,7 @@ class FlowPlusPlus(ImageFlow):
         )
         if any(len(scale) != 2 or min(scale) < 0 for scale in couplings):
             raise ValueError(
-                "couplings: expected two numbers that are not negative for each scale, got "
+                "couplings: expected a pair of non-negative integers for each scale, got "
                 f"{tuple(couplings)}."
             )
         step = step if step is not None else CouplingStep()

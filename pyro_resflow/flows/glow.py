@@ -26,16 +26,15 @@ from .image_flow import ImageFlow, checked_scales
 class Glow(ImageFlow):
     """Glow for images: steps of ActNorm, 1x1 convolution and affine coupling at several levels.
 
-    From image to noise, per level: a squeeze, then steps of (ActNorm, invertible 1x1 convolution,
-    affine coupling of half of the channels), then half of the channels is factored out, with a
-    Gaussian prior that one convolution of the other half gives. The last level's prior is a
-    Gaussian for each channel, an ActNorm.
+    From image to noise, each level squeezes the image and applies steps of (ActNorm, invertible
+    1x1 convolution, affine coupling of half of the channels). All levels but the last then factor
+    out half of the channels, with a Gaussian prior that one convolution computes from the other
+    half. The prior of the last level is a Gaussian for each channel, that is, an ActNorm.
 
-    Images are taken as they are, without a logit, as by the authors. The defaults are theirs for
-    CIFAR-10. Their code differs from this in details that the paper leaves out: it marks the
-    image's border in a further input channel of each 3x3 convolution, has a learned gain behind
-    each hidden layer, adds the shift before it scales, and leaves the log-scales of the learned
-    priors unbounded.
+    There is no logit, and the defaults are the authors' for CIFAR-10. The authors' code has
+    details that the paper does not mention and that this class omits: an additional input channel
+    that marks the image border in each 3x3 convolution, a learned gain after each hidden layer,
+    couplings that shift before they scale, and unbounded log-scales of the learned priors.
 
     Args:
         event_shape: ``(C, H, W)``.
@@ -43,7 +42,8 @@ class Glow(ImageFlow):
         network: recipe of the conditioners; default ``ConvConditioner(channels=512)``.
 
     Raises:
-        ValueError: if the image size does not divide into the levels.
+        ValueError: if the image size is not divisible by the squeezes, or for a level without a
+            step.
 
     Reference:
         Kingma and Dhariwal, Glow, 2018, section 3 and the authors' code.

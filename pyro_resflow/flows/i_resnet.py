@@ -1,4 +1,4 @@
-"""i-ResNet for the density of images (Behrmann et al. 2019)."""
+"""i-ResNet for image densities (Behrmann et al. 2019)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from .scales import joined, steps_by_scale
 
 
 class IResNet(ImageFlow):
-    r"""i-ResNet for the density of images: residual blocks, and a truncated power series.
+    r"""i-ResNet for image densities: residual blocks with a truncated power series.
 
-    From image to noise: subtract 1/2, squeeze, then per scale (ActNorm, block) times its number
-    of blocks, with a squeeze between scales after which half of the channels are factored out. The
-    prior is a Gaussian with learned mean and standard deviation of every entry, that is, an
-    :class:`pyro_resflow.transforms.ActNorm` of the noise vector, which the first batch sets.
+    From image to noise, the flow subtracts 1/2 and squeezes. Each scale then has pairs of an
+    ActNorm and a residual block. Between scales it squeezes and factors out half of the channels.
+    The prior is a Gaussian with a learned mean and standard deviation for every entry, that is, an
+    :class:`pyro_resflow.transforms.ActNorm` of the noise vector.
 
-    The default estimator, ``PowerSeries(5)``, is the published one. It is biased, and the more so
-    the larger the Lipschitz constant: what is printed is no log-density. With
-    ``logdet=Krylov()`` or :func:`pyro_resflow.transforms.set_logdet` it becomes one.
+    The default estimator, ``PowerSeries(5)``, is the published one. It is biased, and its bias
+    increases with the Lipschitz constant, so that ``log_prob`` is not a log-density. For an
+    unbiased estimate pass ``logdet=Krylov()`` or call
+    :func:`pyro_resflow.transforms.set_logdet`.
 
     Args:
         event_shape: ``(C, H, W)``.
         blocks: number of residual blocks at each scale.
         network: recipe of the blocks' networks; default :class:`ConvBlock` with ELU and a
             coefficient of 0.9.
-        squeeze_first: squeeze before the first scale.
-        factor_out: factor out half of the channels after each scale but the last.
+        squeeze_first: whether to squeeze before the first scale.
+        factor_out: whether to factor out half of the channels after each scale but the last.
         logdet: estimator for every block; default ``PowerSeries(5)``.
         solver: solver for every block; default ``Anderson()``.
 
     Raises:
-        ValueError: if the image size does not divide into the scales.
+        ValueError: if the image size is not divisible by the squeezes.
 
     Reference:
         Behrmann et al., Invertible Residual Networks, 2019, section 5.3 and appendix.

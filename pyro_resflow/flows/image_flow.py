@@ -1,4 +1,4 @@
-"""What every flow of images is: an encoder of images to noise vectors, run backwards."""
+"""The base class of image flows: the inverse of an encoder from images to noise vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..transforms.images.noise import EntrywiseNoise, entrywise
 
 
 class Encoder(Compose):
-    """Transforms of images to vectors, one after the other, that check what they are given.
+    """A sequence of transforms from images to vectors that checks its input.
 
     Args:
         parts: see :class:`pyro_resflow.transforms.Compose`.
@@ -39,7 +39,7 @@ class Encoder(Compose):
     def _check_images(self, x: Tensor) -> None:
         check_event_shape("images", x, self.event_shape)
         check_dtype("images", x, self)
-        if not isinstance(self.parts[0], Logit):  # which knows its own range
+        if not isinstance(self.parts[0], Logit):  # a logit checks the range itself
             check_not_pixels(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,14 +54,15 @@ class Encoder(Compose):
 
 
 class ImageFlow(Inverse):
-    """A flow from noise vectors to images on [0, 1]: an encoder of images, run backwards.
+    """A flow from noise vectors to images on [0, 1]: the inverse of an encoder of images.
 
-    The density of an image takes one pass of the encoder; sampling inverts it. Images of another
-    range are refused where that can be told: outside the domain of a first logit, and, without
-    one, integers above 1.
+    The density of an image takes one pass of the encoder; sampling inverts the encoder. Images
+    of a wrong range raise an error where the flow can detect them: values outside the domain of
+    a logit in front, or without a logit, integers above 1.
 
     Args:
-        parts: the encoder: transforms of images ``(C, H, W)`` to vectors of the same size.
+        parts: the encoder, a sequence of transforms from images ``(C, H, W)`` to vectors of the
+            same number of entries.
         event_shape: ``(C, H, W)``.
     """
 
@@ -75,7 +76,7 @@ class ImageFlow(Inverse):
 
     @property
     def encoder(self) -> Encoder:
-        """The inverse: images to noise vectors."""
+        """The inverse, from images to noise vectors."""
         return cast(Encoder, self.transform)
 
     @property
@@ -84,7 +85,7 @@ class ImageFlow(Inverse):
         return self.event_shape.numel()
 
     def distribution(self) -> dist.TransformedDistribution:
-        """The distribution of images: this flow on standard normal noise."""
+        """The distribution of images, that is, of this flow applied to standard normal noise."""
         like = next(self.parameters(), torch.empty(()))
         zeros = torch.zeros(self.latent_dim, dtype=like.dtype, device=like.device)
         entries = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False)
@@ -101,22 +102,22 @@ class ImageFlow(Inverse):
 def checked_scales(
     event_shape: Sequence[int], scales: int, squeeze_first: bool, *, name: str = "blocks"
 ) -> torch.Size:
-    """``event_shape`` as a size, checked against the number of squeezes.
+    """Check that an image shape is divisible by the squeezes, and return it as a ``torch.Size``.
 
     Args:
         event_shape: ``(C, H, W)``.
         scales: number of scales, with a squeeze between them.
-        squeeze_first: whether there is another squeeze before the first.
-        name: the argument that the number of scales comes from.
+        squeeze_first: whether another squeeze precedes the first scale.
+        name: the argument that gives the number of scales.
 
     Raises:
-        ValueError: if it is no image shape, there is no scale, or a squeeze does not divide it.
+        ValueError: if it is not an image shape, has no scale, or is not divisible by a squeeze.
     """
     squeezes = scales - 1 + squeeze_first
     if scales < 1:
         raise ValueError(f"{name}: expected at least one scale, got none.")
-    if len(event_shape) != 3 or not all(_halves(size, squeezes) for size in event_shape[1:]):
-        factor = 2**squeezes if squeezes < _WRITTEN_OUT else f"2**{squeezes}"
+    if len(event_shape) != 3 or not all(_can_halve(size, squeezes) for size in event_shape[1:]):
+        factor = 2**squeezes if squeezes < _LONGEST_EXPONENT else f"2**{squeezes}"
         raise ValueError(
             f"event_shape: expected (C, H, W) with H and W divisible by {factor} for "
             f"{squeezes} squeezes, got {tuple(event_shape)}."
@@ -124,10 +125,10 @@ def checked_scales(
     return torch.Size(event_shape)
 
 
-_WRITTEN_OUT = 64
-"""From which exponent on a power of two is not written out: it could have any number of digits."""
+_LONGEST_EXPONENT = 64
+"""An error writes powers of two below this exponent as a number; others have too many digits."""
 
 
-def _halves(size: int, times: int) -> bool:
-    """Whether a size can be halved so often; 2**times is not computed if it is larger."""
+def _can_halve(size: int, times: int) -> bool:
+    """Whether 2**times divides a size; a power larger than the size is not computed."""
     return times == 0 or (times < int(size).bit_length() and size % 2**times == 0)

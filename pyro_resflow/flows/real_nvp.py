@@ -28,31 +28,33 @@ from .image_flow import ImageFlow, checked_scales
 
 
 class RealNVP(ImageFlow):
-    """Real NVP for images: logit, then affine couplings with batch norms at several scales.
+    """Real NVP for images: a logit, then affine couplings with batch norms at several scales.
 
-    From image to noise, per scale: three couplings by checkerboards, whose conditioners see the
-    whole image; a squeeze; three couplings by halves of the channels; and half of the pixels, the
-    black squares of a checkerboard, are factored out. The last scale is four couplings by
-    checkerboards. A :class:`pyro_resflow.transforms.BatchNorm` follows every coupling. In the
-    authors' code it normalises the half alone that the coupling has changed, and the scales of
-    the couplings by channels start with amplitude 1; here they start with 0, like the others.
+    From image to noise, a logit comes first. Each scale but the last has three checkerboard
+    couplings, whose conditioners see the whole image, a squeeze, and three channel couplings; then
+    half of the pixels, the black squares of a checkerboard, are factored out. The last scale has
+    four checkerboard couplings. A :class:`pyro_resflow.transforms.BatchNorm` follows every
+    coupling. The authors' code differs in two details: it normalises only the half that the
+    coupling changes, and the log-scales of its channel couplings start with amplitude 1, while
+    here all start with 0.
 
-    The defaults are the authors' for CIFAR-10. For ImageNet at 32x32 they are 4 scales of
-    ``ResidualConditioner(channels=32, blocks=4)`` with ``growth=2``, at 64x64 5 scales with 2
-    blocks.
+    The defaults are the authors' for CIFAR-10. Their ImageNet models have ``growth=2`` and at
+    32x32 ``scales=4`` with ``ResidualConditioner(channels=32, blocks=4)``, at 64x64 ``scales=5``
+    with 2 blocks.
 
-    In training mode densities depend on the batch: call ``eval()`` before they are used.
+    In training mode densities depend on the batch: call ``eval()`` before you use them.
 
     Args:
         event_shape: ``(C, H, W)``.
-        scales: number of scales; the image is halved between them.
+        scales: number of scales. The image size is halved from one to the next.
         network: recipe of the conditioners before the first squeeze; default
             ``ResidualConditioner(channels=64, blocks=8)``.
-        growth: by what the conditioners' width is multiplied at each squeeze.
+        growth: factor by which each squeeze multiplies the conditioners' width.
         alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`.
 
     Raises:
-        ValueError: if the image size does not divide into the scales, or for a growth below 1.
+        ValueError: if the image size is not divisible by the squeezes, if the last scale would
+            have a single pixel, or for a growth below 1.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 4.1, and
@@ -82,8 +84,8 @@ class RealNVP(ImageFlow):
         shape = checked_scales(event_shape, scales, squeeze_first=False, name="scales")
         if shape[1:].numel() < 2 * 4 ** (scales - 1):
             raise ValueError(
-                f"scales: the last of {scales} would be left single pixels of images "
-                f"{tuple(shape)}; take fewer."
+                f"scales: expected at least two pixels at the last scale, got images "
+                f"{tuple(shape)} with {scales} scales; take fewer."
             )
         if growth < 1:
             raise ValueError(f"growth: expected an integer of at least 1, got {growth}.")
@@ -111,7 +113,7 @@ class RealNVP(ImageFlow):
 def _by_checkerboards(
     shape: torch.Size, number: int, network: ResidualConditioner
 ) -> list[Transform]:
-    """Couplings whose conditioners see the whole image, the kept colour in turn."""
+    """Checkerboard couplings that see the whole image and keep either colour in turn."""
     parts: list[Transform] = []
     for i in range(number):
         mask, affine = Checkerboard(shape, parity=i % 2), AffineMap(LearnedLogScale())
@@ -121,7 +123,7 @@ def _by_checkerboards(
 
 
 def _by_channels(shape: torch.Size, number: int, network: ResidualConditioner) -> list[Transform]:
-    """Couplings of the channels' halves, the kept half in turn."""
+    """Channel couplings that keep either half in turn."""
     parts: list[Transform] = []
     for i in range(number):
         mask, affine = ChannelHalves(shape, swap=i % 2 == 1), AffineMap(LearnedLogScale())
@@ -135,5 +137,5 @@ def _norm(shape: torch.Size) -> BatchNorm:
 
 
 def _white_squares_first(channels: int) -> list[int]:
-    """The squeezed channels, those of the white squares of each 2x2 block ahead of the black."""
+    """The order of squeezed channels with the white squares of each 2x2 block before the black."""
     return [4 * channel + square for square in (0, 3, 1, 2) for channel in range(channels)]

@@ -1,4 +1,4 @@
-"""Recipes: how the network of one residual block is built, for a flow that knows its shapes."""
+"""Recipes build the network of a residual block, given the event shape by the flow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NetworkRecipe(Protocol):
     """Builds the network of one residual block."""
 
     def __call__(self, event_shape: torch.Size, *, preactivation: bool) -> Any:
-        """The network for events of this shape, with an activation in front if asked."""
+        """Build the network for an event shape, with or without an activation in front."""
 
 
 @checked()
@@ -36,7 +36,7 @@ class ConvBlock:
     Args:
         hidden_channels: width of both hidden layers.
         kernel_sizes: one size per convolution.
-        activation: makes one activation.
+        activation: builds one activation.
         coefficient: Lipschitz constant of each convolution.
     """
 
@@ -63,10 +63,10 @@ class DenseNetBlock:
 
     Args:
         depth: number of dense layers.
-        growth: features that each adds.
-        activation: makes one activation from the feature dimension.
+        growth: number of features that each dense layer adds.
+        activation: builds one activation from the feature dimension.
         coefficient: Lipschitz constant of each linear layer.
-        stem: features of a linear layer in front of the dense ones; default: none.
+        stem: features of a linear layer before the dense layers; by default there is none.
     """
 
     depth: int = 3
@@ -89,11 +89,11 @@ class DenseNetBlock:
 @checked()
 @dataclass(frozen=True)
 class MLPBlock:
-    """Recipe of a fully connected block, on vectors.
+    """Recipe of a fully connected block for vectors.
 
     Args:
         hidden_dims: widths of the hidden layers.
-        activation: makes one activation.
+        activation: builds one activation.
         coefficient: Lipschitz constant of each linear layer.
     """
 

@@ -18,11 +18,11 @@ from .scales import joined, steps_by_scale
 
 
 class ResidualFlow(ImageFlow):
-    """Residual Flow for images: logit, then residual blocks with ActNorm at several scales.
+    """Residual Flow for images: a logit, then residual blocks with ActNorm at several scales.
 
-    From image to noise: logit, ActNorm, per scale (block, ActNorm) times its number of blocks,
-    a squeeze between scales, and fully connected blocks at the end. Two published relatives are
-    arguments away:
+    From image to noise, a logit and an ActNorm come first. Each scale has pairs of a residual
+    block and an ActNorm, with a squeeze between scales. Fully connected blocks come last. Other
+    arguments give two related published flows:
 
     - i-DenseNet: ``network=DenseNetBlock(), end_network=DenseNetBlock(growth=32, stem=64)``;
     - monotone flow: the same networks with ``activation=CPila``, and ``block=Monotone``.
@@ -31,20 +31,22 @@ class ResidualFlow(ImageFlow):
         event_shape: ``(C, H, W)``.
         blocks: number of residual blocks at each scale.
         network: recipe of the blocks' networks: :class:`ConvBlock` (default),
-            :class:`DenseNetBlock`, or a function of the event shape.
+            :class:`DenseNetBlock`, or any :class:`NetworkRecipe`.
         end_blocks: number of fully connected blocks at the end.
-        end_network: recipe of their networks, on vectors.
-        block: what is made of each network: :class:`pyro_resflow.transforms.Residual` or
-            :class:`pyro_resflow.transforms.Monotone`.
-        alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`; ``None`` for no
-            logit, as in hybrid models: the ActNorm alone then standardises the images.
-        squeeze_first: squeeze before the first scale.
-        factor_out: factor out half of the channels after each scale but the last.
-        logdet: estimator for every block; default: see :class:`pyro_resflow.transforms.Residual`.
+        end_network: recipe of the fully connected blocks' networks; default :class:`MLPBlock`.
+        block: class of the transform of each network: :class:`pyro_resflow.transforms.Residual`
+            (default) or :class:`pyro_resflow.transforms.Monotone`.
+        alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`. With ``None``, as
+            in hybrid models, there is no logit, and the ActNorm alone standardises the images.
+        squeeze_first: whether to squeeze before the first scale.
+        factor_out: whether to factor out half of the channels after each scale but the last.
+        logdet: estimator for every block; for the default see
+            :class:`pyro_resflow.transforms.Residual`.
         solver: solver for every block; default ``Anderson()``.
 
     Raises:
-        ValueError: if the image size does not divide into the scales.
+        ValueError: if the image size is not divisible by the squeezes, or for a negative number of
+            blocks.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019, appendix E.
@@ -79,7 +81,7 @@ class ResidualFlow(ImageFlow):
     ) -> None:
         shape = checked_scales(event_shape, len(blocks), squeeze_first)
         if end_blocks < 0:
-            raise ValueError(f"end_blocks: expected no negative number, got {end_blocks}.")
+            raise ValueError(f"end_blocks: expected at least 0, got {end_blocks}.")
         network = network if network is not None else ConvBlock()
         end_network = end_network if end_network is not None else MLPBlock()
         make = partial(block, logdet=logdet, solver=solver)

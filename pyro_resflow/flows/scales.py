@@ -1,4 +1,4 @@
-"""The assembly that image flows share: steps at several scales, with squeezes in between."""
+"""Helpers that assemble the steps of an image flow at several scales, with squeezes between."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from ..transforms import Compose, Multiscale, Squeeze
 from ..transforms.couplings.masks import first_half
 
 Step = Callable[[torch.Size, int, bool], Sequence[Transform]]
-"""Makes one step, given the shape of the images, the number of the scale, and whether it is the
-very first step of the flow."""
+"""Builds one step from the image shape, the index of the scale, and whether it is the flow's first
+step."""
 
 
 def steps_by_scale(
     event_shape: torch.Size, numbers: Sequence[int], step: Step, *, factor_out: bool = False
 ) -> tuple[list[list[Transform]], torch.Size]:
-    """The steps of each scale, with a squeeze at the end of each but the last.
+    """Build the steps of each scale, with a squeeze at the end of each scale but the last.
 
     Args:
         event_shape: ``(C, H, W)`` of the first scale.
         numbers: number of steps at each scale.
-        step: makes one.
-        factor_out: whether half of the channels leave after each scale but the last.
+        step: builds one step.
+        factor_out: whether half of the channels are factored out after each scale but the last.
 
     Returns:
-        The transforms of each scale, and the event shape at the end of the last.
+        The transforms of each scale, and the event shape at the end of the last scale.
 
     Raises:
         ValueError: for a negative number of steps.
     """
     if min(numbers) < 0:
-        raise ValueError(f"blocks: expected no negative number, got {tuple(numbers)}.")
+        raise ValueError(f"blocks: expected at least 0 at each scale, got {tuple(numbers)}.")
     shape = event_shape
     scales: list[list[Transform]] = []
     for scale, number in enumerate(numbers):
@@ -49,12 +49,12 @@ def steps_by_scale(
 def joined(
     scales: Sequence[Sequence[Transform]], event_shape: torch.Size, *, factor_out: bool
 ) -> list[Transform]:
-    """The scales one after the other, or half of the channels factored out after each.
+    """Join the scales, in a Multiscale transform if channels are factored out.
 
     Args:
         scales: the transforms of each scale.
-        event_shape: ``(C, H, W)`` of the first.
-        factor_out: whether half of the channels leave after each but the last.
+        event_shape: ``(C, H, W)`` of the first scale.
+        factor_out: whether half of the channels are factored out after each scale but the last.
     """
     levels = [Compose(steps) for steps in scales]
     return [Multiscale(levels, event_shape)] if factor_out else [*levels]

@@ -1,4 +1,4 @@
-"""Flows of vectors: residual blocks with an ActNorm after each, unconditional and conditional."""
+"""Residual flows of vectors, unconditional and conditional."""
 
 from __future__ import annotations
 
@@ -36,18 +36,22 @@ def residual_flow(
     solver: FixedPointSolver | None = None,
     **network: Any,
 ) -> Compose | Inverse:
-    """Residual blocks of vectors with an ActNorm after each.
+    """A flow of residual blocks of vectors, each followed by an ActNorm.
 
     Args:
         input_dim: size of the vectors.
         blocks: number of residual blocks.
-        hidden_dims: widths of the hidden layers of each; default ``[64, 64]``.
-        fast: the direction without iteration. ``"sampling"`` for guides, where the ActNorms start
-            as the identity; ``"density"`` for fitting data, where the first batch that is scored
-            sets them, see :func:`pyro_resflow.transforms.initialize`.
+        hidden_dims: widths of the hidden layers of each block; default ``[64, 64]``.
+        fast: the direction that needs no iteration. ``"sampling"`` suits guides, and its ActNorms
+            start as the identity. ``"density"`` suits density estimation, and the first batch that
+            is scored initialises its ActNorms, see
+            :func:`pyro_resflow.transforms.initialize`.
         logdet: see :class:`pyro_resflow.transforms.Residual`.
         solver: see :class:`pyro_resflow.transforms.Residual`.
         network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
+
+    Returns:
+        The transform from noise to data.
 
     Raises:
         ValueError: for fewer than one block or an unknown ``fast``.
@@ -85,23 +89,26 @@ def conditional_residual_flow(
     solver: FixedPointSolver | None = None,
     **network: Any,
 ) -> ConditionalCompose | ConditionalInverse:
-    """Conditional residual blocks of vectors, each followed by an affine map and an ActNorm.
+    """A flow of conditional residual blocks, each followed by an affine map and an ActNorm.
 
-    The context shifts every layer of a block, and through
-    :class:`pyro_resflow.transforms.ConditionalAffine` it scales and shifts what leaves the block:
-    a contraction alone can stretch its input by no more than two, whatever the context.
+    The context shifts every layer of a block, and a
+    :class:`pyro_resflow.transforms.ConditionalAffine` scales and shifts the block's output by the
+    context. A block alone could not adapt its scale to the context, since x + g(x) with a
+    contraction g stretches its input at most by a factor of two.
 
     Args:
         input_dim: size of the vectors.
         context_dim: size of the context.
         blocks: number of residual blocks.
-        hidden_dims: widths of the hidden layers of each; default ``[64, 64]``.
-        context_hidden_dims: widths of the hidden layers of the networks of the context, at least
-            one.
+        hidden_dims: widths of the hidden layers of each block; default ``[64, 64]``.
+        context_hidden_dims: widths of the hidden layers of the networks of the context.
         fast: see :func:`residual_flow`.
         logdet: see :class:`pyro_resflow.transforms.Residual`.
         solver: see :class:`pyro_resflow.transforms.Residual`.
         network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+
+    Returns:
+        The conditional transform from noise to data.
 
     Raises:
         ValueError: for fewer than one block or an unknown ``fast``.
@@ -138,7 +145,7 @@ def conditional_residual_flow(
 
 
 def checked_blocks(blocks: int) -> int:
-    """``blocks``, checked.
+    """Return the number of blocks.
 
     Raises:
         ValueError: if it is below 1.

@@ -1,8 +1,8 @@
-r"""Russian roulette: a random number of further terms that leaves the sum's expectation alone.
+r"""Russian roulette estimators: distributions of the number of random terms of a series.
 
 For a random number N of further terms, :math:`E[\sum_{j=1}^{N} a_j / P(N \ge j)]
-= \sum_{j=1}^\infty a_j`. Its variance is finite if the tail :math:`P(N \ge j)` falls more slowly
-than :math:`a_j^2`.
+= \sum_{j=1}^\infty a_j`. The variance of this sum is finite if the tail :math:`P(N \ge j)`
+decreases more slowly than :math:`a_j^2`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..rebuilding import Rebuildable
 
 
 class Tail(Protocol):
-    """A distribution of the number N of terms beyond those always taken."""
+    """A distribution of N, the number of random terms beyond the fixed ones."""
 
     def draw(self, generator: torch.Generator | None) -> int:
         """Draw N."""
@@ -26,11 +26,11 @@ class Tail(Protocol):
 
 
 class Geometric(Rebuildable):
-    r"""P(N >= j) = ratio^j; the mean of N is ratio / (1 - ratio).
+    r"""A geometric tail, :math:`P(N \ge j) = r^j`, with mean :math:`r / (1 - r)`.
 
     Args:
-        ratio: in [0, 1). The variance of a series whose terms fall like :math:`\rho^k` is finite
-            for a ratio above :math:`\rho^2`.
+        ratio: r in [0, 1). If the terms of the series decrease like :math:`\rho^k`, the variance
+            of the estimate is finite for :math:`r > \rho^2`.
 
     Raises:
         ValueError: for a ratio outside [0, 1).
@@ -52,16 +52,16 @@ class Geometric(Rebuildable):
 
 
 class Poisson(Rebuildable):
-    r"""N is Poisson distributed.
+    r"""A Poisson tail, as in the published setting.
 
-    The published setting. Its tail falls faster than any geometric one, so that the variance of
-    the estimate is formally infinite; :class:`Geometric` is the better choice.
+    It decreases faster than any geometric tail. For terms that decrease geometrically the variance
+    of the estimate is infinite, so that :class:`Geometric` is the better choice.
 
     Args:
         rate: mean of N.
 
     Raises:
-        ValueError: for a rate that is not positive.
+        ValueError: if the rate is not positive.
     """
 
     def __init__(self, rate: float = 2.0) -> None:
@@ -82,7 +82,7 @@ class Poisson(Rebuildable):
 
 
 class NoTail(Rebuildable):
-    """N = 0: a plain truncation, biased by what it leaves out."""
+    """No random terms, N = 0: a plain truncation, biased by the sum of the omitted terms."""
 
     def draw(self, generator: torch.Generator | None) -> int:
         return 0

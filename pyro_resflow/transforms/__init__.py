@@ -1,4 +1,4 @@
-"""Pyro transforms: every one a bijective ``TransformModule`` or ``ConditionalTransformModule``."""
+"""Pyro transforms. Each is a bijective ``TransformModule`` or ``ConditionalTransformModule``."""
 
 from .conditional_affine import ConditionalAffine, ConditionedAffine
 from .contractive.monotone import Monotone, monotone

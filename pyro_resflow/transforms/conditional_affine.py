@@ -1,4 +1,4 @@
-"""Scale and shift of each entry by a context."""
+"""A scale and a shift of each entry that depend on a context."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .couplings.maps import BoundedLogScale
 
 
 class ConditionalAffine(ConditionalBijection):
-    r"""Scale and shift of each entry by a context, :math:`y = e^{s(c)} x + b(c)`.
+    r"""Scale and shift each entry, given a context: :math:`y = e^{s(c)} x + b(c)`.
 
-    The log-scales are kept within :math:`\pm\bar s` by :math:`s = \bar s\tanh(h/\bar s)` of the
-    network's output h, so that no context makes a scale overflow. The network's last layer is zero
-    to begin with: the transform starts as the identity.
+    The log-scale :math:`s = \bar s\tanh(h/\bar s)` of the network's output h lies within
+    :math:`\pm\bar s`, so that no context makes a scale overflow. The network's last layer starts
+    at zero, so that the transform starts as the identity.
 
-    Alone on normal noise this is heteroscedastic normal regression. Between conditional residual
-    blocks it does for each context what an :class:`pyro_resflow.transforms.ActNorm` does for the
-    whole batch.
+    Applied to standard normal noise, this is heteroscedastic normal regression. Between
+    conditional residual blocks it normalises each context separately, where an
+    :class:`pyro_resflow.transforms.ActNorm` normalises the whole batch.
 
     Args:
-        input_dim: D, size of the vectors.
+        input_dim: D, the size of the vectors.
         context_dim: size of the context.
-        hidden_dims: widths of the hidden layers of the network.
+        hidden_dims: widths of the network's hidden layers.
 
     Reference:
         Lu and Huang, Structured Output Learning with Conditional Generative Flows, 2020.
@@ -45,7 +45,7 @@ class ConditionalAffine(ConditionalBijection):
     domain = codomain = constraints.real_vector
 
     largest_log_scale = 5.0
-    r"""The bound :math:`\bar s` of the log-scales."""
+    r"""The bound :math:`\bar s` on the absolute log-scales."""
 
     def __init__(
         self, input_dim: int, context_dim: int, hidden_dims: Sequence[int] = (64,)
@@ -69,7 +69,7 @@ class ConditionalAffine(ConditionalBijection):
             context: shape ``(*batch, context_dim)``.
 
         Raises:
-            ValueError: for a context of another width.
+            ValueError: if the context has another size.
         """
         check_context(context, (self.context_dim,), self)
         return ConditionedAffine(self, context)
@@ -84,21 +84,21 @@ class ConditionedAffine(ConditionedTransform):
     """A conditional affine transform at one context; made by ``condition``."""
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._at("x", x)
+        log_scale, shift = self._log_scale_and_shift("x", x)
         y = x * log_scale.exp() + shift
         return y, log_scale.sum(-1).expand(y.shape[:-1])
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._at("y", y)
+        log_scale, shift = self._log_scale_and_shift("y", y)
         x = (y - shift) * (-log_scale).exp()
         return x, log_scale.sum(-1).expand(x.shape[:-1])
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]
 
-    def _at(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_scale_and_shift(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         check_event_shape(name, x, (self.conditional.input_dim,))
         log_scale, shift = self.conditional.log_scale_and_shift(self.context)
-        # of the network's half precision under autocast neither scale nor log-determinant is made
+        # autocast may run the network in half precision; scale and log-determinant need more
         dtype = torch.promote_types(x.dtype, log_scale.dtype)
         return log_scale.to(dtype), shift.to(dtype)

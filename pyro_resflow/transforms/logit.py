@@ -1,4 +1,4 @@
-"""The logit, which maps pixels to the real line."""
+"""The logit transform, from pixels to the real line."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .core.ranges import check_interval
 
 
 class Logit(OnePassTransform):
-    r"""Pixels to the real line, :math:`y = \mathrm{logit}(\alpha + (1 - 2\alpha)\,x)`.
+    r"""Map pixels to the real line, :math:`y = \mathrm{logit}(\alpha + (1 - 2\alpha)\,x)`.
 
-    A bijection of the interval :math:`(-\alpha, 1-\alpha)/(1-2\alpha)`, a little more than [0, 1],
-    to the real line.
+    This is a bijection from the interval :math:`(-\alpha, 1-\alpha)/(1-2\alpha)`, which is
+    slightly larger than [0, 1], to the real line.
 
     Args:
-        alpha: margin that keeps 0 and 1 away from infinity, in [0, 0.5).
-        event_dim: event dimensions over which the log-determinant is summed.
+        alpha: :math:`\alpha` in [0, 0.5). A positive margin makes the logits of 0 and 1 finite.
+        event_dim: number of event dimensions, over which the log-determinant is summed.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: for an alpha outside [0, 0.5), and for pixels outside the interval, such as
-            0 .. 255, where ``pyro.enable_validation`` is on.
+        ValueError: for an alpha outside [0, 0.5). If ``pyro.enable_validation`` is on, also for
+            pixels outside the interval, for instance 0 .. 255.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 4.1.
@@ -42,7 +42,7 @@ class Logit(OnePassTransform):
 
     @property
     def margin(self) -> float:
-        """How far the domain goes beyond [0, 1]."""
+        """The distance by which the domain extends beyond [0, 1] at each end."""
         return self.alpha / (1 - 2 * self.alpha)
 
     @constraints.dependent_property(is_discrete=False)

@@ -128,7 +128,7 @@ def test_nan_images_are_refused() -> None:
         (lambda: ResidualFlow((1, 7, 8), (1, 1)), "divisible by 2"),
         (lambda: ResidualFlow((8, 8), (1,)), r"expected \(C, H, W\)"),
         (lambda: ResidualFlow((1, 8, 8), ()), "at least one scale"),
-        (lambda: ResidualFlow((1, 8, 8), (-1,)), "no negative number"),
+        (lambda: ResidualFlow((1, 8, 8), (-1,)), "expected at least 0 at each scale"),
         (lambda: small(alpha=0.6), "alpha"),
         (lambda: small(network=ConvBlock(8, coefficient=1.0)), "coefficient"),
     ],

@@ -23,7 +23,7 @@ from ...nn import Chain
 from ...solvers import FixedPointSolver
 from ...solvers.convergence import which
 from ...tracing import called_back, tracing_state
-from ..core.determinism import unsettled
+from ..core.determinism import varies_between_calls
 
 Network = nn.Module | Linearizable
 
@@ -121,7 +121,7 @@ def check_settled(net: object) -> None:
     if isinstance(net, Chain) or not isinstance(net, nn.Module):
         return  # no layer of a chain does so
     for part in net.modules():
-        if unsettled(part):
+        if varies_between_calls(part):
             mode = "training" if part.training else "evaluation"
             raise ValueError(
                 f"net: its {type(part).__name__} in {mode} mode makes g a different function for "

@@ -1,1 +1,1 @@
-"""What all transforms share: one pass for value and log-determinant, inverses, compositions."""
+"""The base classes of transforms: single-pass evaluation, caching, inverses, compositions."""

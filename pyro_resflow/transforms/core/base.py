@@ -1,4 +1,4 @@
-"""The base of our transforms: value and log-determinant from one pass, and a safe cache."""
+"""The base class of transforms: value and log-determinant from one pass, and a safe cache."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ class OnePassTransform(
 ):
     """A Pyro transform whose value and log-determinant come from one pass.
 
-    Subclasses implement :meth:`call_and_ladj` and ``_inverse``. They may override ``_call`` and
-    :meth:`inverse_and_ladj` where one of the two results alone, or both together, cost less.
+    Subclasses implement :meth:`call_and_ladj` and ``_inverse``. They may override ``_call`` where
+    the value alone costs less, and :meth:`inverse_and_ladj` where both together do.
 
-    The last pass is cached (``cache_size=1``), in each thread its own. A call with the same input
-    or output, by identity, finds it again. The log-determinant is handed out once: asking again
-    asks for another estimate. The cache is safe: a pass is not used again once a parameter, a
-    buffer, the input or the output has changed, or wants gradients where it did not; once a module
-    inside has changed between training and evaluation; in another gradient mode or under another
-    autocast; or once a backward pass has gone through it. Results of ``torch.inference_mode`` are
-    not cached, because changes to them leave no trace.
+    With ``cache_size=1`` each thread caches its last pass and finds it again by the identity of
+    the input or the output. The cache returns a log-determinant once: a second call of
+    :meth:`log_abs_det_jacobian` draws a new estimate. A cached pass is discarded
 
-    With gradients enabled, either direction computes the log-determinant along with the value,
-    since training needs both. Without gradients, as when distributions draw samples, it does not.
+    - when a parameter, a buffer, the input or the output has changed its value or its
+      ``requires_grad``,
+    - when a module inside has switched between training and evaluation mode,
+    - in another gradient mode or under another autocast, and
+    - after a backward pass through it.
+
+    Results of ``torch.inference_mode`` are not cached, because in-place changes to them cannot be
+    detected.
+
+    With gradients enabled, both directions compute the log-determinant along with the value,
+    since training needs both. Without gradients, as when distributions draw samples, they compute
+    the value alone.
 
     Args:
         cache_size: 0 or 1.
@@ -55,11 +61,11 @@ class OnePassTransform(
         return self.domain.event_dim, self.codomain.event_dim
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and log|dy/dx|, the latter of shape ``x.shape[:-domain.event_dim]``; not cached."""
+        """y and log|dy/dx|; the latter has shape ``x.shape[:-domain.event_dim]``. Not cached."""
         raise NotImplementedError
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x and log|dy/dx| (of the forward direction) at it; not cached."""
+        """x and the forward direction's log|dy/dx| at x. Not cached."""
         x = self._inverse(y)
         return x, self.call_and_ladj(x)[1]
 
@@ -104,25 +110,25 @@ class OnePassTransform(
         """log|dy/dx| at x, shape ``x.shape[:-domain.event_dim]``.
 
         Raises:
-            NoisyEnergyError: if HMC or NUTS asks and the log-determinant is noisy.
-            NoisyExponentialError: if it is noisy and would be exponentiated, as in weights,
-                Rényi bounds, mixtures and enumeration.
+            NoisyEnergyError: if HMC or NUTS calls this and the log-determinant is noisy.
+            NoisyExponentialError: if the log-determinant is noisy and the caller exponentiates
+                it, as for importance weights, Rényi bounds, mixtures and enumeration.
         """
         refuse_half_precision(self)
         refuse_noise_in_energy(self)
         refuse_noise_in_exponential(self, x, y)
         last = self._last_pass(x, y)
-        if last is None or last.ladj is None or last.pair_given(*self._surroundings()) is None:
+        if last is None or last.ladj is None or last.pair_given(*self._dependencies()) is None:
             return self.call_and_ladj(x)[1]
         return last.take_ladj()
 
     @property
     def inv(self) -> Transform:
-        """The inverse, a TransformModule with these parameters; ``t.inv.inv is t``."""
+        """The inverse, a TransformModule that shares these parameters; ``t.inv.inv is t``."""
         return self._remembered_inverse() or Inverse(self)
 
     def with_cache(self, cache_size: int = 1) -> OnePassTransform:
-        """This transform, sharing its parameters, with another cache size."""
+        """A copy with another cache size that shares the parameters."""
         if cache_size not in (0, 1):
             raise ValueError(f"cache_size: expected 0 or 1, got {cache_size}.")
         if cache_size == self._cache_size:
@@ -132,7 +138,7 @@ class OnePassTransform(
         return other
 
     def clear_cache(self) -> None:
-        """Forget the last pass, here and in the transforms inside."""
+        """Discard the cached pass of this transform and of the transforms inside it."""
         clear_cache(self)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The last pass of a transform: for how long it may be used again."""
+"""The cache of a transform's last pass, and the test of whether it is still valid."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .one_pass import OnePass
 
 
 class RemembersLastPass(nn.Module):
-    """A transform that remembers its last pass, in each thread, for as long as it holds.
+    """A transform that remembers its last pass, in each thread, while that pass is valid.
 
-    A pass is not used again once a parameter, a buffer, the input or the output has changed, or
-    wants gradients where it did not; once a module inside has changed between training and
-    evaluation; in another gradient mode or under another autocast; or once a backward pass has
-    gone through it.
+    A pass is valid until a parameter, a buffer, the input or the output changes its value or its
+    ``requires_grad``, until a module inside switches between training and evaluation mode, and
+    until a backward pass goes through it. It is valid only in its gradient mode and under its
+    autocast.
     """
 
     def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> None:
         self._forget()
         if torch._C._are_functorch_transforms_active():
-            return  # what is made inside of torch.func's transformations ends with them
-        dependencies, modes = self._surroundings()
+            return  # tensors of torch.func's transformations are not valid outside them
+        dependencies, modes = self._dependencies()
         if not any(map(Tensor.is_inference, (x, y, *dependencies))):
             _LAST.passes[self] = LastPass(x, y, ladj, dependencies, modes)
 
@@ -43,22 +43,22 @@ class RemembersLastPass(nn.Module):
     def _known_pair(
         self, x: Tensor | None = None, y: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Input and output of the last pass, if it was of x or y or both, and still holds."""
+        """Input and output of the last pass, if it was at x or y (or both) and is still valid."""
         last = self._last_pass(x, y)
-        return None if last is None else last.pair_given(*self._surroundings())
+        return None if last is None else last.pair_given(*self._dependencies())
 
     def _last_pass(self, x: Tensor | None, y: Tensor | None) -> LastPass | None:
-        """The last pass, if it was of x or y or both; it may no longer hold."""
+        """The last pass, if it was at x or y (or both); it may no longer be valid."""
         if tracing_state() is not None:
             check_known(self.parameters())
         last = _LAST.passes.get(self)
-        return last if last is not None and last.is_of(x, y) else None
+        return last if last is not None and last.was_at(x, y) else None
 
-    def _surroundings(self) -> tuple[list[Tensor], list[bool]]:
-        """What a pass depends on beside its input.
+    def _dependencies(self) -> tuple[list[Tensor], list[bool]]:
+        """The state, other than the input, that a pass depends on.
 
         Returns:
-            Every tensor, contexts inside among them, and which modules are in training mode.
+            All parameters, buffers and contexts, and each module's training mode.
         """
         inside = modules_inside(self)
         contexts = [
@@ -70,7 +70,7 @@ class RemembersLastPass(nn.Module):
 
 
 class LastPass:
-    """One evaluation of a transform, for as long as nothing that it depends on has changed."""
+    """One evaluation of a transform, and a fingerprint of everything that it depends on."""
 
     def __init__(
         self,
@@ -88,19 +88,19 @@ class LastPass:
             self.fingerprint = Fingerprint([x, y, *dependencies])
         this = weakref.ref(self)  # a strong reference would tie the graph into a cycle
 
-        def spend(grad: Tensor) -> None:
+        def discard(grad: Tensor) -> None:
             evaluation = this()
             if evaluation is not None:
                 evaluation.release()
 
         self.hooks = [
-            tensor.register_hook(spend)
+            tensor.register_hook(discard)
             for tensor in (x, y, ladj)
             if tensor is not None and tensor.grad_fn is not None
         ]
 
-    def is_of(self, x: Tensor | None, y: Tensor | None) -> bool:
-        """Whether the pass was of these very tensors, those that are given."""
+    def was_at(self, x: Tensor | None, y: Tensor | None) -> bool:
+        """Whether x and y, where given, are the very tensors of this pass."""
         if self.pair is None:
             return False
         return (x is None or x is self.pair[0]) and (y is None or y is self.pair[1])
@@ -108,7 +108,7 @@ class LastPass:
     def pair_given(
         self, dependencies: list[Tensor], modes: list[bool]
     ) -> tuple[Tensor, Tensor] | None:
-        """Input and output, if the pass would come out the same were it made now."""
+        """Input and output, if a new pass would give the same result."""
         pair = self.pair
         if pair is None or modes != self.modes:
             return None
@@ -119,20 +119,20 @@ class LastPass:
             return pair if self.fingerprint.fits(tensors) else None
 
     def take_ladj(self) -> Tensor:
-        """The log-determinant, once."""
+        """Return the log-determinant and forget it."""
         ladj, self.ladj = self.ladj, None
         assert ladj is not None  # for the type checker
         return ladj
 
     def release(self) -> None:
-        """Let go of the tensors, whose graph a backward pass has freed, and of their hooks."""
+        """Drop the tensors and their hooks, for instance after a backward pass freed the graph."""
         self.pair = self.ladj = None
         for hook in self.hooks:
             hook.remove()
 
 
 class _LastPasses(threading.local):
-    """Each transform's last pass, in one thread."""
+    """The last pass of each transform in the current thread."""
 
     def __init__(self) -> None:
         self.passes: MutableMapping[RemembersLastPass, LastPass] = weakref.WeakKeyDictionary()
@@ -144,10 +144,10 @@ _REQUIRES_GRAD = attrgetter("requires_grad")
 
 
 def _state(tensors: list[Tensor]) -> tuple[object, ...]:
-    """Everything beside values that a pass depends on: modes, and which tensors want gradients.
+    """The modes of a pass: gradients, precision, tracing, and each tensor's ``requires_grad``.
 
-    Hooks of saved tensors are among them: a checkpoint computes such tensors anew, in a graph of
-    its own.
+    Saved-tensor hooks count as a mode, because activation checkpointing recomputes the tensors of
+    a pass in a separate graph.
     """
     modes = (torch.is_grad_enabled(), precision(tensors[0]), tracing_state())
     hooks = map(id, saving_hooks())

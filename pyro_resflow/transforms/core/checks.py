@@ -1,4 +1,4 @@
-"""Checks of the shape and the type of what a transform is given."""
+"""Checks of the shape and dtype of a transform's input."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ...walk import first_parameter
 
 
 def check_dtype(name: str, x: Tensor, network: object, *, autocast: bool = True) -> None:
-    """Raise if a tensor and a network's parameters have types that do not mix.
+    """Raise if a tensor's dtype does not mix with that of a network's parameters.
 
-    float64 mixes with no other type. Half precision mixes with float32 under autocast alone, and
-    only in operations that follow autocast.
+    float64 mixes with no other dtype. Half precision mixes with float32 only under autocast, and
+    only in operations that autocast converts.
 
     Args:
-        name: of the argument.
+        name: the argument's name, for the message.
         x: the tensor.
-        network: a module; any other object has no parameters.
-        autocast: whether the operations follow autocast.
+        network: the module; an object that is not a module has no parameters and passes.
+        autocast: whether autocast converts the operations.
 
     Raises:
-        HalfPrecisionError: for a tensor in half precision; it names both types and the remedies.
-        ValueError: for a tensor of another type; it names both types and the remedies.
+        HalfPrecisionError: for a tensor in half precision; names both dtypes and the remedies.
+        ValueError: for another dtype that does not mix; names both dtypes and the remedies.
     """
     if not isinstance(network, nn.Module) or not x.is_floating_point():
         return
@@ -52,7 +52,7 @@ def check_event_shape(name: str, x: Tensor, event_shape: Sequence[int]) -> None:
     """Raise unless ``x`` is a floating-point tensor that ends in ``event_shape``.
 
     Raises:
-        ValueError: naming the argument, what was given and what to do.
+        ValueError: naming the argument, its dtype or shape, and the remedy.
     """
     expected = tuple(event_shape)
     if not x.is_floating_point():

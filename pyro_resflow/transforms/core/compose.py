@@ -1,4 +1,4 @@
-"""Composition of transforms, evaluated in one pass."""
+"""Compositions of transforms, evaluated in one pass."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .evaluation import Steps
 from .inverse import Inverse
 
 _MEASURED: ContextVar[bool] = ContextVar("measured", default=False)
-"""Whether a composition around this one has measured the norms of all layers inside it."""
+"""Whether an enclosing composition has measured the norms of all layers inside it."""
 
 
 @contextmanager
 def measured_once(module: nn.Module) -> Iterator[None]:
-    """Measure the norms inside a module, unless a module around it is doing so already.
+    """Measure the norms of the layers inside a module, unless an enclosing module already does.
 
-    Layers that are no part of the module around measure their own norms when they are used.
+    Layers outside the enclosing module measure their norms when they are used.
     """
     if _MEASURED.get():
         yield
@@ -41,34 +41,34 @@ def measured_once(module: nn.Module) -> Iterator[None]:
 
 
 class MeasuredTogether(nn.Module):
-    """A module that measures the norms inside it together, when it is saved as when it is called.
+    """A module that measures the norms of its layers together, when saved and when called.
 
-    One by one, as layers that are saved alone measure theirs, they would come out the same but for
-    rounding: a training run that was saved would go on a little differently.
+    Measuring one layer at a time gives other rounding errors. Saving that way in the middle of a
+    training run would therefore change how the run continues.
     """
 
     def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        """The state as :meth:`torch.nn.Module.state_dict` gives it, its norms measured first."""
+        """Measure the norms, then return :meth:`torch.nn.Module.state_dict`."""
         with ExitStack() as measured:
-            # what cannot be used, having diverged for instance, can be saved all the same
+            # a flow that cannot be used, because it diverged for instance, can still be saved
             with suppress(NonFiniteWeightError, HalfPrecisionError):
                 measured.enter_context(measured_once(self))
             return super().state_dict(*args, **kwargs)
 
 
 class Compose(MeasuredTogether, OnePassTransform):
-    """Transforms one after the other: values and log-determinants gathered in a single pass.
+    """A sequence of transforms, whose value and log-determinant come from a single pass.
 
-    Unlike a composition whose parts each cache their last pair, it keeps only its own ends in
-    memory, needs no second pass for the log-determinant in either direction, and its inverse
-    registers its parameters.
+    In torch's ``ComposeTransform`` every part caches its last pair. This one caches only its own
+    input and output, needs no second pass for the log-determinant in either direction, and its
+    inverse is a module that registers its parameters.
 
     Args:
-        parts: bijective transforms, ours, Pyro's or torch's, at least one.
+        parts: bijective transforms of this package, Pyro or torch; at least one.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: without parts, or for a part that is no bijective transform.
+        ValueError: without parts, or for a part that is not a bijective transform.
 
     Example:
         >>> import torch
@@ -103,7 +103,7 @@ class Compose(MeasuredTogether, OnePassTransform):
         return self._steps().event_dims
 
     def _steps(self) -> Steps:
-        """The parts as they are evaluated, worked out anew when a part has been replaced."""
+        """The evaluation steps of the parts, rebuilt after a part has been replaced."""
         known = self._known_steps
         if (
             known is None
@@ -144,9 +144,10 @@ class Compose(MeasuredTogether, OnePassTransform):
 
 
 def flattened(parts: Iterable[Transform]) -> Iterator[Transform]:
-    """The parts one by one, each a module if there are parameters in it.
+    """Flatten nested compositions, and turn every part that has parameters into a module.
 
-    torch's own compositions and inverses are no modules: what is inside would not be registered.
+    torch's own compositions and inverses are not modules, so that the parameters of the transforms
+    inside them would not be registered.
     """
     for part in parts:
         if not isinstance(part, Transform):

@@ -1,4 +1,4 @@
-"""Conditional transforms: what they share, their inverse and composition, and an affine one."""
+"""Base classes of conditional transforms, their inverse and their composition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .inverse_memory import InverseMemory
 
 
 class ConditionalBijection(Rebuildable, InverseMemory, Summarized, ConditionalTransformModule):
-    """A conditional transform that is a bijection at every context, and knows its inverse."""
+    """A conditional transform that is a bijection for every context and has an inverse."""
 
     bijective = True
 
@@ -29,15 +29,17 @@ class ConditionalBijection(Rebuildable, InverseMemory, Summarized, ConditionalTr
 
     @property
     def inv(self) -> ConditionalTransformModule:
-        """The conditional inverse, with these parameters; ``t.inv.inv is t``."""
+        """The conditional inverse, which shares these parameters; ``t.inv.inv is t``."""
         return self._remembered_inverse() or ConditionalInverse(self)
 
 
 class ConditionedTransform(OnePassTransform):
-    """A conditional transform at one context, whose batch dimensions broadcast with the input's.
+    """A conditional transform at one context.
+
+    The batch dimensions of the context and of the input broadcast.
 
     Args:
-        conditional: the :class:`ConditionalBijection` that was conditioned; it has a ``domain``.
+        conditional: the conditioned :class:`ConditionalBijection`; it has a ``domain``.
         context: shape ``(*batch, *context_event)``.
         cache_size: 0 or 1.
     """
@@ -65,14 +67,14 @@ class ConditionedTransform(OnePassTransform):
     inverse_shape = forward_shape
 
     def _flat_context(self, batch_shape: torch.Size) -> Tensor:
-        """One context per sample of a batch that it broadcasts to, ``(N, *context_event)``."""
+        """Broadcast the context to a batch and flatten it to shape ``(N, *context_event)``."""
         event_shape = self._context_event_shape
         expanded = self.context.expand(*batch_shape, *event_shape)
         return expanded.reshape(batch_shape.numel(), *event_shape)
 
 
 class ConditionedCompose(Compose):
-    """Transforms one after the other, some of them at a context; made by ``condition``.
+    """A sequence of transforms, some of them conditioned on a context; made by ``condition``.
 
     Args:
         parts: see :class:`pyro_resflow.transforms.Compose`.
@@ -90,13 +92,13 @@ class ConditionedCompose(Compose):
 
 
 class ConditionalCompose(MeasuredTogether, ConditionalBijection):
-    """Transforms one after the other, some or all of them conditional, on the same context.
+    """A sequence of transforms, some or all of them conditional on the same context.
 
-    What ``condition(c)`` returns gathers value and log-determinant in one pass, as
+    ``condition(c)`` returns a transform that computes value and log-determinant in one pass, as
     :class:`pyro_resflow.transforms.Compose` does.
 
     Args:
-        parts: conditional transforms and transforms, ours, Pyro's or torch's, at least one.
+        parts: transforms and conditional transforms of this package, Pyro or torch; at least one.
 
     Raises:
         ValueError: without parts, or for a part that is neither a conditional transform nor a
@@ -138,7 +140,7 @@ class ConditionalCompose(MeasuredTogether, ConditionalBijection):
 
 
 class ConditionalInverse(Rebuildable, Summarized, ConditionalTransformModule):
-    """The inverse of a conditional transform, sharing its parameters.
+    """The inverse of a conditional transform; it shares the transform's parameters.
 
     Args:
         transform: the conditional transform.
@@ -155,7 +157,7 @@ class ConditionalInverse(Rebuildable, Summarized, ConditionalTransformModule):
 
     @property
     def inv(self) -> ConditionalTransformModule:
-        """The conditional transform that this one inverts."""
+        """The conditional transform that this is the inverse of."""
         return self.transform
 
     def condition(self, context: Tensor) -> Transform:
@@ -166,10 +168,10 @@ class ConditionalInverse(Rebuildable, Summarized, ConditionalTransformModule):
 def check_context(
     context: Tensor, context_shape: Sequence[int], network: nn.Module | None = None
 ) -> None:
-    """Raise unless ``context`` has shape ``(*batch, *context_shape)``, and the network's type.
+    """Raise unless ``context`` has shape ``(*batch, *context_shape)`` and the network's dtype.
 
     Raises:
-        ValueError: saying what was expected and what was given.
+        ValueError: naming the expected and the given shape or dtype.
     """
     expected = tuple(context_shape)
     batch_dim = context.dim() - len(expected)

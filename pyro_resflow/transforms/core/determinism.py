@@ -1,4 +1,4 @@
-"""Whether a log-determinant is one function, and a refusal where Pyro's samplers need one."""
+"""Detect noisy log-determinants, and refuse them in algorithms that need deterministic ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...arguments import checked
 from ...callers import callers_in
 from ...logdet import LogDetEstimator
 from .evaluation import clear_cache
-from .exponentials import exponential_asked_for
+from .exponentials import exponentiated_quantity
 from .inside import inside
 
 SAMPLERS = frozenset({"pyro.ops.integrator", "pyro.infer.mcmc.rwkernel"})
-"""The modules through which every kernel of Pyro's evaluates its energy: HMC and NUTS, the first
-and the later steps, models and functions given as ``potential_fn``, go through the integrator."""
+"""The modules in which Pyro's MCMC kernels evaluate their energy. HMC and NUTS always use the
+integrator: for the first and later steps, for models and for a ``potential_fn``."""
 
 DROPOUTS = (
     nn.Dropout
@@ -31,31 +31,32 @@ BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNor
 
 
 class NoisyEnergyError(ValueError):
-    """A log-determinant of fresh noise would enter the energy of HMC or NUTS."""
+    """HMC, NUTS or another Markov chain would use a noisy log-determinant in its energy."""
 
 
 class NoisyExponentialError(ValueError):
-    """A log-determinant of fresh noise would stand in an exponent."""
+    """An algorithm would exponentiate a noisy log-determinant, which biases its result."""
 
 
 class EstimatesLogDet:
-    """A module whose log-determinant comes from an estimator, its attribute ``logdet``."""
+    """A module that estimates its log-determinant with the estimator ``logdet``."""
 
     logdet: LogDetEstimator
 
 
 class FollowsBatches:
-    """A module that changes with the batches that it sees, while it is in training mode."""
+    """A module whose function changes with the batches that it sees in training mode."""
 
 
 class DrawsNoise:
     """A distribution whose ``log_prob`` draws noise at every call."""
 
 
-def unsettled(module: nn.Module) -> bool:
-    """Whether a module, by itself, makes each call another function in the mode that it is in.
+def varies_between_calls(module: nn.Module) -> bool:
+    """Whether a module's function changes from call to call in its current mode.
 
-    A batch norm without running averages does so in evaluation mode too.
+    Modules inside it are not considered. A batch norm without running averages depends on the
+    batch in evaluation mode too.
     """
     if isinstance(module, BATCH_NORMS):
         return module.training or module.running_mean is None
@@ -68,13 +69,16 @@ def unsettled(module: nn.Module) -> bool:
 
 
 def is_deterministic(flow: object) -> bool:
-    """Whether two calls of ``log_abs_det_jacobian`` or ``log_prob`` at one point give one value.
+    """Whether repeated calls of ``log_abs_det_jacobian`` or ``log_prob`` give the same value.
 
-    Fresh noise comes from estimators of log-determinants, from dropout in training mode, and from
-    dequantization. Batch norms in training mode follow the batches that they see.
+    Noise comes from log-determinant estimators, from dropout in training mode, and from
+    dequantization. Batch norms in training mode depend on the batches that they see.
 
     Args:
-        flow: a transform, a distribution, or any module that holds some.
+        flow: a transform, a distribution, or any module that contains some.
+
+    Returns:
+        True if nothing inside draws noise or depends on batches.
 
     Example:
         >>> from pyro_resflow import residual_flow
@@ -87,29 +91,31 @@ def is_deterministic(flow: object) -> bool:
         >>> is_deterministic(flow)
         True
     """
-    return not any(_noisy(flow)) and not any(_unsettled(flow)) and not any(_drawing(flow))
+    return not (
+        any(_noisy_estimators(flow)) or any(_varying_modules(flow)) or any(_noise_drawing(flow))
+    )
 
 
 @checked()
 def set_logdet(flow: object, logdet: LogDetEstimator) -> None:
-    """Give every residual block inside a flow another estimator of its log-determinant.
+    """Replace the log-determinant estimator of every residual block inside a flow.
 
-    For a flow that was trained with one estimator and is used with another: ``Exact()`` for HMC,
-    NUTS, importance weights and plots. Parameters stay as they are.
+    Use it to evaluate a trained flow with another estimator, for instance ``Exact()`` for HMC,
+    NUTS, importance weights and plots. Parameters do not change.
 
     Args:
-        flow: a transform, a distribution, a guide, or any module that holds some.
+        flow: a transform, a distribution, a guide, or any module that contains some.
         logdet: the estimator, see :mod:`pyro_resflow.logdet`.
 
     Raises:
-        ValueError: if there is no residual block inside.
-        TypeError: for a ``logdet`` that is not a :class:`pyro_resflow.logdet.LogDetEstimator`.
+        ValueError: if the flow contains no residual block.
+        TypeError: if ``logdet`` is not a :class:`pyro_resflow.logdet.LogDetEstimator`.
     """
-    blocks = list(_blocks(flow))
+    blocks = list(_residual_blocks(flow))
     if not blocks:
         raise ValueError(
-            f"flow: expected residual blocks inside, found none in {type(flow).__name__}. A "
-            "guide has its blocks from its first call on."
+            f"flow: expected a flow with residual blocks, found none in {type(flow).__name__}. A "
+            "guide builds its blocks at its first call."
         )
     for block in blocks:
         block.logdet = logdet
@@ -119,10 +125,10 @@ def set_logdet(flow: object, logdet: LogDetEstimator) -> None:
 @checked()
 @contextmanager
 def temporary_logdet(flow: object, logdet: LogDetEstimator) -> Iterator[None]:
-    """Within a ``with`` statement, every residual block inside a flow uses another estimator.
+    """Context manager that replaces the estimator of every residual block inside a flow.
 
     Args:
-        flow: see :func:`set_logdet`; without residual blocks inside nothing changes.
+        flow: see :func:`set_logdet`. Nothing changes if the flow contains no residual block.
         logdet: the estimator, see :mod:`pyro_resflow.logdet`.
 
     Example:
@@ -136,35 +142,35 @@ def temporary_logdet(flow: object, logdet: LogDetEstimator) -> Iterator[None]:
         >>> is_deterministic(flow)
         False
     """
-    usual = [(block, block.logdet) for block in _blocks(flow)]
-    for block, _ in usual:
+    originals = [(block, block.logdet) for block in _residual_blocks(flow)]
+    for block, _ in originals:
         block.logdet = logdet
     clear_cache(flow)
     try:
         yield
     finally:
-        for block, estimator in usual:
+        for block, estimator in originals:
             block.logdet = estimator
         clear_cache(flow)
 
 
 def refuse_noise_in_energy(transform: nn.Module) -> None:
-    """Raise if a sampler of Pyro's is asking and the transform's log-determinant is noisy.
+    """Raise if an MCMC kernel of Pyro calls and the transform's log-determinant is noisy.
 
-    A kernel compares energies at different points and differentiates them: it needs one function.
+    A kernel compares energies at different points, so that all of them must be one function.
 
     Raises:
-        NoisyEnergyError: naming the estimator and the remedies.
+        NoisyEnergyError: naming the estimator or the module, and the remedies.
     """
-    if not _a_sampler_is_asking():
+    if not _called_by_mcmc():
         return
-    for part in _unsettled(transform):
+    for part in _varying_modules(transform):
         raise NoisyEnergyError(
             f"transform: its {type(part).__name__} in training mode makes each call another "
             "function, and HMC, NUTS and other Markov chains need one energy function. Call "
             "eval() on the flow."
         )
-    for logdet in _noisy(transform):
+    for logdet in _noisy_estimators(transform):
         raise NoisyEnergyError(
             f"logdet: {_name(logdet)} draws new noise at every call, and HMC, NUTS and other "
             "Markov chains need one energy function: they would sample from a wrong "
@@ -176,18 +182,18 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
 
 
 def refuse_noise_in_exponential(transform: Transform, x: Tensor, y: Tensor) -> None:
-    """Raise if a caller of Pyro's or torch's exponentiates a log-determinant that is noisy.
+    """Raise if an algorithm of Pyro or torch exponentiates a noisy log-determinant.
 
     Raises:
-        NoisyExponentialError: naming what is computed, the estimator and the remedies.
+        NoisyExponentialError: naming the quantity, the estimator and the remedies.
     """
-    what = exponential_asked_for(transform, x, y)
-    if what is None:
+    quantity = exponentiated_quantity(transform, x, y)
+    if quantity is None:
         return
-    for logdet in _noisy(transform):
+    for logdet in _noisy_estimators(transform):
         raise NoisyExponentialError(
-            f"logdet: {_name(logdet)} draws new noise at every call, and {what} would stand or "
-            "fall with exponentials of it, whose mean is too large. Use a deterministic "
+            f"logdet: {_name(logdet)} draws new noise at every call, and {quantity} would "
+            "exponentiate it, which makes the mean too large. Use a deterministic "
             "log-determinant: pyro_resflow.transforms.set_logdet(flow, logdet.Exact()), or "
             "guide.set_logdet(...), or in many dimensions logdet.Krylov(6, tail=NoTail(), "
             "probe=Frozen())."
@@ -195,12 +201,12 @@ def refuse_noise_in_exponential(transform: Transform, x: Tensor, y: Tensor) -> N
 
 
 def refuse_draws_in_energy(distribution: object) -> None:
-    """Raise if a sampler of Pyro's is asking a distribution whose ``log_prob`` draws noise.
+    """Raise if an MCMC kernel of Pyro calls a distribution whose ``log_prob`` draws noise.
 
     Raises:
         NoisyEnergyError: naming the distribution and the remedy.
     """
-    if _a_sampler_is_asking():
+    if _called_by_mcmc():
         raise NoisyEnergyError(
             f"{type(distribution).__name__}: its log_prob draws new noise at every call, and HMC, "
             "NUTS and other Markov chains need one energy function. Draw v once, by "
@@ -210,9 +216,9 @@ def refuse_draws_in_energy(distribution: object) -> None:
 
 
 def refuse_noise_in_average(flow: object) -> None:
-    """Raise if a log-determinant inside is estimated with fresh noise.
+    """Raise if a flow estimates a log-determinant with noise, before densities are averaged.
 
-    The mean of exp(log p + noise) is larger than that of p.
+    The mean of exp(log p + noise) is larger than the mean of p.
 
     Args:
         flow: see :func:`is_deterministic`.
@@ -220,7 +226,7 @@ def refuse_noise_in_average(flow: object) -> None:
     Raises:
         ValueError: naming the estimator and the remedies.
     """
-    for logdet in _noisy(flow):
+    for logdet in _noisy_estimators(flow):
         raise ValueError(
             f"num_samples: {_name(logdet)} draws new noise at every call, and a mean of densities "
             "over several samples comes out too high when their logarithms are noisy. Use a "
@@ -230,31 +236,29 @@ def refuse_noise_in_average(flow: object) -> None:
         )
 
 
-def _a_sampler_is_asking() -> bool:
-    """Whether one of Pyro's kernels is among the callers.
+def _called_by_mcmc() -> bool:
+    """Whether an MCMC kernel of Pyro is among the callers.
 
-    The potential may be any function of the user's, so that the call stack is the only trace that
-    all kernels leave. Looking costs about half a microsecond for each caller.
+    The potential may be any user function, so that only the call stack reveals every kernel.
     """
     return bool(callers_in(SAMPLERS))
 
 
-def _blocks(flow: object) -> Iterator[EstimatesLogDet]:
+def _residual_blocks(flow: object) -> Iterator[EstimatesLogDet]:
     return (part for part in inside(flow) if isinstance(part, EstimatesLogDet))
 
 
-def _noisy(flow: object) -> Iterator[LogDetEstimator]:
-    """The estimators inside that do not say of themselves that they are deterministic."""
-    estimators = (block.logdet for block in _blocks(flow))
+def _noisy_estimators(flow: object) -> Iterator[LogDetEstimator]:
+    estimators = (block.logdet for block in _residual_blocks(flow))
     return (each for each in estimators if not each.is_deterministic)
 
 
-def _unsettled(flow: object) -> Iterator[nn.Module]:
-    """The modules inside that make each call another function."""
-    return (part for part in inside(flow) if isinstance(part, nn.Module) and unsettled(part))
+def _varying_modules(flow: object) -> Iterator[nn.Module]:
+    modules = (part for part in inside(flow) if isinstance(part, nn.Module))
+    return (module for module in modules if varies_between_calls(module))
 
 
-def _drawing(flow: object) -> Iterator[object]:
+def _noise_drawing(flow: object) -> Iterator[object]:
     return (part for part in inside(flow) if isinstance(part, DrawsNoise))
 
 

@@ -1,4 +1,4 @@
-"""Evaluate any transform in one pass: ours, Pyro's, torch's, and compositions of all of them."""
+"""Evaluate transforms of this package, Pyro and torch, and their compositions, in one pass."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.distributions import ComposeTransform, Transform, constraints
 
 from .cache import RemembersLastPass
 from .checks import check_dtype
-from .features import is_read, show
+from .features import is_recording, record
 from .inside import inside
 from .one_pass import OnePass
 
 COMPOSITIONS = (ComposeTransform, dist.transforms.ComposeTransformModule)
 """torch's and Pyro's compositions. Their own log-determinant evaluates their parts a second time
-at every level, and their own domain asks each part for its domain five times."""
+at every level, and their own domain computes the domain of each part five times."""
 
-_OTHERS = threading.RLock()
-"""Held while a transform of Pyro's or torch's computes: its cache is the same for all threads."""
+_FOREIGN_LOCK = threading.RLock()
+"""Held while a transform of Pyro or torch computes, because all threads share its cache."""
 
 
 def as_one_pass(transform: Transform) -> OnePass:
-    """The transform itself if it is of this package, else one that evaluates it in one pass."""
+    """The transform itself if it belongs to this package, else a wrapper with one-pass methods."""
     if isinstance(transform, OnePass):
         return transform
     if type(transform) in COMPOSITIONS:
@@ -35,22 +35,22 @@ def as_one_pass(transform: Transform) -> OnePass:
 
 
 def value(transform: Transform, x: Tensor) -> Tensor:
-    """transform(x) alone, which leaves nothing in a cache."""
+    """transform(x), without the log-determinant and without caching."""
     return as_one_pass(transform)._call(x)
 
 
 def inverse_value(transform: Transform, y: Tensor) -> Tensor:
-    """transform.inv(y) alone, which leaves nothing in a cache."""
+    """transform.inv(y), without the log-determinant and without caching."""
     return as_one_pass(transform)._inverse(y)
 
 
 def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
-    """y = transform(x) and log|dy/dx|, in one pass where the transform offers it."""
+    """y = transform(x) and log|dy/dx|, in one pass if the transform supports that."""
     return as_one_pass(transform).call_and_ladj(x)
 
 
 def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
-    """x = transform.inv(y) and log|dy/dx|, in one pass where the transform offers it."""
+    """x = transform.inv(y) and log|dy/dx|, in one pass if the transform supports that."""
     return as_one_pass(transform).inverse_and_ladj(y)
 
 
@@ -60,10 +60,10 @@ def event_dims(transform: Transform) -> tuple[int, int]:
 
 
 class Foreign(OnePass):
-    """A transform of Pyro's, torch's or zuko's, whose cache is emptied after each call.
+    """A wrapper of a transform of Pyro, torch or zuko that clears its cache after each call.
 
-    Such a cache finds the last result again by identity alone: after an optimizer step it is
-    stale, and it keeps the transform from being copied.
+    Such a cache compares only the identity of the input. It is stale after an optimizer step, and
+    it prevents copies of the transform.
 
     Args:
         transform: the transform.
@@ -85,73 +85,76 @@ class Foreign(OnePass):
         return self.domain.event_dim, self.codomain.event_dim
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self._offers("call_and_ladj"):
-            with self._explained("x", x):
+        if self._implements("call_and_ladj"):
+            with self._dtype_check("x", x):
                 y, ladj = self.transform.call_and_ladj(x)
             return y, ladj
-        with _OTHERS, self._explained("x", x):
+        with _FOREIGN_LOCK, self._dtype_check("x", x):
             y = self.transform(x)
             ladj = self.transform.log_abs_det_jacobian(x, y)
             clear_cache(self.transform)
         return y, ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        if self._offers("inverse_and_ladj"):
-            with self._explained("y", y):
+        if self._implements("inverse_and_ladj"):
+            with self._dtype_check("y", y):
                 x, ladj = self.transform.inverse_and_ladj(y)
             return x, ladj
-        with _OTHERS, self._explained("y", y):
+        with _FOREIGN_LOCK, self._dtype_check("y", y):
             x = self.transform.inv(y)
             ladj = self.transform.log_abs_det_jacobian(x, y)
             clear_cache(self.transform)
         return x, ladj
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        with _OTHERS, self._explained("x", x):
+        with _FOREIGN_LOCK, self._dtype_check("x", x):
             ladj: Tensor = self.transform.log_abs_det_jacobian(x, y)
             clear_cache(self.transform)
         return ladj
 
     def _call(self, x: Tensor) -> Tensor:
-        with _OTHERS, self._explained("x", x):
+        with _FOREIGN_LOCK, self._dtype_check("x", x):
             y: Tensor = self.transform(x)
             clear_cache(self.transform)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        with _OTHERS, self._explained("y", y):
+        with _FOREIGN_LOCK, self._dtype_check("y", y):
             x: Tensor = self.transform.inv(y)
             clear_cache(self.transform)
         return x
 
-    def _explained(self, name: str, x: Tensor) -> _Explained:
-        return _Explained(name, x, self.transform)
+    def _dtype_check(self, name: str, x: Tensor) -> _DtypeCheckOnError:
+        return _DtypeCheckOnError(name, x, self.transform)
 
-    def _offers(self, method: str) -> bool:
-        """Whether the class has a method of its own, beside those that zuko gives every class."""
+    def _implements(self, method: str) -> bool:
+        """Whether the class defines a method; zuko adds defaults to torch's base class."""
         own = getattr(type(self.transform), method, None)
         return own is not getattr(Transform, method, None)
 
 
-class _Explained:
-    """A context in which torch's errors on inputs of another type become those of ``check_dtype``.
+class _DtypeCheckOnError:
+    """A context that replaces torch's errors on inputs of another dtype by our own.
 
-    Only a failure is looked at: some foreign transforms take inputs of another type.
+    It runs ``check_dtype`` only after a failure, since some foreign transforms accept inputs of
+    another dtype.
     """
 
     def __init__(self, name: str, x: Tensor, transform: object) -> None:
-        self.checked = name, x, transform
+        self.arguments = name, x, transform
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RuntimeError):
-            check_dtype(*self.checked)
+            check_dtype(*self.arguments)
 
 
 class Composition(OnePass):
-    """One of torch's or Pyro's compositions, taken apart anew at each call, for it may change.
+    """A wrapper of torch's or Pyro's composition.
+
+    It reads the parts at each call, because the composition may change.
 
     Args:
         transform: the composition.
@@ -200,7 +203,7 @@ class Composition(OnePass):
 
 
 class Steps:
-    """Transforms one after the other; what is asked of each is worked out once.
+    """A sequence of transforms; the wrapper and event dimensions of each are computed once.
 
     Args:
         parts: the transforms.
@@ -211,11 +214,11 @@ class Steps:
         self.passes = [as_one_pass(part) for part in self.parts]
 
     def _call(self, x: Tensor) -> Tensor:
-        read = is_read()
+        recording = is_recording()
         for part, each in zip(self.parts, self.passes, strict=True):
             x = each._call(x)
-            if read:
-                self._show(part, x)
+            if recording:
+                self._record(part, x)
         return x
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -226,20 +229,20 @@ class Steps:
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The value and log|dy/dx|."""
         total = x.new_zeros(x.shape[: x.dim() - self.event_dims[0]])
-        read = is_read()
-        for part, each, further in zip(self.parts, self.passes, self._further_dims, strict=True):
+        recording = is_recording()
+        for part, each, extra in zip(self.parts, self.passes, self._extra_dims, strict=True):
             x, ladj = each.call_and_ladj(x)
-            if read:
-                self._show(part, x)
-            total = total + (sum_rightmost(ladj, further) if further else ladj)
+            if recording:
+                self._record(part, x)
+            total = total + (sum_rightmost(ladj, extra) if extra else ladj)
         return x, total
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse's value and log|dy/dx| at it."""
+        """The inverse x of y, and log|dy/dx| at x."""
         total = y.new_zeros(y.shape[: y.dim() - self.event_dims[1]])
-        for each, further in zip(self.passes[::-1], self._further_dims[::-1], strict=True):
+        for each, extra in zip(self.passes[::-1], self._extra_dims[::-1], strict=True):
             y, ladj = each.inverse_and_ladj(y)
-            total = total + (sum_rightmost(ladj, further) if further else ladj)
+            total = total + (sum_rightmost(ladj, extra) if extra else ladj)
         return y, total
 
     @property
@@ -254,7 +257,7 @@ class Steps:
 
     @cached_property
     def event_dims(self) -> tuple[int, int]:
-        """Event dimensions of the domain and of the codomain: the smallest that suit all parts."""
+        """The smallest event dimensions of domain and codomain that fit all parts."""
         first = last = 0
         for before, after in reversed(self._dims):
             first = max(first + before - after, before)
@@ -267,19 +270,19 @@ class Steps:
         return [each.event_dims for each in self.passes]
 
     @cached_property
-    def _further_dims(self) -> list[int]:
-        """For each part, the event dimensions of the whole there beyond those of the part."""
-        further = []
+    def _extra_dims(self) -> list[int]:
+        """For each part, how many more event dimensions the whole has at its input."""
+        extra = []
         event_dim = self.event_dims[0]
         for before, after in self._dims:
-            further.append(event_dim - before)
+            extra.append(event_dim - before)
             event_dim += after - before
-        return further
+        return extra
 
     @staticmethod
-    def _show(part: Transform, x: Tensor) -> None:
-        if not hasattr(part, "parts"):  # a composition shows what leaves its own parts
-            show(part, x)
+    def _record(part: Transform, x: Tensor) -> None:
+        if not hasattr(part, "parts"):  # a composition records its own parts
+            record(part, x)
 
 
 def _widened(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:
@@ -288,12 +291,12 @@ def _widened(constraint: constraints.Constraint, event_dim: int) -> constraints.
 
 
 def sum_rightmost(entries: Tensor, number: int) -> Tensor:
-    """The sum over the last dimensions, that many; torch's own takes no empty batches."""
+    """Sum over the last ``number`` dimensions; unlike torch's helper it allows empty batches."""
     return entries.sum(tuple(range(-number, 0))) if number else entries
 
 
 def clear_cache(flow: object) -> None:
-    """Forget what a flow, and the transforms inside it, remember of their last evaluation."""
+    """Discard the cached passes of a flow and of the transforms inside it."""
     for part in inside(flow):
         if isinstance(part, RemembersLastPass):
             part._forget()

@@ -1,7 +1,8 @@
-"""Where Pyro and torch exponentiate a log-density: weights, bounds, mixtures and enumeration.
+"""Find out whether Pyro or torch exponentiates a log-density: weights, bounds, mixtures, sums.
 
-The mean of exp(log p + noise) is larger than p. Each entry tells from a caller's frame whether the
-log-determinant at x is going to stand in an exponent, and what the result is called.
+The mean of exp(log p + noise) is larger than p, so a noisy log-determinant biases such results.
+A test for each module of Pyro or torch inspects a caller's frame; it returns a description of the
+exponentiated quantity, or None if the caller does not exponentiate.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ from torch.distributions import Transform
 
 from ...callers import callers, callers_in, module_of
 
-Judge = Callable[[FrameType, torch.Size, int], str | None]
-"""Of a frame, the batch shape of the log-determinant and the event dimensions of its points."""
+FrameTest = Callable[[FrameType, torch.Size, int], str | None]
+"""Function of a frame, the log-determinant's batch shape, and the points' event dimensions."""
 
 
-def _always(what: str) -> Judge:
-    return lambda frame, batch, event_dim: what
+def _always(quantity: str) -> FrameTest:
+    return lambda frame, batch, event_dim: quantity
 
 
-def _of_several_particles(what: str) -> Judge:
-    """Of one particle alone the logarithm of the exponential is the log-density again."""
+def _with_several_particles(quantity: str) -> FrameTest:
+    """With one particle, the logarithm undoes the exponential and gives the log-density."""
 
-    def judge(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
-        return what if getattr(frame.f_locals.get("self"), "num_particles", 1) > 1 else None
+    def test(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
+        return quantity if getattr(frame.f_locals.get("self"), "num_particles", 1) > 1 else None
 
-    return judge
+    return test
 
 
 def _laplace(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
-    is_it = frame.f_code.co_name == "laplace_approximation"
-    return "the Hessian of AutoLaplaceApproximation" if is_it else None
+    matches = frame.f_code.co_name == "laplace_approximation"
+    return "the Hessian of AutoLaplaceApproximation" if matches else None
 
 
-def _weighed(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
-    is_it = type(frame.f_locals.get("self")).__name__ == "WeighedPredictive"
-    return "the weights of WeighedPredictive" if is_it else None
+def _weighed_predictive(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
+    matches = type(frame.f_locals.get("self")).__name__ == "WeighedPredictive"
+    return "the weights of WeighedPredictive" if matches else None
 
 
 def _mixture(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
-    """Noise that all components share, as of one flow behind them all, can be taken out."""
+    """Noise that all components share, for instance of one flow behind them all, factors out."""
     mixture = frame.f_locals.get("self")
     if frame.f_code.co_name != "log_prob":
         return None
@@ -53,7 +54,7 @@ def _mixture(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
 
 
 def _enumeration(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
-    """Noise that does not depend on what is enumerated in the model can be taken out."""
+    """Noise that does not depend on the model's enumerated variables factors out of the sum."""
     for inner in callers():
         if inner is frame:
             return None
@@ -72,7 +73,7 @@ def _enumeration(frame: FrameType, batch: torch.Size, event_dim: int) -> str | N
 
 
 def _names_sampled_by_the_guide(inner: FrameType, outer: FrameType) -> set[str]:
-    """The sites that the guide enumerates itself: it averages log-densities over them."""
+    """The guide's own sites: the ELBO averages log-densities over them, without exponentials."""
     frame: FrameType | None = inner
     while frame is not None and frame is not outer:
         guide_trace = frame.f_locals.get("guide_trace")
@@ -83,36 +84,45 @@ def _names_sampled_by_the_guide(inner: FrameType, outer: FrameType) -> set[str]:
 
 
 def _size(batch: torch.Size, dim: int, reinterpreted: int) -> int:
-    """The size of a batch dimension, counted from the right of what is no event yet."""
+    """The size of a batch dimension, counted from the right without the reinterpreted ones."""
     index = len(batch) - max(reinterpreted, 0) + dim
     return batch[index] if index >= 0 else 1
 
 
-EXPONENTIALS: dict[str, Judge] = {
-    "pyro.infer.renyi_elbo": _of_several_particles("the bound of RenyiELBO"),
-    "pyro.infer.rws": _of_several_particles("the weights of ReweightedWakeSleep"),
+EXPONENTIALS: dict[str, FrameTest] = {
+    "pyro.infer.renyi_elbo": _with_several_particles("the bound of RenyiELBO"),
+    "pyro.infer.rws": _with_several_particles("the weights of ReweightedWakeSleep"),
     "pyro.infer.trace_tail_adaptive_elbo": _always("the weights of TraceTailAdaptive_ELBO"),
     "pyro.infer.tracetmc_elbo": _always("the bound of TraceTMC_ELBO"),
     "pyro.infer.importance": _always("importance weights"),
     "pyro.infer.smcfilter": _always("the weights of SMCFilter"),
     "pyro.infer.resampler": _always("the weights of Resampler"),
-    "pyro.infer.predictive": _weighed,
+    "pyro.infer.predictive": _weighed_predictive,
     "pyro.infer.autoguide.guides": _laplace,
     "pyro.infer.traceenum_elbo": _enumeration,
     "pyro.infer.discrete": _enumeration,
     "pyro.distributions.hmm": _mixture,
     "torch.distributions.mixture_same_family": _mixture,
 }
-"""By the module that the caller stands in."""
+"""The test for each module that may be among the callers."""
 
 
-def exponential_asked_for(transform: Transform, x: Tensor, y: Tensor) -> str | None:
-    """What a caller exponentiates the log-determinant at a pair for, if one does."""
+def exponentiated_quantity(transform: Transform, x: Tensor, y: Tensor) -> str | None:
+    """Describe what a caller computes from the exponential of the log-determinant at (x, y).
+
+    Args:
+        transform: the transform.
+        x: its input.
+        y: its output.
+
+    Returns:
+        The description for an error message; None if no caller exponentiates.
+    """
     for frame in callers_in(EXPONENTIALS):
         dims = transform.domain.event_dim, transform.codomain.event_dim
         batches = (t.shape[: t.dim() - dim] for t, dim in zip((x, y), dims, strict=True))
-        judge = EXPONENTIALS[module_of(frame)]
-        what = judge(frame, torch.broadcast_shapes(*batches), max(dims))
-        if what is not None:
-            return what
+        test = EXPONENTIALS[module_of(frame)]
+        quantity = test(frame, torch.broadcast_shapes(*batches), max(dims))
+        if quantity is not None:
+            return quantity
     return None

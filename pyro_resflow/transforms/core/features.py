@@ -1,4 +1,4 @@
-"""Images read off a composition on the way: what heads for classification look at."""
+"""Record intermediate images of a composition, as features for a classifier."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.distributions import Transform
 
 Features = dict[torch.Size, Tensor]
 
-_READERS: ContextVar[tuple[Features, ...]] = ContextVar("readers", default=())
+_RECORDINGS: ContextVar[tuple[Features, ...]] = ContextVar("recordings", default=())
 
 
 @contextmanager
 def image_features() -> Iterator[Features]:
-    """Within a ``with`` statement, keep the images that come out of learned transforms.
+    """Context manager that records the intermediate images of every composition.
 
-    Whatever composition is evaluated, forwards, within it: of each image size (H, W) the last
-    image is kept that left a transform with parameters. For a flow with scales these are the
-    images at the end of each.
+    For each image size (H, W) it keeps the last output of a transform with parameters, among the
+    compositions that are evaluated in the forward direction. For a flow with several scales these
+    are the images at the end of each scale.
 
     Yields:
-        The images, each of shape ``(*batch, C, H, W)``, by (H, W) in the order in which the sizes
-        come up.
+        The images, each of shape ``(*batch, C, H, W)``, by (H, W), in the order in which the
+        sizes occur.
 
     Example:
         >>> import torch
@@ -39,22 +39,22 @@ def image_features() -> Iterator[Features]:
         [(5, 1, 8, 8), (5, 4, 4, 4)]
     """
     features: Features = {}
-    token = _READERS.set((*_READERS.get(), features))
+    token = _RECORDINGS.set((*_RECORDINGS.get(), features))
     try:
         yield features
     finally:
-        _READERS.reset(token)
+        _RECORDINGS.reset(token)
 
 
-def is_read() -> bool:
-    """Whether features are being read."""
-    return bool(_READERS.get())
+def is_recording() -> bool:
+    """Whether features are being recorded."""
+    return bool(_RECORDINGS.get())
 
 
-def show(part: Transform, image: Tensor) -> None:
-    """Keep the image that has left a transform, for those who read features."""
+def record(part: Transform, image: Tensor) -> None:
+    """Record the output of a transform, if that is a learned transform of images."""
     if _is_learned_image_transform(part):
-        for features in _READERS.get():
+        for features in _RECORDINGS.get():
             features[image.shape[-2:]] = image
 
 

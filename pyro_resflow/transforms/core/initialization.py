@@ -1,4 +1,4 @@
-"""Data-dependent initialisation of a whole flow."""
+"""Data-dependent initialisation of a flow."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ def initialize(
     *,
     chunk_size: int | None = None,
 ) -> None:
-    """Let data initialise every part of a flow that data initialise.
+    """Initialise the data-dependent parts of a flow from a batch of data.
 
-    These are every :class:`ActNorm` and :class:`BatchNorm`, and the layers of conditioners that
-    are scaled so. All are put back to waiting, whatever they have seen or learned before; then the
-    data pass, without gradients, from data to noise, in training mode or not.
+    These parts are every :class:`ActNorm` and :class:`BatchNorm`, and the conditioner layers with
+    data-dependent scales. All of them are reset, even if they are already initialised or trained.
+    Then the data pass through the flow from data to noise, without gradients, in training and in
+    evaluation mode alike.
 
-    A flow that is not initialised so waits for the first batch that ``log_prob`` scores in
-    training mode. That batch needs at least 16 samples, and no Markov chain may be asking; in
-    evaluation mode a score is an error. Samples drawn meanwhile, and what is given to the
-    transform directly, initialise nothing: an ActNorm is the identity so long, the other parts are
-    as they were built, and a warning says so once.
+    Without this function, a flow is initialised by the first batch that ``log_prob`` scores in
+    training mode. That batch needs at least 16 samples and must not come from a Markov chain. In
+    evaluation mode scoring raises an error until then. Drawing samples and calling the transform
+    directly do not initialise the flow: an ActNorm is the identity, other parts are as they were
+    built, and one warning says so.
 
     Args:
-        flow: from noise to data, such as an image flow or what a ``TransformedDistribution`` is
-            built of; of a transform from data to noise give the inverse, ``t.inv``. The
-            transform, or with a context the conditional transform.
+        flow: transform from noise to data, for instance an image flow or a transform of a
+            ``TransformedDistribution``. For a transform t from data to noise pass the inverse,
+            ``t.inv``. With a context, the conditional transform.
         data: shape ``(*batch, *event_shape)``, at least two samples.
-        context: what to condition on, one for each sample or for all.
-        chunk_size: how many samples pass at once, where all of them take too much memory. The
-            result is that of all, to rounding; the cost is a pass for every part that waits.
-            Default: all at once, in a single pass.
+        context: the context, one for each sample or one for all.
+        chunk_size: number of samples in one pass, to save memory. The result is the same up to
+            rounding; the cost is one pass over the data for each part to be initialised. By
+            default all samples go through in a single pass.
 
     Raises:
-        ValueError: for a single sample, for data that the flow does not take, or for a context
-            without a conditional transform or the other way about.
+        ValueError: for a single sample, for data of a wrong shape, for a conditional flow without
+            a context, or for a context without a conditional flow.
 
     Example:
         >>> import torch
@@ -57,7 +58,7 @@ def initialize(
         >>> initialize(flow, torch.rand(32, 1, 8, 8))
         >>> z = flow.inv(torch.rand(1, 1, 8, 8))
     """
-    event_dim = event_dims(_at(flow, context))[1]
+    event_dim = event_dims(_conditioned(flow, context))[1]
     batch_dim = max(data.dim() - event_dim, 0)
     check_event_shape("data", data, data.shape[batch_dim:])
     if data.shape[:batch_dim].numel() < 2:
@@ -72,8 +73,8 @@ def initialize(
             part.await_batch()
 
     def to_noise(chunk: Chunk) -> None:
-        samples, its_context = chunk
-        transform = _at(flow, its_context)
+        samples, chunk_context = chunk
+        transform = _conditioned(flow, chunk_context)
         inverse_value(transform, samples)
         clear_cache(transform)
 
@@ -87,7 +88,7 @@ def _chunks(
     batch_dim: int,
     chunk_size: int | None,
 ) -> Iterator[Chunk]:
-    """The samples with their contexts, so many at once."""
+    """Yield ``chunk_size`` samples at a time with their contexts."""
     batch_shape = data.shape[:batch_dim]
     if chunk_size is None or chunk_size >= batch_shape.numel():
         yield data, context
@@ -102,18 +103,24 @@ def _chunks(
 
 
 def _context_event_dim(flow: object) -> int:
-    """Event dimensions of a conditional transform's context; 1 unless it says otherwise."""
+    """Event dimensions of a conditional transform's context; 1 if it does not declare them."""
     while hasattr(flow, "transform"):  # an inverse
         flow = flow.transform
     return int(getattr(flow, "context_event_dim", 1))
 
 
-def _at(flow: Transform | ConditionalTransform, context: Tensor | None) -> Transform:
-    """The transform at the context, if it takes one."""
+def _conditioned(flow: Transform | ConditionalTransform, context: Tensor | None) -> Transform:
+    """The flow at the context if it is conditional, else the flow itself."""
     if isinstance(flow, ConditionalTransform):
         if context is None:
-            raise ValueError("context: the flow is conditional; expected one for each sample.")
+            raise ValueError(
+                "context: expected a context for each sample, because the flow is conditional, "
+                "got None."
+            )
         return flow.condition(context)
     if context is not None:
-        raise ValueError("context: expected none, the flow is not conditional.")
+        raise ValueError(
+            "context: expected None, because the flow is not conditional, got a tensor of shape "
+            f"{tuple(context.shape)}."
+        )
     return flow

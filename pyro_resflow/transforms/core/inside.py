@@ -1,4 +1,4 @@
-"""The parts that a flow is made of."""
+"""Iteration over the parts of a flow."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HOLDERS = Distribution | dist.ConditionalDistribution | Transform
 
 
 def inside(flow: object) -> Iterator[object]:
-    """The modules, transforms and distributions that a flow is made of, itself first, each once.
+    """Yield the modules, transforms and distributions inside a flow, itself first, each once.
 
-    torch's own compositions and inverses, and distributions, are not modules: their parts are
-    found among their attributes.
+    Distributions and torch's own compositions and inverses are not modules: their parts are found
+    among their attributes.
     """
     seen: set[int] = set()
     waiting = [flow]

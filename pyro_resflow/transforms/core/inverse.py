@@ -16,13 +16,13 @@ from .one_pass import OnePass
 
 
 class Inverse(Rebuildable, InverseMemory, Summarized, OnePass, dist.TransformModule):
-    """A transform run backwards; its parameters are the transform's.
+    """The inverse of a transform; it shares and registers the transform's parameters.
 
-    torch's own ``t.inv`` is not a module: ``ComposeTransformModule([t.inv])`` registers nothing,
-    so that an optimizer trains nothing. This one registers.
+    torch's own ``t.inv`` is not a module: ``ComposeTransformModule([t.inv])`` registers no
+    parameters, so that an optimizer trains nothing.
 
     Args:
-        transform: a bijective transform, one of ours or one of Pyro's.
+        transform: a bijective transform of this package, Pyro or torch.
 
     Raises:
         ValueError: if the transform is not a bijection.
@@ -68,20 +68,20 @@ class Inverse(Rebuildable, InverseMemory, Summarized, OnePass, dist.TransformMod
 
     @property
     def inv(self) -> Transform:
-        """The transform that this one inverts."""
+        """The transform that this is the inverse of."""
         return self.transform
 
-    # ours remember their last pass themselves, others are kept from doing so
+    # transforms of this package cache their last pass; the caches of others are bypassed
 
     def __call__(self, x: Tensor) -> Tensor:
         """The transform x => y."""
-        return self.transform._inv_call(x) if self._is_of_ours else self._call(x)
+        return self.transform._inv_call(x) if self._has_safe_cache else self._call(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        return self.transform(y) if self._is_of_ours else self._inverse(y)
+        return self.transform(y) if self._has_safe_cache else self._inverse(y)
 
     @property
-    def _is_of_ours(self) -> bool:
+    def _has_safe_cache(self) -> bool:
         return isinstance(self.transform, OnePass)
 
     def _call(self, x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Inverse(Rebuildable, InverseMemory, Summarized, OnePass, dist.TransformMod
         return y, -ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x and log|dy/dx| at it, in one pass."""
+        """x and log|dy/dx| at x, in one pass."""
         x, ladj = self._inner.call_and_ladj(y)
         return x, -ladj
 
@@ -111,8 +111,8 @@ class Inverse(Rebuildable, InverseMemory, Summarized, OnePass, dist.TransformMod
         return self.transform.forward_shape(shape)
 
     def with_cache(self, cache_size: int = 1) -> Inverse:
-        """This transform, sharing its parameters, with another cache size."""
-        if not self._is_of_ours:  # any other remembers nothing here, whatever its cache size
+        """A copy with another cache size that shares the parameters."""
+        if not self._has_safe_cache:  # the cache of any other transform is bypassed anyway
             return self
         cached = self.transform.with_cache(cache_size)
         if cached is self.transform:
@@ -123,5 +123,5 @@ class Inverse(Rebuildable, InverseMemory, Summarized, OnePass, dist.TransformMod
         return other
 
     def clear_cache(self) -> None:
-        """Forget the last pass of the transform inside."""
+        """Discard the cached pass of the transform inside."""
         clear_cache(self.transform)

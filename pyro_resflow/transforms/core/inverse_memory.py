@@ -1,4 +1,4 @@
-"""The inverse that was made of a transform, remembered."""
+"""A weak reference from a transform to its inverse."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class InverseMemory:
-    """Remembers the inverse made of an object, so that ``t.inv.inv is t``, and ``i.inv.inv is i``.
+    """Remember an object's inverse, so that ``t.inv.inv is t`` and ``i.inv.inv is i``.
 
-    The reference is weak: the inverse holds the object, not the other way round.
+    The reference is weak: the inverse owns the object, not the other way round.
     """
 
     _inverse_ref: weakref.ref[Any] | None = None
@@ -18,7 +18,7 @@ class InverseMemory:
         return self._inverse_ref() if self._inverse_ref is not None else None
 
     def remember_inverse(self, inverse: object) -> None:
-        """Take ``inverse`` as the inverse of this, unless another one is in use."""
+        """Remember ``inverse``, unless an earlier inverse is still in use."""
         if self._remembered_inverse() is None:
             self._inverse_ref = weakref.ref(inverse)
 

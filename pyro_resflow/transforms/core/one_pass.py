@@ -1,4 +1,4 @@
-"""What a composition asks of each of its parts."""
+"""The interface that a composition needs from each of its parts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class OnePass:
-    """A transform that gives its value and log-determinant in one pass, and neither from a cache.
+    """A transform that computes its value and log-determinant in one pass, without a cache.
 
-    The transforms of this package are such; :func:`.evaluation.as_one_pass` makes one of any
-    other. Shapes: x and y are ``(*batch, *event)``, log-determinants ``batch``.
+    All transforms of this package implement it; :func:`.evaluation.as_one_pass` wraps any other.
+    x and y have shape ``(*batch, *event)`` and log-determinants have shape ``batch``.
     """
 
     context: Tensor | None = None
-    """The context of a conditional transform that has been conditioned."""
+    """The context, if this is a conditioned transform."""
 
     domain: Any
     codomain: Any
@@ -30,11 +30,11 @@ class OnePass:
         raise NotImplementedError
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x and log|dy/dx| (of the forward direction) at it."""
+        """x and the forward direction's log|dy/dx| at x."""
         raise NotImplementedError
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log|dy/dx| at a pair, which the transform may remember."""
+        """log|dy/dx| at a pair; the transform may take it from its cache."""
         raise NotImplementedError
 
     def _call(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The range that numbers lie in: a wrong one is an error, and not a density."""
+"""Checks of the range of a transform's input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ...callers import is_validating
 
 ROUNDING = 8
-"""Units of rounding beyond an interval that a transform's own samples may lie."""
+"""How far outside the interval samples may lie by rounding, in units of the machine epsilon."""
 
 REMEDY = (
     "Divide pixels of 0 .. 255 by 255, or score integers through "
@@ -19,7 +19,7 @@ REMEDY = (
 def check_interval(x: Tensor, low: float, high: float) -> None:
     """Raise unless all entries of ``x`` lie in an interval, up to rounding.
 
-    It looks at the values, as distributions do, where ``pyro.enable_validation`` is on.
+    Like distributions, it checks values only if ``pyro.enable_validation`` is on.
 
     Args:
         x: any shape.
@@ -27,9 +27,9 @@ def check_interval(x: Tensor, low: float, high: float) -> None:
         high: upper end.
 
     Raises:
-        ValueError: saying what was expected and what was given.
+        ValueError: naming the interval and the range of ``x``.
     """
-    if not _may_look_at(x):
+    if not _can_validate(x):
         return
     least, most = _extremes(x)
     slack = ROUNDING * torch.finfo(x.dtype).eps
@@ -41,18 +41,18 @@ def check_interval(x: Tensor, low: float, high: float) -> None:
 
 
 def check_not_pixels(x: Tensor) -> None:
-    """Raise if ``x`` holds integers above 1 alone: pixels that have not been scaled to [0, 1].
+    """Raise if all entries of ``x`` are integers and some exceed 1: pixels not scaled to [0, 1].
 
-    A flow without a logit is defined on all numbers, and its own samples leave [0, 1]; but they
-    are no integers.
+    A flow without a logit is defined on all real numbers, and its samples may leave [0, 1]; but
+    they are not all integers.
 
     Args:
         x: images, shape ``(*batch, C, H, W)``.
 
     Raises:
-        ValueError: saying what was expected and what was given.
+        ValueError: naming the expected range and the range of ``x``.
     """
-    if not _may_look_at(x):
+    if not _can_validate(x):
         return
     least, most = _extremes(x)
     if most > 1 and bool((x == x.floor()).all()):
@@ -63,13 +63,13 @@ def check_not_pixels(x: Tensor) -> None:
 
 
 def _extremes(x: Tensor) -> tuple[float, float]:
-    """The least and the largest entry, for which a device is waited for once."""
+    """The smallest and the largest entry, with a single device synchronisation."""
     least, most = torch.stack(torch.aminmax(x.detach())).tolist()
     return least, most
 
 
-def _may_look_at(x: Tensor) -> bool:
-    """Whether validation is on, and ``x`` holds numbers and is no stand-in for others."""
+def _can_validate(x: Tensor) -> bool:
+    """Whether validation is on and ``x`` has values: it is not empty, meta or being traced."""
     return (
         not torch.compiler.is_compiling()
         and bool(is_validating())

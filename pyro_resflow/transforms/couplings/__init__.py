@@ -1,1 +1,1 @@
-"""Coupling layers: masks, maps of the changed half, and the step of Flow++."""
+"""Coupling layers, their masks and elementwise maps, and the coupling step of Flow++."""

@@ -1,4 +1,4 @@
-"""Coupling layers: one half of an event changed by what a network makes of the other."""
+"""Coupling layers: one half of an event gives the parameters of a map of the other half."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from ..core.conditional import ConditionalBijection, ConditionedTransform, check
 from .maps import ElementwiseMap
 from .masks import Mask
 
-Changes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Direction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""One direction of an elementwise map: entries and parameters to entries and log-slopes."""
 
 
 class CouplingTransform(OnePassTransform):
     """Value, inverse and log-determinant of a coupling, with or without a context.
 
-    Subclasses say what the mask and the elementwise map are, and what the conditioner makes of
-    the kept half.
+    Subclasses provide the mask, the elementwise map, and the conditioner's output for the kept
+    half.
     """
 
     @property
@@ -32,16 +33,16 @@ class CouplingTransform(OnePassTransform):
         return self._elementwise.passes
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._change("x", x, self._elementwise.forward)
+        return self._change_half("x", x, self._elementwise.forward)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self._change("y", y, self._elementwise.inverse)
+        return self._change_half("y", y, self._elementwise.inverse)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]
 
-    def _change(self, name: str, x: Tensor, change: Changes) -> tuple[Tensor, Tensor]:
-        """x with its other half changed, and the log-slopes summed over the event."""
+    def _change_half(self, name: str, x: Tensor, change: Direction) -> tuple[Tensor, Tensor]:
+        """Change one half of x; return the event and its log-slopes, summed over the event."""
         check_event_shape(name, x, self._mask.event_shape)
         check_dtype(name, x, self)
         x = x.expand(self.forward_shape(x.shape))
@@ -57,7 +58,7 @@ class CouplingTransform(OnePassTransform):
         return self._mask.merge(kept, changed).reshape(x.shape), ladj
 
     def _per_entry(self, raw: Tensor, changed: Tensor) -> Tensor:
-        """The conditioner's output as ``(N, num_parameters, *changed)``, checked."""
+        """Check the conditioner's output and reshape it to ``(N, num_parameters, *changed)``."""
         count = self._elementwise.num_parameters
         expected = (len(changed), count * changed.shape[1], *changed.shape[2:])
         if raw.shape != expected:
@@ -76,33 +77,35 @@ class CouplingTransform(OnePassTransform):
         raise NotImplementedError
 
     def _conditioner(self, kept: Tensor, batch_shape: torch.Size) -> Tensor:
-        """What the network makes of the kept half, ``(N, parameters * channels, *rest)``."""
+        """The network's output for the kept half, shape ``(N, parameters * channels, *rest)``."""
         raise NotImplementedError
 
 
 class Coupling(CouplingTransform):
-    r"""One half of each event changed entry by entry, by parameters made of the other half.
+    r"""Change one half of each event entry by entry, given the other half.
 
-    :math:`(a, b) \mapsto (a, m(b; n(a)))` with a network n and an increasing elementwise map m,
-    both of whose directions take one pass of the network. The log-determinant is the sum of the
-    log-slopes of m.
+    :math:`(a, b) \mapsto (a, m(b; n(a)))` with a network n and an increasing elementwise map m.
+    Both directions evaluate the network once. The log-determinant is the sum of the log-slopes
+    of m.
 
-    Where the network's output is zero, a coupling by :class:`AffineMap` (but Glow's) or
-    :class:`LogisticMixtureMap` is the identity: a network whose last layer is zero starts there.
+    :class:`AffineMap` (except with :class:`SigmoidScale`) and :class:`LogisticMixtureMap` are the
+    identity where the network returns zeros. With such a map, a network whose last layer is zero
+    makes the coupling start as the identity.
 
     Args:
-        mask: which half is kept and which is changed: :class:`Checkerboard`,
-            :class:`ChannelHalves` or :class:`Columns`.
-        elementwise: the map of the changed half: :class:`AffineMap` or
+        mask: splits an event into the half that is kept and the half that is changed:
+            :class:`Checkerboard`, :class:`ChannelHalves` or :class:`Columns`.
+        elementwise: the map m of the changed half: :class:`AffineMap` or
             :class:`LogisticMixtureMap`.
-        net: the conditioner, any module from ``(N, *mask.kept_shape)`` to
+        net: the conditioner n, any module from ``(N, *mask.kept_shape)`` to
             ``(N, elementwise.num_parameters * C, *rest)`` where ``(C, *rest)`` is
-            ``mask.changed_shape``: first parameter for all channels, then the second and so on.
+            ``mask.changed_shape``. Its output holds the first parameter of all channels, then the
+            second, and so on.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: when called, for an input or an output of the network of another shape.
-        ConvergenceError: by the inverse, if the elementwise map's solver does not find it.
+        ValueError: when called, if the input or the network's output has a wrong shape.
+        ConvergenceError: when inverted, if the elementwise map's solver does not converge.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.2.
@@ -144,7 +147,7 @@ class Coupling(CouplingTransform):
 
 
 class ConditionalCoupling(ConditionalBijection):
-    """A coupling whose network also takes a context: a vector, or feature maps of an image.
+    """A coupling whose network also takes a context: a vector, or an image's feature maps.
 
     ``condition(c)`` returns the coupling at a context of shape ``(*batch, *context_shape)``; its
     batch dimensions broadcast with those of x.
@@ -204,7 +207,7 @@ class ConditionalCoupling(ConditionalBijection):
             context: shape ``(*batch, *context_shape)``.
 
         Raises:
-            ValueError: for a context of another shape.
+            ValueError: if the context has another shape.
         """
         check_context(context, self.context_shape, self)
         return ConditionedCoupling(self, context)

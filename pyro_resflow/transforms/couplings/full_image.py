@@ -1,4 +1,4 @@
-"""A conditioner at full image size."""
+"""A conditioner that works at the image's full size."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from .masks import Mask
 
 
 class OnFullImage(Rebuildable, nn.Module):
-    """A conditioner that sees the kept pixels at their places in the image.
+    """A conditioner that sees the kept pixels at their positions in the image.
 
-    The kept half is laid on an image of zeros, with a context channel that is 1 where it lies; of
-    the network's outputs those at the changed pixels are used. So a :class:`Checkerboard` shows
-    every pixel's true neighbours, as in Real NVP, at twice the work of the packed halves.
+    It places the kept half on an image of zeros and adds a context channel that is 1 at the kept
+    pixels. Of the network's outputs it uses those at the changed pixels. With a
+    :class:`Checkerboard`, the network then sees every pixel's true neighbours, as in Real NVP, at
+    twice the work of the packed halves.
 
     Args:
         mask: the coupling's mask.
-        net: module ``net(image, context)`` to ``(N, parameters * C, H, W)`` from the image,
-            ``(N, C, H, W)``, and the context, ``(N, 1 + context_channels, H, W)``, of which the
-            first channel says where the kept half lies: for instance
-            ``recipe(mask.event_shape, parameters * C, context_channels=1)`` of a recipe in
+        net: module ``net(image, context)`` that returns ``(N, parameters * C, H, W)``. The image
+            has shape ``(N, C, H, W)`` and the context ``(N, 1 + context_channels, H, W)``; the
+            first context channel marks the kept half. For instance
+            ``recipe(mask.event_shape, parameters * C, context_channels=1)`` with a recipe of
             :mod:`pyro_resflow.nn`.
 
     Reference:
@@ -38,10 +39,9 @@ class OnFullImage(Rebuildable, nn.Module):
 
         Args:
             kept: the kept half, shape ``(N, *mask.kept_shape)``.
-            context: feature maps at the size of the image, if any.
+            context: feature maps of the image's size, or None.
         """
         zeros = kept.new_zeros((len(kept), *self.mask.changed_shape))
-        where = self.mask.merge(torch.ones_like(kept), zeros)[:, :1]
-        if context is not None:
-            where = torch.cat([where, context], dim=1)
-        return self.mask.split(self.net(self.mask.merge(kept, zeros), where))[1]
+        indicator = self.mask.merge(torch.ones_like(kept), zeros)[:, :1]
+        context = indicator if context is None else torch.cat([indicator, context], dim=1)
+        return self.mask.split(self.net(self.mask.merge(kept, zeros), context))[1]

@@ -1,4 +1,4 @@
-"""Transforms of the two halves of an event, each of its own."""
+"""A separate transform for each half of an event."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class OnHalves(OnePassTransform):
     r"""One transform for each half of an event, :math:`(a, b) \mapsto (f(a), g(b))`.
 
     Args:
-        mask: what splits the event.
+        mask: splits the event.
         kept: f, a bijection of the half that the mask keeps, or of its entries.
-        changed: g, of the other half.
+        changed: g, a bijection of the other half, or of its entries.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: for a transform of larger events than the mask's.
+        ValueError: if f or g has more event dimensions than the mask.
 
     Example:
         >>> import torch
@@ -73,10 +73,10 @@ class OnHalves(OnePassTransform):
 
 
 def _on_events(name: str, transform: Transform, event_dim: int) -> Transform:
-    """The transform, its parameters registered wherever they are, checked."""
+    """Check a transform's event dimensions; make it a module, so that its parameters register."""
     if max(event_dims(transform)) > event_dim:
         raise ValueError(
-            f"{name}: expected a transform of events of at most {event_dim} dimensions, which the "
-            f"mask has, got one of {event_dims(transform)[0]}."
+            f"{name}: expected a transform with at most {event_dim} event dimensions, as the mask "
+            f"has, got one with {max(event_dims(transform))}."
         )
     return transform if isinstance(transform, nn.Module) else Compose([transform])

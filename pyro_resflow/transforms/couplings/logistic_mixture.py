@@ -11,29 +11,30 @@ from .maps import AffineMap, ElementwiseMap
 
 
 class LogisticMixtureMap(ElementwiseMap):
-    r"""The distribution function of a mixture of logistics, its logit, then scale and shift.
+    r"""The logit of a logistic mixture's distribution function, then a scale and a shift.
 
     .. math:: y = e^{s}\,\mathrm{logit}\Big(\sum_k \pi_k\,
         \sigma\big((x - \mu_k)\,e^{-t_k}\big)\Big) + b
 
-    with weights :math:`\pi` (softmax), means :math:`\mu`, log-scales t not below a floor, and
-    :math:`s = \tanh(h)`. An entry takes 3 K + 2 parameters: h, b, K weights, K means and K
-    log-scales. Where all are zero the map is the identity.
+    with weights :math:`\pi` (a softmax), means :math:`\mu`, log-scales t bounded below, and
+    :math:`s = \tanh(h)`. Each entry takes 3 K + 2 parameters: h, b, K weights, K means and K
+    log-scales. If all are zero, the map is the identity.
 
-    Everything is a sum of logarithms of positive terms, so that nothing overflows or cancels
-    however far out x lies. The inverse is found by a bracketed Newton iteration: the root lies
-    between the smallest and the largest of the components' own quantiles.
+    All sums have positive terms and are computed in logarithms, so that nothing overflows or
+    cancels however large x is. A bracketed Newton iteration finds the inverse: the root lies
+    between the smallest and the largest of the components' quantiles.
 
     Args:
         components: K.
-        minimum_log_scale: the floor of the components' log-scales.
-        solver: of the inverse; default ``BracketedNewton()``. ``BracketedNewton(unsolved="nan")``
-            returns nan for entries that cannot be inverted, and the rest.
+        minimum_log_scale: the lower bound of the components' log-scales.
+        solver: finds the inverse; default ``BracketedNewton()``. With
+            ``BracketedNewton(unsolved="nan")`` the entries that cannot be inverted are nan
+            instead of an error.
 
     Raises:
         ValueError: for fewer than one component.
-        ConvergenceError: by the inverse, if it is not found, for instance for parameters that
-            are not finite.
+        ConvergenceError: when inverted, if the solver does not converge, for instance because
+            parameters are not finite.
 
     Reference:
         Ho et al., Flow++, 2019, section 3.2.
@@ -70,25 +71,25 @@ class LogisticMixtureMap(ElementwiseMap):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """y and log dy/dx, both of the shape of x."""
-        affine, mixture = self._separated(parameters)
+        affine, mixture = self._split(parameters)
         logit, log_slope = _logit_and_log_slope(x, *mixture)
         y, log_scale = self.affine(logit, affine)
         return y, log_slope + log_scale
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """x and log dy/dx (of the forward direction) at it, both of the shape of y."""
-        affine, mixture = self._separated(parameters)
+        affine, mixture = self._split(parameters)
         logit, log_scale = self.affine.inverse(y, affine)
 
         _, means, log_scales = mixture
-        # finite scales: an infinite one would make nan of a logit of 0
+        # the scales are kept finite: an infinite one times a logit of 0 is nan
         scales = log_scales.detach().exp().clamp_max(torch.finfo(y.dtype).max)
         lower, upper = (means.detach() + scales * logit.detach().unsqueeze(1)).aminmax(dim=1)
         x = self.solver(_logit_and_slope, logit, lower, upper, mixture)
         return x, _logit_and_log_slope(x, *mixture)[1] + log_scale
 
-    def _separated(self, parameters: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Those of the affine map; log-weights, means and log-scales of the mixture."""
+    def _split(self, parameters: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The affine map's parameters; the mixture's log-weights, means and log-scales."""
         affine, weights, means, log_scales = parameters.split(
             [2, self.components, self.components, self.components], dim=1
         )
@@ -105,7 +106,7 @@ def _logit_and_log_slope(
     r"""The logit of the mixture's distribution function F, and the log of its derivative.
 
     :math:`\frac{d}{dx}\mathrm{logit} F = \sum_k e^{-t_k}(r_k\,\sigma(-z_k) + q_k\,\sigma(z_k))`,
-    with the components' shares r of F and q of 1 - F.
+    where :math:`r_k` and :math:`q_k` are component k's shares of F and of 1 - F.
     """
     z = (x.unsqueeze(1) - means) * (-log_scales).exp()
     log_below, log_above = F.logsigmoid(z), F.logsigmoid(-z)

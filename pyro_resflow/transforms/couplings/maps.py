@@ -1,6 +1,6 @@
-r"""Increasing functions of one variable, applied to each entry with parameters of its own.
+r"""Increasing functions of one variable, applied to each entry with separate parameters.
 
-What couplings change one half of an event by: the parameters come from a network of the other.
+Couplings change one half of an event by them; a network of the other half gives the parameters.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from ...rebuilding import Rebuildable
 
 
 class ElementwiseMap(Rebuildable, nn.Module):
-    r"""An increasing map of each entry, with parameters that are other for each entry.
+    r"""An increasing map of each entry, with separate parameters for every entry.
 
-    Subclasses say how many parameters an entry takes, and implement both directions. Parameters
-    come as a tensor ``(N, num_parameters, *event)`` beside entries ``(N, *event)``.
+    Subclasses set :attr:`num_parameters` and implement both directions. Entries have shape
+    ``(N, *event)`` and their parameters ``(N, num_parameters, *event)``.
     """
 
     num_parameters: int
-    """How many parameters one entry takes."""
+    """The number of parameters of each entry."""
 
     @property
     def passes(self) -> tuple[str, str]:
@@ -39,10 +39,10 @@ class ElementwiseMap(Rebuildable, nn.Module):
 class BoundedLogScale(Rebuildable, nn.Module):
     r"""The log-scale :math:`s = \bar s\tanh(h/\bar s)` of a network's output h.
 
-    No output makes a scale overflow, and zero gives the scale 1.
+    The scale cannot overflow, and h = 0 gives the scale 1.
 
     Args:
-        bound: :math:`\bar s`; 1 is Flow++'s.
+        bound: :math:`\bar s`, the largest absolute log-scale; Flow++ uses 1.
 
     Reference:
         Ho et al., Flow++, 2019; its published code.
@@ -60,9 +60,10 @@ class BoundedLogScale(Rebuildable, nn.Module):
 
 
 class LearnedLogScale(Rebuildable, nn.Module):
-    r"""Real NVP's log-scale :math:`s = a\tanh(h)` with a learned scalar a, 0 to begin with.
+    r"""Real NVP's log-scale :math:`s = a\tanh(h)` with a learned scalar a that starts at 0.
 
-    The network that gives h must not be zero to begin with too: neither it nor a would ever learn.
+    The network that gives h must not start at zero: both gradients would vanish, and neither the
+    network nor a would learn.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017; its published
@@ -81,10 +82,11 @@ class LearnedLogScale(Rebuildable, nn.Module):
 class SigmoidScale(Rebuildable, nn.Module):
     r"""Glow's scale :math:`e^s = \sigma(h + o)`, below 1.
 
-    Zero gives :math:`\sigma(o)`, so that a coupling does not start as the identity: 0.88 at o = 2.
+    h = 0 gives :math:`\sigma(o)`, which is 0.88 at o = 2: the coupling does not start as the
+    identity.
 
     Args:
-        offset: o.
+        offset: o, added to h.
 
     Reference:
         Kingma and Dhariwal, Glow, 2018; its published code.
@@ -100,7 +102,7 @@ class SigmoidScale(Rebuildable, nn.Module):
 
 
 class AffineMap(ElementwiseMap):
-    r"""Scale and shift, :math:`y = e^{s(h)} x + b`, of two parameters (h, b) an entry.
+    r"""Scale and shift, :math:`y = e^{s(h)} x + b`, with two parameters (h, b) for each entry.
 
     Args:
         log_scale: module from h to the log-scale s, of the same shape: :class:`BoundedLogScale`

@@ -1,4 +1,4 @@
-"""Masks of coupling layers: which half of an event is kept, and which is changed."""
+"""Masks of coupling layers split an event into a kept half and a changed half."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...arguments import checked
 
 
 def first_half(channels: int) -> int:
-    """The number of channels in the first half, the larger one of an odd number.
+    """The number of channels in the first half, which is the larger if the number is odd.
 
-    It is the half that stays where the second is factored out.
+    Where channels are factored out, the first half stays.
     """
     return channels - channels // 2
 
@@ -23,23 +23,22 @@ def first_half(channels: int) -> int:
 @checked()
 @dataclass(frozen=True)
 class Mask:
-    """A partition of the entries of an event into a half that is kept and one that is changed.
+    """A partition of an event's entries into a kept half and a changed half.
 
-    Either half is packed into a tensor of its own, so that nothing is computed for entries that
-    do not need it.
+    Each half is packed into its own tensor, so that no work is spent on the other half's entries.
 
     Args:
-        event_shape: shape of the events to split.
+        event_shape: shape of the events.
     """
 
     event_shape: Sequence[int]
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The kept and the changed half of x, shape ``(*batch, *event_shape)``."""
+        """Split x, shape ``(*batch, *event_shape)``, into its kept and its changed half."""
         raise NotImplementedError
 
     def merge(self, kept: Tensor, changed: Tensor) -> Tensor:
-        """The events, shape ``(*batch, *event_shape)``, whose halves these are."""
+        """Join two halves into events of shape ``(*batch, *event_shape)``."""
         raise NotImplementedError
 
     @property
@@ -60,13 +59,13 @@ class Mask:
 @checked()
 @dataclass(frozen=True)
 class ChannelHalves(Mask):
-    """The first half of the channels is kept, the rest is changed.
+    """Keep the first half of the channels and change the rest.
 
-    A vector's entries count as its channels. Of an odd number the first half is the larger.
+    The entries of a vector count as channels. The first half of an odd number is the larger one.
 
     Args:
         event_shape: ``(C, H, W)`` or ``(D,)``.
-        swap: keep the second half instead.
+        swap: if True, keep the second half and change the first.
 
     Raises:
         ValueError: for fewer than two channels.
@@ -102,16 +101,17 @@ class ChannelHalves(Mask):
 @checked()
 @dataclass(frozen=True)
 class Columns(Mask):
-    """Every other column is kept, as in the published code of Flow++ (there "checkerboard").
+    """Keep every other column, as the published code of Flow++ does (where it is "checkerboard").
 
-    The halves are images of half the width; of an odd width that of column 0 is the larger.
+    Each half is an image of half the width. If the width is odd, the half with column 0 is one
+    column wider.
 
     Args:
         event_shape: ``(C, H, W)``.
         parity: 0 to keep columns 0, 2, ...; 1 to keep columns 1, 3, ...
 
     Raises:
-        ValueError: for an event that is no image of at least two columns, or another parity.
+        ValueError: if the event is not an image with at least two columns, or for another parity.
 
     Reference:
         Ho et al., Flow++, 2019; its published code.
@@ -132,18 +132,18 @@ class Columns(Mask):
 @checked()
 @dataclass(frozen=True)
 class Checkerboard(Mask):
-    """The white squares of a checkerboard are kept, the black ones are changed.
+    """Keep the white squares of a checkerboard and change the black ones.
 
-    Of an even width, either half is an image ``(C, H, W/2)``: row i holds that row's pixels of
-    one colour. Of an odd width, where rows hold unequal numbers, it is one row ``(C, 1, n)``;
-    there :class:`OnFullImage` gives a conditioner the image.
+    If the width is even, each half is an image ``(C, H, W/2)`` whose row i holds the pixels of one
+    colour in row i. If the width is odd, rows hold unequal numbers of either colour, and each half
+    is a single row ``(C, 1, n)``; :class:`OnFullImage` then shows a conditioner the whole image.
 
     Args:
         event_shape: ``(C, H, W)``.
         parity: 0 to keep pixels (i, j) with i + j even; 1 to keep those with i + j odd.
 
     Raises:
-        ValueError: for an event that is no image of at least two pixels, or another parity.
+        ValueError: if the event is not an image with at least two pixels, or for another parity.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.4.
@@ -165,7 +165,7 @@ class Checkerboard(Mask):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.event_shape[-1] % 2:
-            # the colours alternate along the rows laid end to end
+            # with an odd width, colours alternate along the flattened rows too
             raster = x.flatten(-2).unsqueeze(-2)
             return raster[..., self.parity :: 2], raster[..., 1 - self.parity :: 2]
         even, odd = x[..., 0::2], x[..., 1::2]
@@ -178,23 +178,26 @@ class Checkerboard(Mask):
         return _interleave(*self._swap_rows(kept, changed))
 
     def _swap_rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Exchange the rows of the other parity; its own inverse."""
+        """Exchange a and b in the rows of the other parity; doing it twice changes nothing."""
         rows = torch.arange(a.shape[-2], device=a.device) % 2 == self.parity
         return torch.where(rows[:, None], a, b), torch.where(rows[:, None], b, a)
 
 
 def _interleave(first: Tensor, second: Tensor) -> Tensor:
-    """first[0], second[0], first[1], ... along the last dimension; second may be shorter by 1."""
+    """Interleave along the last dimension: first[0], second[0], first[1], ...
+
+    The second tensor may be one entry shorter.
+    """
     columns = first.shape[-1] + second.shape[-1]
     second = F.pad(second, (0, first.shape[-1] - second.shape[-1]))
     return torch.stack([first, second], dim=-1).flatten(-2)[..., :columns]
 
 
 def _check_alternation(mask: Columns | Checkerboard, columns: int) -> None:
-    """Raise unless there are both kinds of columns or pixels in an image, and the parity is one.
+    """Raise unless images have both kinds of columns or pixels, and the parity is 0 or 1.
 
     Raises:
-        ValueError: naming the argument and what was given.
+        ValueError: naming the argument and its value.
     """
     shape = tuple(mask.event_shape)
     if len(shape) != 3 or shape[2] < columns or shape[1] * shape[2] < 2:

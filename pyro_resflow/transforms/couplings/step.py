@@ -1,4 +1,4 @@
-"""One step of Flow++, with or without a context."""
+"""One step of Flow++, optionally conditional."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from .masks import Mask
 @checked()
 @dataclass(frozen=True)
 class CouplingStep:
-    """Recipe of one step of Flow++: normalise each pixel, mix each half's channels, couple.
+    """Recipe of one step of Flow++: normalise each pixel, mix the channels of each half, couple.
 
-    Where a mask's halves are of unequal size, as a checkerboard's on an odd number of pixels, the
-    conditioner sees the whole image through :class:`OnFullImage`.
+    If the mask's halves have different sizes, as on a checkerboard with an odd number of pixels,
+    the conditioner sees the whole image through :class:`OnFullImage`.
 
     Args:
         conditioner: recipe of the coupling's network.
-        elementwise: makes the map of the changed half: :class:`LogisticMixtureMap` (default) or
+        elementwise: builds the map of the changed half: :class:`LogisticMixtureMap` (default) or
             :class:`AffineMap`.
-        mix_channels: whether each half passes an invertible 1x1 convolution before the coupling,
-            as in the authors' model of CIFAR-10 and not in those of ImageNet.
+        mix_channels: whether an invertible 1x1 convolution mixes the channels of each half before
+            the coupling. The authors' CIFAR-10 model does this, their ImageNet models do not.
 
     Reference:
         Ho et al., Flow++, 2019, section 3 and the authors' code.
@@ -57,24 +57,24 @@ class CouplingStep:
     mix_channels: bool = True
 
     def __call__(self, mask: Mask) -> Compose:
-        """The step for the events of a mask."""
+        """Build the step for a mask's events."""
         elementwise, net = self._coupling(mask, 0)
-        return Compose([*self._entrance(mask), Coupling(mask, elementwise, net)])
+        return Compose([*self._normalize_and_mix(mask), Coupling(mask, elementwise, net)])
 
     def conditional(self, mask: Mask, context_channels: int) -> ConditionalCompose:
-        """The step given feature maps of :meth:`conditioner_size`."""
+        """Build the step conditional on feature maps of size :meth:`conditioner_size`."""
         elementwise, net = self._coupling(mask, context_channels)
         context_shape = (context_channels, *self.conditioner_size(mask))
         coupling = ConditionalCoupling(mask, elementwise, net, context_shape)
-        return ConditionalCompose([*self._entrance(mask), coupling])
+        return ConditionalCompose([*self._normalize_and_mix(mask), coupling])
 
     @staticmethod
     def conditioner_size(mask: Mask) -> torch.Size:
-        """Height and width of what the conditioner sees: a half, or the image."""
+        """Height and width of the conditioner's input: those of a half, or of the whole image."""
         equal = mask.kept_shape[1:] == mask.changed_shape[1:]
         return mask.kept_shape[1:] if equal else torch.Size(mask.event_shape[1:])
 
-    def _entrance(self, mask: Mask) -> list[Transform]:
+    def _normalize_and_mix(self, mask: Mask) -> list[Transform]:
         parts: list[Transform] = [ActNorm(mask.event_shape, event_dim=3)]
         if self.mix_channels:
             halves = (mask.kept_shape, mask.changed_shape)

@@ -1,1 +1,1 @@
-"""Transforms of images: changes of shape, factoring out, dequantization."""
+"""Transforms of images: reshaping, factoring out, dequantization."""

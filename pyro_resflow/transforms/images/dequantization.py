@@ -15,13 +15,13 @@ from .noise import Entrywise, EntrywiseNoise
 
 
 class Dequantization(ConditionalBijection):
-    """A conditional transform from noise to v = (x + u)/bins, and the noise that it starts from.
+    """A conditional transform of noise to v = (x + u)/bins, with the distribution of that noise.
 
     Args:
         bins: number of grey levels; pixels are integers 0 .. bins - 1.
 
     Raises:
-        ValueError: for fewer than two bins.
+        ValueError: for fewer than two grey levels.
     """
 
     context_event_dim = 3
@@ -48,7 +48,7 @@ class UniformDequantization(Dequantization):
         bins: number of grey levels; pixels are integers 0 .. bins - 1.
 
     Raises:
-        ValueError: for fewer than two bins.
+        ValueError: for fewer than two grey levels.
 
     Reference:
         Theis, van den Oord and Bethge, A Note on the Evaluation of Generative Models, 2016.
@@ -66,16 +66,16 @@ class UniformDequantization(Dequantization):
     def noise(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of u for images of shape ``(*batch, C, H, W)``."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        dtype = torch.promote_types(dtype, torch.float32)  # half precision cannot tell bins apart
+        dtype = torch.promote_types(dtype, torch.float32)  # half precision cannot resolve bins
         zeros = torch.zeros(x.shape, dtype=dtype, device=x.device)
         entries = dist.Uniform(zeros, zeros + 1, validate_args=False)
         return EntrywiseNoise(entries, 3, validate_args=False)
 
     def condition(self, context: Tensor) -> ConditionedUniformDequantization:
-        """The transform of u at the images ``context`` of shape ``(*batch, C, H, W)``.
+        """The transform of u given the images ``context`` of shape ``(*batch, C, H, W)``.
 
         Raises:
-            ValueError: for fewer than three dimensions.
+            ValueError: if the images have fewer than three dimensions.
         """
         if context.dim() < 3:
             raise ValueError(
@@ -85,10 +85,10 @@ class UniformDequantization(Dequantization):
 
 
 class ConditionedUniformDequantization(OnePassTransform):
-    r"""The map :math:`u \mapsto (x + u)/bins` at images x.
+    r"""The map :math:`u \mapsto (x + u)/bins` given images x.
 
-    u is kept clear of 0 and of 1 by the rounding of a floating-point number of the size of
-    ``bins``, so that v never leaves its bin.
+    u is clamped away from 0 and 1 by :func:`rounding_margin`, so that rounding never moves v out
+    of its bin.
 
     Args:
         images: integers of shape ``(*batch, C, H, W)``.
@@ -128,5 +128,5 @@ class ConditionedUniformDequantization(OnePassTransform):
 
 
 def rounding_margin(bins: int, dtype: torch.dtype) -> float:
-    """How far u has to stay from 0 and 1 for v = (x + u)/bins to stay in its bin when rounded."""
+    """The distance of u from 0 and 1 that keeps v = (x + u)/bins in its bin when rounded."""
     return 2 * bins * torch.finfo(dtype).eps

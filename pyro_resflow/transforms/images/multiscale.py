@@ -1,4 +1,4 @@
-"""Changes of shape: squeezing, factoring out, and the multiscale architecture."""
+"""Squeezing, factoring out, and the multiscale architecture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Squeeze(OnePassTransform):
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: when called, for an image size that f does not divide.
+        ValueError: when called, if f does not divide the image's height and width.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.6.
@@ -41,7 +41,7 @@ class Squeeze(OnePassTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shape = self.forward_shape(x.shape)
-        # torch leaves empty batches as they are, and cannot differentiate that
+        # pixel_unshuffle returns an empty batch as it is, and cannot differentiate that
         y = F.pixel_unshuffle(x, self.factor) if x.numel() else x.reshape(shape)
         return y, x.new_zeros(x.shape[:-3])
 
@@ -72,7 +72,7 @@ class Squeeze(OnePassTransform):
 
 
 class Flatten(Compose):
-    """Images ``(C, H, W)`` as vectors ``(C H W,)``.
+    """Reshape images ``(C, H, W)`` to vectors ``(C H W,)``.
 
     Args:
         event_shape: ``(C, H, W)``.
@@ -84,11 +84,11 @@ class Flatten(Compose):
 
 
 class Split(OnePassTransform):
-    r"""Factor out the second half of the channels; transform only the first.
+    r"""Factor out the second half of the channels and transform only the first.
 
-    :math:`(a, b) \mapsto [\mathrm{flat}(b), \mathrm{inner}(a)]`: the factored-out half comes
-    first, as a vector, then what the inner transform makes of the rest. A :class:`SplitPrior`
-    ahead of it gives b a learned prior given a.
+    :math:`(a, b) \mapsto [\mathrm{flat}(b), \mathrm{inner}(a)]`: the result is a vector with the
+    factored-out half first, followed by the inner transform of the rest. A :class:`SplitPrior`
+    before the split gives b a learned prior conditional on a.
 
     Args:
         inner: transform of images ``(C - C//2, H, W)`` to vectors or images.
@@ -113,7 +113,7 @@ class Split(OnePassTransform):
             )
         self.event_shape = torch.Size(event_shape)
         self.kept = first_half(channels)
-        self.inner = Compose([inner, *_flattened(inner, (self.kept, height, width))])
+        self.inner = Compose([inner, *_flatten_after(inner, (self.kept, height, width))])
 
     domain = constraints.independent(constraints.real, 3)
     codomain = constraints.independent(constraints.real, 1)
@@ -152,20 +152,21 @@ class Split(OnePassTransform):
 
 
 class Multiscale(Compose):
-    """Levels of transforms, half of the channels factored out after each but the last.
+    """A sequence of levels, with half of the channels factored out after each but the last.
 
-    The result is a vector: the half factored out first, then the second, and so on, then what the
-    last level leaves.
+    The result is a vector: the halves in the order in which they are factored out, then the
+    output of the last level.
 
     Args:
         levels: transforms of images to images; the last may end in vectors.
         event_shape: ``(C, H, W)``, the input of the first level.
-        prior: recipe of the networks of a learned Gaussian prior of every factored-out half, see
-            :class:`SplitPrior`; default: none, the factored-out halves are noise themselves.
+        prior: recipe of the networks that give every factored-out half a learned Gaussian prior,
+            see :class:`SplitPrior`. By default there are none, and the factored-out halves are
+            the noise.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: without levels, or if one leaves a single channel to be halved.
+        ValueError: without levels, or if a single channel is left to be halved.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Multiscale(Compose):
             raise ValueError("levels: expected at least one transform, got none.")
         first, *rest = levels
         if not rest:
-            super().__init__([first, *_flattened(first, event_shape)], cache_size=cache_size)
+            super().__init__([first, *_flatten_after(first, event_shape)], cache_size=cache_size)
             return
         shape = first.forward_shape(torch.Size(event_shape))
         inner = Multiscale(rest, (first_half(shape[0]), *shape[1:]), prior=prior)
@@ -188,7 +189,7 @@ class Multiscale(Compose):
         super().__init__([first, *priors, Split(inner, shape)], cache_size=cache_size)
 
 
-def _flattened(transform: Transform, event_shape: Sequence[int]) -> list[Transform]:
-    """What makes a vector of the transform's output, if it is not one yet."""
+def _flatten_after(transform: Transform, event_shape: Sequence[int]) -> list[Transform]:
+    """A Flatten for the transform's output, unless that is a vector already."""
     shape = transform.forward_shape(torch.Size(event_shape))
     return [Flatten(shape)] if len(shape) == 3 else []

@@ -1,6 +1,7 @@
-"""The noise that flows of images start from, and what holds of each entry of an event.
+"""Entrywise noise and constraints that allow empty batches.
 
-torch's own sum of an event, and its check of one, reshape in a way that takes no empty batch.
+torch's ``Independent`` and ``constraints.independent`` reshape events in a way that fails for
+batches of size 0.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from ..core.evaluation import sum_rightmost
 
 
 class EntrywiseNoise(dist.Independent):
-    """Independent entries of one event, in batches of any size, none included.
+    """Independent entries of one event, in batches of any size, including 0.
 
     Args:
         base_distribution: the distribution of the entries.
-        reinterpreted_batch_ndims: how many of its batch dimensions are the event.
+        reinterpreted_batch_ndims: the number of its batch dimensions that form the event.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -26,22 +27,22 @@ class EntrywiseNoise(dist.Independent):
 
 
 class Entrywise(constraints.independent):
-    """A constraint of every entry of an event.
+    """A constraint on every entry of an event.
 
     Args:
-        base_constraint: that of an entry.
-        reinterpreted_batch_ndims: dimensions of the event.
+        base_constraint: the constraint on one entry.
+        reinterpreted_batch_ndims: the number of event dimensions.
     """
 
     def check(self, value: Tensor) -> Tensor:
-        """Whether each event of a batch of any size satisfies it, shape ``(*batch,)``."""
+        """Whether each event satisfies the constraint, shape ``(*batch,)``."""
         result: Tensor = self.base_constraint.check(value)
         for _ in range(self.reinterpreted_batch_ndims):
             result = result.all(-1)
         return result
 
     def __repr__(self) -> str:
-        """The name whole: torch takes its first letter for the underscore of a private class."""
+        """The full name: torch drops the first letter, which is an underscore in its classes."""
         inside = f"{self.base_constraint!r}, {self.reinterpreted_batch_ndims}"
         return f"{type(self).__name__}({inside})"
 

@@ -1,4 +1,4 @@
-"""A learned prior of the half that a split factors out."""
+"""A learned prior for the half that a split factors out."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ..couplings.masks import ChannelHalves
 
 
 class SplitPrior(Coupling):
-    r"""A Gaussian prior of the factored-out half, of mean and scale learned from the kept half.
+    r"""A Gaussian prior for the factored-out half, with mean and scale learned from the kept half.
 
-    Ahead of a :class:`Split`, the affine coupling :math:`(a, b) \mapsto (a, e^{s(a)} b + t(a))`
-    makes standard normal what has a normal distribution with mean :math:`-t e^{-s}` and standard
-    deviation :math:`e^{-s}` given a. What is factored out is that noise, so that reconstruction
-    is exact.
+    The affine coupling :math:`(a, b) \mapsto (a, e^{s(a)} b + t(a))` stands before a
+    :class:`Split`. It makes b standard normal if b given a is normal with mean
+    :math:`-t e^{-s}` and standard deviation :math:`e^{-s}`. The split then factors out this
+    noise, from which the inverse reconstructs b exactly.
 
     Args:
-        event_shape: ``(C, H, W)`` of what is split.
+        event_shape: ``(C, H, W)``, the events to split.
         recipe: builds the network of the kept half, for instance
-            :class:`pyro_resflow.nn.ConvConditioner`. Where its output is zero, so is the prior's
-            part: a standard normal one.
+            :class:`pyro_resflow.nn.ConvConditioner`. Where the network returns zeros, the prior
+            is standard normal.
 
     Raises:
         ValueError: for a single channel.

@@ -1,4 +1,4 @@
-"""Variational dequantization: noise within a bin, of a distribution that is learned."""
+"""Variational dequantization: learned noise within each pixel's bin."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from .noise import Entrywise, EntrywiseNoise
 class VariationalDequantization(Dequantization):
     r"""Learned noise in each pixel's bin: ``condition(x)`` maps noise to :math:`v = (x + u)/bins`.
 
-    Couplings of standard normal noise, given features of the image x, end in a sigmoid: u may have
-    any distribution on each bin, other for each image and dependent between pixels. Its density is
-    exact. The flow that is fitted with it need not spread its density evenly over each bin.
+    Couplings conditional on features of the image x transform standard normal noise, and a sigmoid
+    maps the result to u. The distribution of u depends on the image, and its entries may depend on
+    each other. Its density is exact. A flow fitted to v need not spread its density evenly over
+    each bin.
 
     The sigmoid's range is :math:`(\delta, 1 - \delta)`, with a :math:`\delta` of the size of the
-    rounding error, so that v stays in its bin in floating point too, and the log-determinant is
-    that of what is computed.
+    rounding error. This keeps v in its bin after rounding, and the log-determinant is that of the
+    map as computed.
 
     Args:
         event_shape: ``(C, H, W)``.
         bins: number of grey levels; pixels are integers 0 .. bins - 1.
         couplings: number of coupling steps.
-        step: recipe of each; default Flow++'s for CIFAR-10, of 2 blocks.
-        features: recipe of the network of the image.
-        mask: makes the couplings' masks of the event shape and a parity: :class:`Checkerboard`
+        step: recipe of each step; by default Flow++'s step for CIFAR-10 with 2 blocks.
+        features: recipe of the network that computes features of the image.
+        mask: builds a coupling's mask from the event shape and a parity: :class:`Checkerboard`
             (default), or :class:`Columns` as in the authors' code.
 
     Raises:
-        ValueError: for fewer than two bins or fewer than one coupling, and by ``condition`` for
-            images of another shape.
+        ValueError: for fewer than two grey levels or fewer than one coupling, and by
+            ``condition`` for images of another shape.
 
     Reference:
         Ho et al., Flow++, 2019, section 3.1 and the authors' code.
@@ -84,7 +85,8 @@ class VariationalDequantization(Dequantization):
         features = features if features is not None else GatedEncoder()
         masks = [mask(self.event_shape, parity % 2) for parity in range(couplings)]
         self.mask = masks[0]
-        self.features = features(self._as_seen(torch.empty(self.event_shape, device="meta")).shape)
+        example = torch.empty(self.event_shape, device="meta")
+        self.features = features(self._at_conditioner_size(example).shape)
         self.flow = ConditionalCompose(
             [step.conditional(each, features.channels) for each in masks]
         )
@@ -97,24 +99,24 @@ class VariationalDequantization(Dequantization):
         return EntrywiseNoise(entries, 3, validate_args=False)
 
     def condition(self, context: Tensor) -> ConditionedVariationalDequantization:
-        """The transform of noise at the images ``context`` of shape ``(*batch, C, H, W)``.
+        """The transform of noise given the images ``context`` of shape ``(*batch, C, H, W)``.
 
         Raises:
-            ValueError: for images of another shape.
+            ValueError: if the images have another shape.
         """
         check_context(context, self.event_shape)
         return ConditionedVariationalDequantization(self, context)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """What the couplings are given of images ``(*batch, C, H, W)``: feature maps."""
+        """Feature maps of images ``(*batch, C, H, W)``, the context of the couplings."""
         like = next(self.parameters())
         centred = (2 * images.to(like.dtype) + 1) / self.bins - 1
-        flat, batch_shape = flatten_batch(self._as_seen(centred), 3)
+        flat, batch_shape = flatten_batch(self._at_conditioner_size(centred), 3)
         features = self.features(flat)
         return features.reshape(*batch_shape, *features.shape[1:])
 
-    def _as_seen(self, images: Tensor) -> Tensor:
-        """The halves of images as channels, if they are of one size; else the images."""
+    def _at_conditioner_size(self, images: Tensor) -> Tensor:
+        """Stack the halves of images as channels if they have one size; else return the images."""
         size = CouplingStep.conditioner_size(self.mask)
         if size == self.event_shape[1:]:
             return images
@@ -122,7 +124,7 @@ class VariationalDequantization(Dequantization):
 
 
 class ConditionedVariationalDequantization(ConditionedTransform):
-    """Variational dequantization at given images; made by ``condition``."""
+    """Variational dequantization given images; made by ``condition``."""
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> constraints.Constraint:
@@ -138,17 +140,17 @@ class ConditionedVariationalDequantization(ConditionedTransform):
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         u, bin_ladj = self._bin().inverse_and_ladj(y)
         margin = rounding_margin(self.conditional.bins, u.dtype)
-        # v is rounded, so that u may come back a little outside of where it came from
+        # v is rounded, so that u may lie slightly outside the sigmoid's range
         eps = torch.finfo(u.dtype).eps
         logits = ((u - margin) / (1 - 2 * margin)).clamp(eps, 1 - eps).logit()
         x, ladj = self._flow().inverse_and_ladj(logits)
-        return x, self._in_bin(y, ladj + _sigmoid_ladj(logits, margin) + bin_ladj)
+        return x, self._ladj_in_bin(y, ladj + _sigmoid_ladj(logits, margin) + bin_ladj)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._in_bin(y, super().log_abs_det_jacobian(x, y))
+        return self._ladj_in_bin(y, super().log_abs_det_jacobian(x, y))
 
-    def _in_bin(self, y: Tensor, ladj: Tensor) -> Tensor:
-        """The log-determinant at images in their bins; infinite at others, of no density."""
+    def _ladj_in_bin(self, y: Tensor, ladj: Tensor) -> Tensor:
+        """The log-determinant where y lies in its bin, else infinity: the density is 0 there."""
         u = self._bin()._inverse(y)
         margin = rounding_margin(self.conditional.bins, u.dtype)
         inside = ((u > -margin) & (u < 1 + margin)).flatten(-3).all(-1)

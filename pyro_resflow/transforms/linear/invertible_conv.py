@@ -14,13 +14,14 @@ from ..core.checks import check_dtype, check_event_shape
 
 
 class InvertibleConv1x1(OnePassTransform):
-    r"""The channels of every pixel mixed by one invertible matrix W.
+    r"""Mix the channels of every pixel by one invertible matrix W.
 
     :math:`W = P L (U + \mathrm{diag}(\pm e^s))` with a fixed permutation P, L lower triangular
-    with ones on its diagonal and U strictly upper triangular. W starts as a random rotation, and
-    is invertible whatever its parameters. The log-determinant is :math:`H W \sum s`.
+    with ones on its diagonal and U strictly upper triangular. W starts as a random rotation and
+    is invertible for any parameters. For an image of height h and width w the log-determinant is
+    :math:`h\,w \sum s`.
 
-    Pyro's ``GeneralizedChannelPermute`` is the same map; it allocates C times its input and has
+    Pyro's ``GeneralizedChannelPermute`` is the same map, but allocates C times its input and has
     no ``with_cache``.
 
     Args:
@@ -28,7 +29,7 @@ class InvertibleConv1x1(OnePassTransform):
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: when called, for another number of channels.
+        ValueError: when called, if the input has another number of channels.
 
     Reference:
         Kingma and Dhariwal, Glow, 2018, section 3.2.

@@ -13,15 +13,15 @@ from ..core.checks import check_event_shape
 
 
 class ChannelPermutation(OnePassTransform):
-    """The channels of images in another order.
+    """Reorder the channels of images.
 
     Args:
         order: channel i of the output is channel ``order[i]`` of the input.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: if ``order`` is no permutation of 0, 1, ...; and when called, for another
-            number of channels.
+        ValueError: if ``order`` is not a permutation of 0, 1, ...; when called, if the input has
+            another number of channels.
 
     Example:
         >>> import torch

@@ -14,11 +14,11 @@ from ..core.checks import check_dtype, check_event_shape
 class TriangularAffine(OnePassTransform):
     r"""Correlated scale and shift, :math:`y = e^s \odot (I + N)\,x + b`.
 
-    N is strictly lower triangular. Of standard normal x it makes any multivariate normal. It
-    starts as the identity.
+    N is strictly lower triangular. It maps standard normal vectors to any multivariate normal
+    distribution, and starts as the identity.
 
     Args:
-        num_features: D; there are D (D + 3) / 2 parameters.
+        num_features: D. The transform has D (D + 3) / 2 parameters.
         cache_size: 0 or 1.
 
     Example:
@@ -57,7 +57,7 @@ class TriangularAffine(OnePassTransform):
     def _call(self, x: Tensor) -> Tensor:
         check_event_shape("x", x, (self.num_features,))
         check_dtype("x", x, self, autocast=False)
-        with full_precision(x):  # the inverse has full precision too
+        with full_precision(x):  # to match the inverse, whose triangular solve has full precision
             return (x @ self.unit_triangle().mT) * self.log_scale.exp() + self.shift
 
     def _inverse(self, y: Tensor) -> Tensor:

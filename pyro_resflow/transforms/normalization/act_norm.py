@@ -16,21 +16,21 @@ from ..core.checks import check_event_shape
 class ActNorm(DataInitialized, OnePassTransform):
     r"""Learned scale and shift per feature, :math:`y = e^s x + b`, set by the first batch of data.
 
-    That batch comes out with mean 0 and standard deviation 1 in every feature, in whichever
-    direction it passes: see :func:`initialize` for what counts as data. Until then the transform
-    is the identity. The flag that this has happened is a buffer, so that it is saved.
+    The first batch comes out with mean 0 and standard deviation 1 in every feature, in either
+    direction; :func:`initialize` says which batches count as data. Until then the transform is
+    the identity. Whether it is initialised is a buffer and is saved with the state.
 
     Args:
-        num_features: entries of a vector, or channels of an image; or the shape ``(C, H, W)``,
-            for a scale and a shift of every pixel's own.
+        num_features: the number of entries of a vector or of channels of an image; or the shape
+            ``(C, H, W)``, for a separate scale and shift at every pixel.
         event_dim: 1 for vectors ``(*, D)``, 3 for images ``(*, C, H, W)``.
-        initialized: keep the identity as a start instead of waiting for data: for flows whose
-            fast direction starts from standard noise.
+        initialized: if True, start from the identity instead of waiting for data. This suits
+            flows whose fast direction starts from standard normal noise.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: if a batch is scored before there was one to start from and may not be that
-            one itself, see :func:`initialize`.
+        ValueError: when a batch is scored before initialisation and may not itself initialise
+            the transform, see :func:`initialize`.
 
     Reference:
         Kingma and Dhariwal, Glow, 2018, section 3.1; per pixel: Ho et al., Flow++, 2019.
@@ -66,7 +66,7 @@ class ActNorm(DataInitialized, OnePassTransform):
 
     @property
     def num_features(self) -> int:
-        """How many scales and shifts there are."""
+        """The number of scales, equal to the number of shifts."""
         return self.feature_shape.numel()
 
     @constraints.dependent_property(is_discrete=False)
@@ -85,15 +85,15 @@ class ActNorm(DataInitialized, OnePassTransform):
 
     def _call(self, x: Tensor) -> Tensor:
         self._check("x", x)
-        if self._awaits_batch(x, self._batch(x)):
+        if self._awaits_batch(x, self._batch_size(x)):
             self._initialize(self._samples(x), self._standardize_inputs)
-        return x * self._spread(self.log_scale.exp()) + self._spread(self.shift)
+        return x * self._broadcastable(self.log_scale.exp()) + self._broadcastable(self.shift)
 
     def _inverse(self, y: Tensor) -> Tensor:
         self._check("y", y)
-        if self._awaits_batch(y, self._batch(y)):
+        if self._awaits_batch(y, self._batch_size(y)):
             self._initialize(self._samples(y), self._standardize_outputs)
-        return (y - self._spread(self.shift)) * self._spread((-self.log_scale).exp())
+        return (y - self._broadcastable(self.shift)) * self._broadcastable((-self.log_scale).exp())
 
     def _ladj(self, x: Tensor) -> Tensor:
         shared = x.shape[x.dim() - self._event_dim + len(self.feature_shape) :].numel()
@@ -104,17 +104,18 @@ class ActNorm(DataInitialized, OnePassTransform):
         shared = self._event_dim - len(self.feature_shape)
         check_event_shape(name, x, (*self.feature_shape, *x.shape[x.dim() - shared :]))
 
-    def _spread(self, features: Tensor) -> Tensor:
+    def _broadcastable(self, features: Tensor) -> Tensor:
+        """Reshape one value per feature so that it broadcasts over the events' other entries."""
         return features.reshape(
             *self.feature_shape, *[1] * (self._event_dim - len(self.feature_shape))
         )
 
     def _samples(self, x: Tensor) -> Tensor:
-        """The batch as ``(N, features, *)``."""
+        """The batch reshaped to ``(N, features, *)``."""
         samples = x.reshape(-1, *x.shape[x.dim() - self._event_dim :])
         return samples.flatten(1, len(self.feature_shape)).to(self.shift.dtype)
 
-    def _batch(self, x: Tensor) -> int:
+    def _batch_size(self, x: Tensor) -> int:
         return x.shape[: x.dim() - self._event_dim].numel()
 
     def _standardize_inputs(self, data: Moments) -> None:

@@ -1,4 +1,4 @@
-"""Batch normalisation as a bijection, by running averages."""
+"""Batch normalisation by running averages, which makes it a bijection."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from ..core.determinism import FollowsBatches
 
 
 class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
-    r"""Normalisation of each feature by running averages, :math:`y = (x - m)/\sqrt{v + \epsilon}`.
+    r"""Normalise each feature by running averages, :math:`y = (x - m)/\sqrt{v + \epsilon}`.
 
-    In training mode a batch that passes forward is first taken into the averages m and v of the
-    batches' means and variances: :math:`m \leftarrow m + w\,(\hat m - m)`, with the momentum for
-    w, or one over the number of batches while that is larger. Gradients flow through the present
-    batch's part. The averages move little from one batch to the next, even from small ones, and so
-    does the density. A batch that passes again at once is not taken in again.
+    In training mode the forward direction first updates the running averages m and v of the
+    batches' means and variances, :math:`m \leftarrow m + w\,(\hat m - m)`. The weight w is the
+    momentum, or one over the number of batches while that is larger. Gradients flow through the
+    current batch's share of the averages. The averages, and with them the density, change little
+    from one batch to the next, even if batches are small. Passing the same batch twice in a row
+    updates the averages once.
 
-    In evaluation mode m and v stay as they are. The very first batch has to be one of data, as for
-    an :class:`ActNorm`: see :func:`initialize`. Until then m is 0 and v is 1. Backwards,
-    :math:`x = m + \sqrt{v + \epsilon}\,y` undoes what the last batch met. Over several processes,
-    a batch is all of theirs.
+    In evaluation mode m and v are constant. As for an :class:`ActNorm`, the first batch has to be
+    data, see :func:`initialize`; until then m is 0 and v is 1. The inverse
+    :math:`x = m + \sqrt{v + \epsilon}\,y` uses the averages as the last forward batch left them.
+    With several processes, moments are averaged over all of them.
 
     Args:
-        num_features: entries of a vector, or channels of an image.
+        num_features: the number of entries of a vector or of channels of an image.
         event_dim: 1 for vectors ``(*, D)``, 3 for images ``(*, C, H, W)``.
-        momentum: least weight of the present batch, in (0, 1].
-        epsilon: what is added to the variance.
+        momentum: the least weight of the current batch, in (0, 1].
+        epsilon: :math:`\epsilon`, added to the variance.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: for another ``event_dim`` or momentum; and when called, for a batch to take in
-            that has only one value of each feature, or a first one that may not initialise.
+        ValueError: for another ``event_dim`` or momentum. When called: if a batch that would
+            update the averages has only one value of each feature, or if a first batch may not
+            initialise the transform.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.7 and
@@ -98,47 +100,47 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
         self._check("x", x)
         mean, variance = self._moments(x)
         log_scale = -0.5 * (variance + self.epsilon).log()
-        y = (x - self._spread(mean)) * self._spread(log_scale.exp())
+        y = (x - self._broadcastable(mean)) * self._broadcastable(log_scale.exp())
         return y, self._ladj(x, log_scale)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         self._check("y", y)
         log_scale = -0.5 * (self.variance + self.epsilon).log()
-        x = y * self._spread((-log_scale).exp()) + self._spread(self.mean)
+        x = y * self._broadcastable((-log_scale).exp()) + self._broadcastable(self.mean)
         return x, self._ladj(y, log_scale)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance to normalise a batch by, after it has been taken in."""
+        """Update the averages by a batch if they are to follow it; return mean and variance."""
         samples = x.shape[: x.dim() - self._event_dim].numel()
         if self._awaits_batch(x, samples):
-            self._initialize(self._features(x).transpose(0, 1), self._begin)
+            self._initialize(self._features(x).transpose(0, 1), self._start_averages)
             if not is_initializing():
-                self.num_batches.zero_()  # a batch that is scored is itself taken in, below
+                self.num_batches.zero_()  # the update below counts a scored batch itself
         if not (self.training and self._seen_initialized) or is_initializing():
             return self.mean, self.variance
         batch = self._batch_moments(x)
-        weight = self._take_in(batch.detach())
-        # the averages' values, and the gradient of the batch's part in them
+        weight = self._update_averages(batch.detach())
+        # zero in value; it carries the gradient of the batch's share of the averages
         change = weight * (batch - batch.detach())
         return self.mean + change[0], self.variance + change[1]
 
-    def _begin(self, data: Moments) -> None:
-        """Take the moments of a first batch for the averages."""
+    def _start_averages(self, data: Moments) -> None:
+        """Set the averages to the moments of the first batch."""
         self.mean.copy_(data.mean)
         self.variance.copy_(data.variance)
         self.num_batches.fill_(1)
 
     @torch.no_grad()
-    def _take_in(self, batch: Tensor) -> Tensor:
-        """Move the averages towards a batch's moments; returns the batch's weight in them."""
-        taken = (batch != self.last_moments).any() & batch.isfinite().all()
-        self.num_batches += taken
+    def _update_averages(self, batch: Tensor) -> Tensor:
+        """Move the averages towards a batch's moments; return the batch's weight in them."""
+        is_new = (batch != self.last_moments).any() & batch.isfinite().all()
+        self.num_batches += is_new
         weight = self.num_batches.reciprocal().clamp_min(self.momentum)
         for average, moment in zip((self.mean, self.variance), batch, strict=True):
-            average.copy_(torch.where(taken, average + weight * (moment - average), average))
+            average.copy_(torch.where(is_new, average + weight * (moment - average), average))
         self.last_moments.copy_(batch)
         return weight
 
@@ -162,7 +164,8 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
         pixels = x.shape[x.dim() - self._event_dim + 1 :].numel()
         return (log_scale.sum() * pixels).expand(x.shape[: x.dim() - self._event_dim])
 
-    def _spread(self, features: Tensor) -> Tensor:
+    def _broadcastable(self, features: Tensor) -> Tensor:
+        """Reshape one value per feature so that it broadcasts over the pixels of an image."""
         return features.reshape(-1, *[1] * (self._event_dim - 1))
 
     def _check(self, name: str, x: Tensor) -> None:
@@ -171,9 +174,9 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
 
 
 def _over_processes(moment: Tensor) -> Tensor:
-    """The average of a moment over the processes that train together; differentiable."""
+    """Average a moment over the processes that train together; differentiable."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return moment
-    from torch.distributed.nn import all_reduce  # not there where torch is built without
+    from torch.distributed.nn import all_reduce  # missing if torch is built without distributed
 
     return all_reduce(moment) / torch.distributed.get_world_size()

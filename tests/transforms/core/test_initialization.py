@@ -108,9 +108,9 @@ def test_conditional_flow_at_its_contexts() -> None:
     flow = ConditionalCompose([norm, conditional_residual(3, 2, [8])])
     initialize(flow, 4 + torch.randn(50, 3), torch.randn(50, 2))
     assert norm.initialized
-    with pytest.raises(ValueError, match="context: the flow is conditional"):
+    with pytest.raises(ValueError, match="context: expected a context for each sample"):
         initialize(flow, torch.randn(50, 3))
-    with pytest.raises(ValueError, match="context: expected none"):
+    with pytest.raises(ValueError, match="context: expected None, because"):
         initialize(norm, torch.randn(50, 3), torch.randn(50, 2))
 
 

@@ -50,7 +50,7 @@ def test_parameters_in_torchs_own_compositions_are_registered() -> None:
 
 
 def test_a_transform_of_larger_events_is_refused() -> None:
-    with pytest.raises(ValueError, match="kept: expected a transform of events of at most 3"):
+    with pytest.raises(ValueError, match="kept: expected a transform with at most 3 event"):
         OnHalves(
             Checkerboard((2, 4, 4)),
             AffineTransform(0.0, 2.0, event_dim=4),
