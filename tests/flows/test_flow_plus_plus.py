@@ -202,8 +202,8 @@ def test_constant_images_stay_finite(images: torch.Tensor) -> None:
     [
         (lambda: small((1, 9, 9)), "event_shape: expected .* divisible by 2"),
         (lambda: small(couplings=()), "couplings: expected at least one scale"),
-        (lambda: small(couplings=((0, -1),)), "couplings: expected two numbers"),
-        (lambda: small(couplings=((4,),)), "couplings: expected two numbers"),
+        (lambda: small(couplings=((0, -1),)), "couplings: expected a pair"),
+        (lambda: small(couplings=((4,),)), "couplings: expected a pair"),
         (lambda: small(couplings=((1, 1),)), "two channels to split"),
         (lambda: small()(torch.randn(3, 5)), r"noise: expected shape \(\*batch, 64\)"),
     ],

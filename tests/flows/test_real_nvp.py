@@ -109,7 +109,7 @@ def test_one_scale_is_four_couplings() -> None:
         (lambda: small((1, 7, 8)), "divisible by 2"),
         (lambda: small((8, 8)), r"expected \(C, H, W\)"),
         (lambda: small(scales=0), "scales: expected at least one"),
-        (lambda: small((1, 4, 4), scales=3), "scales: expected at least two pixels at the last scale"),
+        (lambda: small((1, 4, 4), scales=3), "scales: expected at least two pixels at the last"),
         (lambda: small(growth=0), "growth: expected at least 1"),
         (lambda: small(alpha=0.6), "alpha"),
     ],

@@ -1,4 +1,4 @@
-"""Base classes of our NumPyro transforms: comparison, a hash, and inverses that have both."""
+"""Base classes of the translated NumPyro transforms, with equality, a hash and inverses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ with extra("numpyro"):
     from numpyro.distributions.transforms import ComposeTransform, Transform, _InverseTransform
 
 Flattened = tuple[tuple[Any, ...], tuple[tuple[str, ...], dict[str, Any]]]
-"""What ``tree_flatten`` returns: children, and their names beside what is static."""
+"""The result of ``tree_flatten``: the children, and their names with the static attributes."""
 
 
 class Comparable:
-    """Equality and hash of a pytree by its arrays.
+    """Equality and hash of a pytree by the identity of its arrays.
 
-    Two objects are equal if their arrays are the same objects, so that a transform can be a key or
-    a static argument of ``jax.jit``; ``eq`` compares values too.
+    Two objects are equal if their arrays are the same objects, so that a transform can be a
+    dictionary key or a static argument of ``jax.jit``. :meth:`eq` can also compare values.
     """
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether the other has the same structure and arrays; identical ones if ``static``."""
+        """Whether the other has the same structure and equal arrays; identical if ``static``."""
         if type(other) is not type(self):
             return False
         ours, theirs = tree_leaves(self), tree_leaves(other)
@@ -46,7 +46,7 @@ class Comparable:
 
 
 class Translated(Comparable, Transform):
-    """A NumPyro transform with a hash; its inverse has one as well."""
+    """A NumPyro transform that is hashable, as is its inverse."""
 
     @property
     def inv(self) -> Transform:
@@ -63,13 +63,13 @@ class Translated(Comparable, Transform):
 
 
 class InverseTransform(Comparable, _InverseTransform):
-    """The inverse of one of our transforms."""
+    """The inverse of a translated transform."""
 
 
 class OnePassTransform(Translated):
     """A transform whose value and log-determinant come from one pass.
 
-    Subclasses implement :meth:`forward` and :meth:`backward`, both of which return the result and
+    Subclasses implement :meth:`forward` and :meth:`backward`. Both return the result and
     log|det(dy/dx)|.
     """
 
@@ -78,7 +78,7 @@ class OnePassTransform(Translated):
         raise NotImplementedError
 
     def backward(self, y: Array) -> tuple[Array, Array]:
-        """x and log|det(dy/dx)| at it."""
+        """x and log|det(dy/dx)| at x."""
         raise NotImplementedError
 
     def __call__(self, x: Array) -> Array:
@@ -97,7 +97,7 @@ class OnePassTransform(Translated):
 
 
 class Composition(Translated, ComposeTransform):
-    """NumPyro's ``ComposeTransform`` of the same arguments, evaluated in one pass, with a hash."""
+    """NumPyro's ``ComposeTransform``, hashable and evaluated in one pass."""
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
         """log|det(dy/dx)| at x."""
@@ -110,13 +110,13 @@ class Composition(Translated, ComposeTransform):
 
 
 def forward(transform: Transform, x: Array) -> tuple[Array, Array]:
-    """y and log|det(dy/dx)| of any transform of NumPyro, in one pass where it offers that."""
+    """y and log|det(dy/dx)| of any NumPyro transform, in one pass if it supports that."""
     y, intermediates = transform.call_with_intermediates(x)
     return y, transform.log_abs_det_jacobian(x, y, intermediates)
 
 
 def backward(transform: Transform, y: Array) -> tuple[Array, Array]:
-    """x and log|det(dy/dx)| at it."""
+    """x and log|det(dy/dx)| at x, of any NumPyro transform."""
     if isinstance(transform, OnePassTransform):
         return transform.backward(y)
     x = transform._inverse(y)

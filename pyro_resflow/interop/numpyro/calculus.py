@@ -1,4 +1,4 @@
-r"""Jacobians of functions of vectors, and the inverse of x + g(x), in JAX."""
+r"""Jacobians of networks of vectors, and the inverse of x + g(x), in JAX."""
 
 from __future__ import annotations
 
@@ -13,23 +13,34 @@ with extra("numpyro"):
     from jax import Array, lax
 
 MAX_ITERATIONS = 1000
-"""The largest number of steps of an inverse."""
+"""The largest number of iterations of an inverse or a linear solve."""
 
 ROUNDINGS = 8
-"""Units of rounding that a residual of a linear equation may keep: a sum of some products."""
+"""The tolerance of a linear solve, in units of the machine epsilon. It covers the rounding of the
+sums in a product with the matrix."""
 
 DENSE_UP_TO = 128
-"""Entries up to which equations with I + J are solved with the matrix itself.
+"""The largest D for which equations with I + J are solved by factorising the matrix.
 
-Beyond, D products with D vectors and D^3 operations a sample cost more than the fixed-point
-iteration takes, which needs a product a step."""
+Building the matrix takes D Jacobian products and solving takes D^3 operations for each sample. For
+larger D the fixed-point iteration, with one product per step, is cheaper."""
+
+CONVERGED_WITHIN = 2
+"""A residual below this many units of rounding counts as converged."""
+
+STALLED_WITHIN = 16
+"""A residual below this many units of rounding counts as converged once it no longer decreases."""
+
+LARGEST_STRETCH = 100
+"""How much larger than y a solution x may count in the unit of rounding: the inverse of x + g(x)
+with a Lipschitz constant of 0.99 stretches by up to 1 / (1 - 0.99)."""
 
 
 def linearized(net: Layer, x: Array) -> tuple[Array, Array]:
     """g(x) and the matrices I + J_g(x), of shape ``(*batch, D, D)``, in one pass.
 
     Args:
-        net: g, which treats samples independently.
+        net: g, which has to treat samples independently.
         x: shape ``(*batch, D)``.
     """
     g, jvp = jax.linearize(net, x)
@@ -40,18 +51,22 @@ def linearized(net: Layer, x: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def invert(net: Layer, y: Array) -> Array:
-    r"""Solve x + g(x) = y for x; nan for a sample without a solution.
+    r"""Solve x + g(x) = y for x.
 
-    Each step is the Newton step or the Banach step, whichever has the smaller residual. For a
-    contraction in the Euclidean norm, the Banach step always reduces the residual. Above
-    ``DENSE_UP_TO`` entries every step is a Banach step. A sample has converged if its residual is
-    within twice the rounding of y, or within sixteen times and no longer decreasing. The
-    derivative with respect to y and the weights of g is
-    :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`; the steps are not differentiated.
+    Each iteration takes the Newton step or the Banach step, whichever has the smaller residual.
+    For a contraction in the Euclidean norm, the Banach step always reduces the residual. For more
+    than ``DENSE_UP_TO`` entries every step is a Banach step. A sample has converged if its
+    residual is within ``CONVERGED_WITHIN`` units of rounding, or within ``STALLED_WITHIN`` units
+    and no longer decreasing. The derivative with respect to y and the weights of g is
+    :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`; the iterations are not
+    differentiated.
 
     Args:
         net: g, a pytree of its weights that is called with ``(*batch, D)``.
         y: shape ``(*batch, D)``.
+
+    Returns:
+        x, shape ``(*batch, D)``; nan for samples that have not converged.
     """
     start = (y, -net(y), jnp.zeros(y.shape[:-1], bool), 0)
 
@@ -59,19 +74,20 @@ def invert(net: Layer, y: Array) -> Array:
         return (state[3] < MAX_ITERATIONS) & ~jnp.all(state[2])
 
     def step(state: tuple[Array, Array, Array, int]) -> tuple[Array, Array, Array, int]:
-        x, residual, settled, iteration = state
-        candidate, its_residual = _better_step(net, y, x, residual)
-        rounded = (_norm(its_residual) >= _norm(residual)) & _within(residual, x, y, 16)
-        keep = (settled | rounded)[..., None]
+        x, residual, finished, iteration = state
+        candidate, new_residual = _better_step(net, y, x, residual)
+        grows = _norm(new_residual) >= _norm(residual)
+        stalled = grows & _within(residual, x, y, STALLED_WITHIN)
+        keep = (finished | stalled)[..., None]
         x = jnp.where(keep, x, candidate)
-        residual = jnp.where(keep, residual, its_residual)
-        lost = ~jnp.isfinite(residual).all(-1)
-        settled = keep[..., 0] | lost | _within(residual, x, y, 2)
-        return x, residual, settled, iteration + 1
+        residual = jnp.where(keep, residual, new_residual)
+        diverged = ~jnp.isfinite(residual).all(-1)
+        finished = keep[..., 0] | diverged | _within(residual, x, y, CONVERGED_WITHIN)
+        return x, residual, finished, iteration + 1
 
-    x, residual, settled, _ = lax.while_loop(unfinished, step, start)
-    found = settled & jnp.isfinite(residual).all(-1)
-    return jnp.where(found[..., None], x, jnp.nan)
+    x, residual, finished, _ = lax.while_loop(unfinished, step, start)
+    converged = finished & jnp.isfinite(residual).all(-1)
+    return jnp.where(converged[..., None], x, jnp.nan)
 
 
 @invert.defjvp
@@ -86,7 +102,7 @@ def _invert_jvp(
 
 
 def solve(net: Layer, x: Array, right: Array) -> Array:
-    """u with (I + J_g(x)) u = ``right``, of shape ``(*batch, D)``."""
+    """Solve (I + J_g(x)) u = ``right`` for u, shape ``(*batch, D)``."""
     if x.shape[-1] <= DENSE_UP_TO:
         return _dense_solve(linearized(net, x)[1], right)
     jvp = jax.linearize(net, x)[1]
@@ -96,9 +112,9 @@ def solve(net: Layer, x: Array, right: Array) -> Array:
 
 
 def _neumann_solve(matvec: Callable[[Array], Array], right: Array) -> Array:
-    """u with ``matvec(u) == right``, by u <- u + (right - matvec(u)).
+    """Solve ``matvec(u) = right`` by the iteration u <- u + (right - matvec(u)).
 
-    It stops where the residual is what rounding leaves of products of the size of u.
+    It stops when the residual is within ``ROUNDINGS`` units of rounding of u.
     """
     rounding = ROUNDINGS * jnp.finfo(right.dtype).eps
 
@@ -116,7 +132,7 @@ def _neumann_solve(matvec: Callable[[Array], Array], right: Array) -> Array:
 
 
 def _better_step(net: Layer, y: Array, x: Array, residual: Array) -> tuple[Array, Array]:
-    """The next point, Newton's or Banach's, that has the smaller residual, and that residual."""
+    """The Newton or the Banach step, whichever has the smaller residual, and that residual."""
     banach = x + residual
     after_banach = y - banach - net(banach)
     if x.shape[-1] > DENSE_UP_TO:
@@ -136,10 +152,11 @@ def _norm(x: Array) -> Array:
 
 
 def _within(residual: Array, x: Array, y: Array, units: int) -> Array:
-    """Whether the residual of a sample is within some units of rounding, shape ``y.shape[:-1]``.
+    """Whether each sample's residual is within some units of rounding, shape ``y.shape[:-1]``.
 
-    Units of y or 1, or of x where that is larger, though no larger than a contraction's can be.
+    The unit is the machine epsilon times the largest of 1, the entries of y and the entries of x,
+    where x counts up to ``LARGEST_STRETCH`` times the others.
     """
     scale = jnp.abs(y).max(-1).clip(1)
-    largest = jnp.maximum(scale, jnp.minimum(jnp.abs(x).max(-1), 100 * scale))
+    largest = jnp.maximum(scale, jnp.minimum(jnp.abs(x).max(-1), LARGEST_STRETCH * scale))
     return jnp.abs(residual).max(-1) <= units * jnp.finfo(y.dtype).eps * largest

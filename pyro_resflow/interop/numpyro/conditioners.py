@@ -1,6 +1,7 @@
-"""Networks of couplings in JAX: from the kept half, and feature maps, to parameters.
+"""The couplings' conditioners in JAX.
 
-Images have their channels in the last dimension, see :mod:`.convolutions`.
+They compute a coupling's parameters from the kept half, optionally given feature maps. Images have
+their channels in the last dimension, see :mod:`.convolutions`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ with extra("numpyro"):
 
 
 class Conditioner(Protocol):
-    """A network of the kept half and of a context, which may be none."""
+    """A network of the kept half and an optional context."""
 
     def __call__(self, a: Array, context: Array | None = None, /) -> Array:
         """The parameters ``(*batch, *event, P * C)``."""
 
 
 def concat_elu(x: Array) -> Array:
-    """ELU of x and of -x, side by side."""
+    """ELU of x and of -x, concatenated along the channels."""
     return jax.nn.elu(jnp.concatenate([x, -x], axis=-1))
 
 
@@ -42,7 +43,7 @@ def gate(x: Array) -> Array:
 
 
 class GatedConv(NamedTuple):
-    """x + gate of a second convolution of a first one's, both after concatenated ELUs."""
+    """x plus the gated output of two convolutions, each applied to a concatenated ELU."""
 
     first: Layer
     context: Layer | None
@@ -56,12 +57,12 @@ class GatedConv(NamedTuple):
 
 
 class SelfAttention(NamedTuple):
-    """x + gate of multi-head self-attention over the pixels.
+    """x plus the gated output of multi-head self-attention over the pixels.
 
     Attributes:
-        project: to queries, keys and values, shape ``(3, heads, width, channels)``.
-        bias: shape ``(3, heads, 1, width)``.
-        gate: the last layer.
+        project: weights of queries, keys and values, shape ``(3, heads, width, channels)``.
+        bias: their biases, shape ``(3, heads, 1, width)``.
+        gate: the last layer, whose output is gated.
     """
 
     project: Array
@@ -79,7 +80,7 @@ class SelfAttention(NamedTuple):
 
 
 class Maxout(NamedTuple):
-    """x + gate of the greatest of three linear functions of each pixel."""
+    """x plus the gated maximum of three linear functions of each pixel."""
 
     project: Layer
     gate: Layer
@@ -90,7 +91,7 @@ class Maxout(NamedTuple):
 
 
 class GatedBlock(NamedTuple):
-    """A gated convolution, and a layer that mixes pixels, each normalised."""
+    """A gated convolution and an optional layer that mixes pixels, each followed by its norm."""
 
     conv: GatedConv
     conv_norm: Layer
@@ -103,7 +104,7 @@ class GatedBlock(NamedTuple):
 
 
 class GatedStack(NamedTuple):
-    """A convolution, then blocks that share their positions, of shape ``(H, W, C)``."""
+    """A convolution, then blocks that share a position embedding of shape ``(H, W, C)``."""
 
     first: Layer
     positions: Array
@@ -117,7 +118,7 @@ class GatedStack(NamedTuple):
 
 
 class GatedNet(NamedTuple):
-    """Flow++'s conditioner, which ends in a convolution."""
+    """Flow++'s conditioner: a gated stack and a last convolution."""
 
     features: GatedStack
     last: Layer
@@ -127,7 +128,7 @@ class GatedNet(NamedTuple):
 
 
 class ActivatedGatedNet(NamedTuple):
-    """The same with a concatenated ELU ahead of the last convolution."""
+    """Flow++'s conditioner with a concatenated ELU before the last convolution."""
 
     features: GatedStack
     last: Layer
@@ -137,7 +138,7 @@ class ActivatedGatedNet(NamedTuple):
 
 
 class ContextJoined(NamedTuple):
-    """A network whose context joins the input as further channels."""
+    """A network whose context is concatenated to the input's channels."""
 
     net: Layer
 
@@ -155,7 +156,7 @@ class ResidualBlock(NamedTuple):
 
 
 class ResidualNet(NamedTuple):
-    """Real NVP's conditioner, all of whose states reach the output."""
+    """Real NVP's conditioner, with skip connections from all states to the output."""
 
     input_norm: Affine
     first: Layer
@@ -175,11 +176,11 @@ class ResidualNet(NamedTuple):
 
 
 class OnFullImage:
-    """A conditioner that sees the kept pixels at their places in the image.
+    """A conditioner that sees the kept pixels at their positions in the image.
 
     Args:
-        halves: which pixels are kept.
-        net: the network of the whole image; its context says where the kept half lies.
+        halves: the kept and the changed pixels.
+        net: the network of the whole image. Its first context channel marks the kept pixels.
     """
 
     def __init__(self, halves: Halves, net: Conditioner) -> None:
@@ -190,9 +191,9 @@ class OnFullImage:
         kept = jnp.moveaxis(kept, -1, -3)
         batch = kept.shape[:-3]
         zeros = jnp.zeros((*batch, *self.halves.changed_shape), kept.dtype)
-        where = self.halves.merge(jnp.ones_like(kept), zeros)[..., :1, :, :]
+        indicator = self.halves.merge(jnp.ones_like(kept), zeros)[..., :1, :, :]
         image = jnp.moveaxis(self.halves.merge(kept, zeros), -3, -1)
-        maps = jnp.moveaxis(where, -3, -1)
+        maps = jnp.moveaxis(indicator, -3, -1)
         if context is not None:
             maps = jnp.concatenate([maps, context], axis=-1)
         return self._at_changed(self.net(image, maps))
@@ -216,8 +217,8 @@ def _unflatten_on_full_image(halves: Halves, children: tuple[Any, ...]) -> OnFul
 jax.tree_util.register_pytree_node(OnFullImage, _flatten_on_full_image, _unflatten_on_full_image)
 
 
-class Alone(NamedTuple):
-    """A network of the kept half alone; features last."""
+class WithoutContext(NamedTuple):
+    """A network of the kept half that ignores the context."""
 
     net: Layer
 
@@ -226,7 +227,7 @@ class Alone(NamedTuple):
 
 
 def conditioner(module: nn.Module) -> Conditioner:
-    """The network of a coupling in JAX."""
+    """Translate a coupling's network to JAX."""
     net = to_jax(module)
     takes_context = (
         GatedStack,
@@ -236,12 +237,12 @@ def conditioner(module: nn.Module) -> Conditioner:
         ResidualNet,
         OnFullImage,
     )
-    return net if isinstance(net, takes_context) else Alone(net)
+    return net if isinstance(net, takes_context) else WithoutContext(net)
 
 
 @to_jax.register
 def _gated_conv(module: conditioners.GatedConv) -> GatedConv:
-    to_jax(module.dropout)  # refuses one that is at work
+    to_jax(module.dropout)  # raises in training mode
     context = to_jax(module.context) if module.context is not None else None
     return GatedConv(to_jax(module.first), context, to_jax(module.second))
 

@@ -1,7 +1,7 @@
-"""Layers of images in JAX, which have their features in the last dimension.
+"""Layers of images in JAX, with the channels in the last dimension.
 
-A 1x1 convolution is a linear layer there, and what works on vectors works on every pixel. All
-layers are called with ``(*batch, H, W, C)``.
+All layers take ``(*batch, H, W, C)``. In this layout a 1x1 convolution is a linear layer, and
+layers of vectors apply to every pixel.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Conv2d(NamedTuple):
             (1, 1),
             "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision="highest",  # an inverse cannot be solved to what a TPU keeps by default
+            precision="highest",  # a TPU's default precision is too low to solve for an inverse
         )
         y = y.reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 
 class ChannelNorm(NamedTuple):
-    """Each pixel's channels with mean 0 and variance 1, then scaled and shifted."""
+    """Layer normalisation over the channels of each pixel, with scale and shift."""
 
     weight: Array
     bias: Array
@@ -56,7 +56,7 @@ class ChannelNorm(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """a x + b of each channel: batch normalisation by averages that stay."""
+    """a x + b for each channel: batch normalisation in evaluation mode."""
 
     scale: Array
     shift: Array
@@ -66,14 +66,14 @@ class Affine(NamedTuple):
 
 
 class ReLU(NamedTuple):
-    """x where that is positive, 0 elsewhere."""
+    """max(x, 0)."""
 
     def __call__(self, x: Array) -> Array:
         return jax.nn.relu(x)
 
 
 def convolution(kernel: torch.Tensor, bias: torch.Tensor | None) -> Linear | Conv2d:
-    """The layer of a torch kernel ``(out, in, height, width)``."""
+    """The layer with a torch kernel of shape ``(out, in, height, width)``."""
     if kernel.shape[2:] == (1, 1):
         return Linear(array(kernel[:, :, 0, 0]), None if bias is None else array(bias))
     return Conv2d(array(kernel.permute(2, 3, 1, 0)), None if bias is None else array(bias))
@@ -107,8 +107,8 @@ def _plain_convolution(module: nn.Conv2d) -> Linear | Conv2d:
         or module.padding_mode != "zeros"
     ):
         raise ValueError(
-            f"module: {module} is no convolution with an odd kernel, unit stride and zero padding "
-            "that keeps the image size; add a translation of yours with to_jax.register."
+            "module: expected a convolution with an odd kernel, unit stride and zero padding that "
+            f"keeps the image size, got {module}; add your own translation with to_jax.register."
         )
     return convolution(module.weight, module.bias)
 
@@ -120,8 +120,8 @@ def _batch_norm(module: nn.BatchNorm2d) -> Affine:
     mean, variance = module.running_mean, module.running_var
     if mean is None or variance is None:
         raise ValueError(
-            "module: a BatchNorm2d without running averages depends on the whole batch; there is "
-            "no translation of it."
+            "module: expected a BatchNorm2d with running averages, got one without, whose output "
+            "depends on the whole batch and which cannot be translated."
         )
     scale = (variance + module.eps).rsqrt()
     if module.affine:
@@ -153,10 +153,10 @@ def _dropout(module: nn.Dropout) -> Chain:
 
 
 def check_evaluating(module: nn.Module) -> None:
-    """Raise for a module in training mode.
+    """Raise if a module is in training mode.
 
     Raises:
-        ValueError: naming its type and what to call.
+        ValueError: naming its type and the remedy.
     """
     if module.training:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The two halves of an event that a mask of torch's couplings tells apart."""
+"""The kept and the changed half of an event, as index arrays."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ with extra("numpyro"):
 
 @dataclass(frozen=True)
 class Halves:
-    """Which entries of an event are kept, and which are changed; hashable, for it is static.
+    """The indices of the kept and the changed entries; hashable, because JAX treats it as static.
 
     Attributes:
         event_shape: shape of an event.
-        kept: places of the kept entries in the flattened event.
+        kept: indices of the kept entries in the flattened event.
         kept_shape: shape of the kept half.
-        changed: places of the changed ones.
+        changed: indices of the changed entries in the flattened event.
         changed_shape: shape of the changed half.
     """
 
@@ -36,7 +36,7 @@ class Halves:
 
     @classmethod
     def of(cls, mask: Mask) -> Halves:
-        """The halves of any mask, read off the places of its entries."""
+        """The halves of a mask, found by splitting an array of indices."""
         shape = torch.Size(mask.event_shape)
         kept, changed = mask.split(torch.arange(shape.numel()).reshape(shape))
         return cls(
@@ -48,14 +48,14 @@ class Halves:
         )
 
     def split(self, x: Array) -> tuple[Array, Array]:
-        """The kept and the changed half of ``(*batch, *event_shape)``."""
+        """Split x, shape ``(*batch, *event_shape)``, into its kept and its changed half."""
         batch = x.shape[: x.ndim - len(self.event_shape)]
         flat = x.reshape(*batch, -1)
         kept = flat[..., np.array(self.kept)].reshape(*batch, *self.kept_shape)
         return kept, flat[..., np.array(self.changed)].reshape(*batch, *self.changed_shape)
 
     def merge(self, kept: Array, changed: Array) -> Array:
-        """The events whose halves these are."""
+        """Join two halves into events of shape ``(*batch, *event_shape)``."""
         batch = kept.shape[: kept.ndim - len(self.kept_shape)]
         flat = jnp.concatenate([kept.reshape(*batch, -1), changed.reshape(*batch, -1)], axis=-1)
         return flat[..., self._order].reshape(*batch, *self.event_shape)

@@ -1,4 +1,4 @@
-"""From this package's transforms of images, and its couplings, to NumPyro's."""
+"""Translate this package's transforms of images and its couplings to NumPyro."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .images import (
 )
 from .layers import array
 from .maps import to_jax_map
-from .translation import spread, to_numpyro
+from .translation import feature_array, to_numpyro
 
 with extra("numpyro"):
     from numpyro.distributions.transforms import (
@@ -78,7 +78,9 @@ def _batch_norm(flow: transforms.BatchNorm) -> IndependentTransform:
     check_evaluating(flow)
     event_dim = flow.domain.event_dim
     scale = (flow.variance + flow.epsilon).rsqrt()
-    affine = AffineTransform(spread(-flow.mean * scale, event_dim), spread(scale, event_dim))
+    affine = AffineTransform(
+        feature_array(-flow.mean * scale, event_dim), feature_array(scale, event_dim)
+    )
     return IndependentTransform(affine, event_dim)
 
 

@@ -1,4 +1,4 @@
-"""Transforms of images ``(*batch, C, H, W)`` of NumPyro: shapes, scales, channels, couplings."""
+"""NumPyro transforms of images ``(*batch, C, H, W)``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ IMAGES = constraints.independent(constraints.real, 3)
 
 
 class LogitTransform(OnePassTransform):
-    """y = logit(alpha + (1 - 2 alpha) x) of each entry.
+    """y = logit(alpha + (1 - 2 alpha) x) for each entry.
 
     Args:
         alpha: the margin.
-        event_dim: event dimensions over which the log-determinant is summed.
+        event_dim: number of event dimensions, over which the log-determinant is summed.
     """
 
     def __init__(self, alpha: float, event_dim: int) -> None:
@@ -63,7 +63,7 @@ class LogitTransform(OnePassTransform):
 
 
 class SqueezeTransform(OnePassTransform):
-    """Image size traded for channels, ``(C, H, W)`` to ``(C f^2, H/f, W/f)``.
+    """Trade image size for channels: ``(C, H, W)`` to ``(C f^2, H/f, W/f)``.
 
     Args:
         factor: f.
@@ -104,7 +104,7 @@ class SqueezeTransform(OnePassTransform):
 
 
 class ChannelPermutationTransform(OnePassTransform):
-    """Channel i of the output is channel ``order[i]`` of the input.
+    """Reorder the channels: channel i of the output is channel ``order[i]`` of the input.
 
     Args:
         order: a permutation of 0, 1, ...
@@ -128,7 +128,7 @@ class ChannelPermutationTransform(OnePassTransform):
 
 
 class Conv1x1Transform(OnePassTransform):
-    """The channels of every pixel mixed by one matrix.
+    """Mix the channels of every pixel by one matrix.
 
     Args:
         matrix: shape ``(C, C)``.
@@ -160,12 +160,12 @@ class Conv1x1Transform(OnePassTransform):
 
 
 class CouplingTransform(OnePassTransform):
-    """One half of each event changed entry by entry, by parameters made of the other half.
+    """Change one half of each event entry by entry, given the other half.
 
     Args:
         elementwise: the map of the changed half.
-        net: the conditioner; images have their channels in the last dimension there.
-        halves: which entries are kept.
+        net: the conditioner, which takes images with the channels in the last dimension.
+        halves: the kept and the changed entries.
     """
 
     def __init__(self, elementwise: ElementwiseMap, net: Conditioner, halves: Halves) -> None:
@@ -180,12 +180,12 @@ class CouplingTransform(OnePassTransform):
     codomain = domain
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        return self._change(x, self.elementwise.forward)
+        return self._change_half(x, self.elementwise.forward)
 
     def backward(self, y: Array) -> tuple[Array, Array]:
-        return self._change(y, self.elementwise.inverse)
+        return self._change_half(y, self.elementwise.inverse)
 
-    def _change(self, x: Array, change: Any) -> tuple[Array, Array]:
+    def _change_half(self, x: Array, change: Any) -> tuple[Array, Array]:
         event_dim = len(self.halves.event_shape)
         kept, changed = (_features_last(half, event_dim) for half in self.halves.split(x))
         raw = self.net(kept)
@@ -202,9 +202,9 @@ class HalvesTransform(OnePassTransform):
     """One transform for each half of an event.
 
     Args:
-        kept: of the kept half.
-        changed: of the other.
-        halves: which entries are kept.
+        kept: the transform of the kept half.
+        changed: the transform of the changed half.
+        halves: the kept and the changed entries.
     """
 
     def __init__(self, kept: Transform, changed: Transform, halves: Halves) -> None:
@@ -238,12 +238,12 @@ class HalvesTransform(OnePassTransform):
 
 
 class SplitTransform(OnePassTransform):
-    """The second half of the channels factored out as a vector, the first transformed.
+    """Factor out the second half of the channels as a vector and transform the first.
 
     Args:
         inner: transform of images ``(kept, H, W)`` to vectors.
         event_shape: ``(C, H, W)``.
-        kept: number of channels that the inner transform takes.
+        kept: number of channels of the inner transform's input.
     """
 
     domain = IMAGES
@@ -279,15 +279,15 @@ class SplitTransform(OnePassTransform):
 
 
 class ImageNet:
-    """A network of images as one of vectors ``(*batch, C * H * W)``, for contractions.
+    """A network of images as a network of vectors ``(*batch, C * H * W)``, for contractions.
 
     Args:
-        net: the network, of ``(*batch, H, W, C)``.
+        net: the network, which takes ``(*batch, H, W, C)``.
         event_shape: ``(C, H, W)``.
     """
 
     batch_shape: tuple[int, ...] = ()
-    """No context brings batch dimensions in."""
+    """Batch dimensions of the context; there is no context."""
 
     def __init__(self, net: Layer, event_shape: tuple[int, ...]) -> None:
         self.net = net

@@ -1,7 +1,7 @@
-"""Networks as functions of JAX arrays: named tuples, and so pytrees, of weights.
+"""Networks in JAX: callable named tuples of weights, which are pytrees.
 
-Every layer is called with ``(*batch, features)`` and lets the batch dimensions pass. Images have
-their features, the channels, in the last dimension here too.
+Every layer takes ``(*batch, features)`` with any batch dimensions. Images have their channels in
+the last dimension.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ with extra("numpyro"):
 
 
 class Layer(Protocol):
-    """A function of an array; as a pytree it holds its weights."""
+    """A function of an array that is a pytree of its weights."""
 
     def __call__(self, x: Array, /) -> Array:
-        """The layer at x of shape ``(*batch, features)``."""
+        """Evaluate the layer at x, shape ``(*batch, features)``."""
 
 
 class Linear(NamedTuple):
@@ -36,7 +36,7 @@ class Linear(NamedTuple):
     bias: Array | None
 
     def __call__(self, x: Array) -> Array:
-        # full precision everywhere: an inverse cannot be solved to what a TPU keeps by default
+        # a TPU's default precision is too low to solve for an inverse
         y = jnp.matmul(x, self.weight.T, precision="highest")
         return y if self.bias is None else y + self.bias
 
@@ -51,7 +51,7 @@ class Shift(NamedTuple):
 
 
 class LipSwish(NamedTuple):
-    """kappa silu(beta x), of two scalars."""
+    """kappa silu(beta x) with two scalars."""
 
     beta: Array
     kappa: Array
@@ -68,7 +68,7 @@ class SiLU(NamedTuple):
 
 
 class ELU(NamedTuple):
-    """x where that is positive, exp(x) - 1 elsewhere."""
+    """x for x > 0, else exp(x) - 1."""
 
     def __call__(self, x: Array) -> Array:
         return jax.nn.elu(x)
@@ -82,14 +82,14 @@ class Tanh(NamedTuple):
 
 
 class Softplus(NamedTuple):
-    """log(1 + exp(x)), and like torch's the identity above 20."""
+    """log(1 + exp(x)), and x above 20, as in torch."""
 
     def __call__(self, x: Array) -> Array:
         return jnp.where(x > 20, x, jax.nn.softplus(x))
 
 
 class Pila(NamedTuple):
-    """x where that is positive, (k^2 x^3 / 2 - k x^2 + x) exp(k x) elsewhere."""
+    """x for x > 0, else (k^2 x^3 / 2 - k x^2 + x) exp(k x)."""
 
     k: Array
 
@@ -121,7 +121,7 @@ class DenseConcatenation(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """Layers one after the other."""
+    """A sequence of layers."""
 
     layers: tuple[Layer, ...]
 
@@ -132,7 +132,7 @@ class Chain(NamedTuple):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The batch dimensions that a context has brought in; none without."""
+        """The batch dimensions of the context; empty without a context."""
         shifts = (layer.shift for layer in self.layers if isinstance(layer, Shift))
         return jnp.broadcast_shapes(*(shift.shape[:-1] for shift in shifts))
 
@@ -153,7 +153,7 @@ class ConditionalNetwork(NamedTuple):
     shifts: Layer
 
     def bind(self, context: Array) -> Chain:
-        """The network at a context of shape ``(*batch, context_dim)``."""
+        """The network given a context of shape ``(*batch, context_dim)``."""
         sizes = [layer.weight.shape[0] for layer in self.chain.layers if isinstance(layer, Linear)]
         ends = list(itertools.accumulate(sizes))[:-1]
         shifts = iter(jnp.split(self.shifts(context), ends, axis=-1))
@@ -166,38 +166,38 @@ class ConditionalNetwork(NamedTuple):
 
 
 def array(value: Tensor | float) -> Array:
-    """A copy as a JAX array, in 64 bits if the value has them and JAX is allowed to.
+    """Copy a value to a JAX array, in 64 bits if the value has them and ``jax_enable_x64`` is on.
 
-    A number takes the type of what it is put together with, and loses no digits before.
+    A Python number becomes a weakly typed array, which takes the dtype of the other operand.
     """
     return jnp.array(value.numpy(force=True) if isinstance(value, Tensor) else value)
 
 
 @singledispatch
 def to_jax(module: Any) -> Any:
-    """A network, or a layer, as a function of JAX arrays that is a pytree.
+    """Translate a network or a layer to a function of JAX arrays that is a pytree.
 
-    Networks of images take and return ``(*batch, H, W, C)``, their channels in the last dimension.
+    Networks of images take and return ``(*batch, H, W, C)``, with the channels in the last
+    dimension. Lipschitz layers get their current effective weights, W / max(1, sigma/c).
 
-    The weights of Lipschitz layers are the effective ones, divided by max(1, sigma/c) here and
-    now. Translations of modules of your own can be added: ``to_jax.register(MyModule, translate)``
-    with a function that returns a pytree with ``__call__``, a named tuple of weights for instance.
+    ``to_jax.register(MyModule, translate)`` adds a translation of your own module. The function
+    ``translate`` returns a pytree with ``__call__``, for instance a named tuple of weights.
 
     Args:
         module: a network of :mod:`pyro_resflow.nn`, or an ``nn.Sequential`` of linear layers,
             convolutions that keep the image size, and activations.
 
     Returns:
-        A :class:`Layer`; of a conditional network a :class:`ConditionalNetwork`.
+        A :class:`Layer`; for a conditional network a :class:`ConditionalNetwork`.
 
     Raises:
-        ValueError: for a module that there is no translation of.
+        ValueError: for a module without a translation.
     """
     raise ValueError(
-        f"module: there is no translation of {type(module).__name__} to JAX. Networks of "
-        "pyro_resflow.nn have one, and so have nn.Sequential, nn.Linear, nn.Conv2d, nn.ReLU, "
-        "nn.SiLU, nn.ELU, nn.Tanh and nn.Softplus; add others with to_jax.register(type, "
-        "function)."
+        "module: expected a network of pyro_resflow.nn, or nn.Sequential, nn.Linear, nn.Conv2d, "
+        "nn.ReLU, nn.SiLU, nn.ELU, nn.Tanh or nn.Softplus, got "
+        f"{type(module).__name__}, which has no translation to JAX; add one with "
+        "to_jax.register(type, function)."
     )
 
 
@@ -280,6 +280,6 @@ def _check_options(module: nn.Module, **expected: float) -> None:
     for name, value in expected.items():
         if getattr(module, name, value) != value:
             raise ValueError(
-                f"module: {module} is translated at {name}={value} only; add a translation of "
-                "yours with to_jax.register(type, function)."
+                f"module: expected {name}={value}, got {module}; add your own translation with "
+                "to_jax.register(type, function)."
             )

@@ -1,4 +1,4 @@
-r"""Log-determinants of contractions in JAX: exact, or estimated in Krylov spaces."""
+r"""Log-determinants of contractions in JAX: exact, or estimated in a Krylov space."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ with extra("numpyro"):
     from jax import Array
 
 EXACT_UP_TO = 1024
-"""Entries up to which :class:`Exact` builds Jacobians, of D products and D^2 numbers a sample."""
+"""The largest D for which :class:`Exact` builds a Jacobian, from D products, with D^2 entries."""
 
 QUADRATURE_NODES = 32
-"""Nodes of the logarithm's integral."""
+"""Number of quadrature nodes of the logarithm's integral."""
 
 CLUSTERING = 4
-"""Power of the substitution that moves nodes to where an eigenvalue near -1 is felt.
+"""Power of the substitution that clusters nodes near t = 1, the pole of an eigenvalue near -1.
 
 With 32 nodes the error is 1e-13 for an eigenvalue of -.99, 1e-9 for -.999, 1e-6 for -.9999."""
 
 BREAKDOWN = 100
-"""Roundings of a product below which its part outside the basis is noise."""
+"""If the part of a product outside the basis is below this many units of rounding, it is noise."""
 
 
 class LogDet(Protocol):
-    """A log-determinant of x + g(x), and of the Cayley transform of g, at points x."""
+    """An estimator of the log-determinants of x + g(x) and of the Cayley transform of g."""
 
     def residual(self, net: Layer, x: Array) -> tuple[Array, Array]:
         """g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
@@ -43,7 +43,7 @@ class LogDet(Protocol):
 
 
 class Exact(NamedTuple):
-    """The log-determinant of the whole Jacobian, of up to ``EXACT_UP_TO`` entries."""
+    """The exact log-determinant from the full Jacobian, for at most ``EXACT_UP_TO`` entries."""
 
     def residual(self, net: Layer, x: Array) -> tuple[Array, Array]:
         """g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
@@ -56,28 +56,29 @@ class Exact(NamedTuple):
         _check_size(x)
         plus = linearized(net, x)[1]
         minus = 2 * jnp.eye(x.shape[-1], dtype=plus.dtype) - plus
-        # In one call: two that run at once can wait for each other (_first_column_of_inverse).
+        # one call: two concurrent calls can deadlock, see _first_column_of_inverse
         both = jnp.linalg.slogdet(jnp.stack([minus, plus]))[1]
         return both[0] - both[1]
 
 
 @dataclass(frozen=True)
 class Krylov:
-    r"""An estimate of the log-determinant from products of the Jacobian with random signs.
+    r"""Estimate the log-determinant from Jacobian-vector products with random probes.
 
-    For a probe e of independent signs, n products give an orthonormal basis V of
+    For a probe e of independent random signs, n products give an orthonormal basis V of
     :math:`e, Je, \ldots, J^{n-1}e`, and
-    :math:`e^T \log(I+J)\,e \approx |e|^2\, e_1^T \log(I + V^T J V)\,e_1`. The mean over probes is
-    the log-determinant, up to what n products leave out: about 1e-5 nats for a trained block at
-    n = 8, and more the closer its Lipschitz constant is to 1.
+    :math:`e^T \log(I+J)\,e \approx |e|^2\, e_1^T \log(I + V^T J V)\,e_1`. The expectation over
+    probes is the log-determinant plus a truncation error, which is about 1e-5 nats for a trained
+    block at n = 8 and increases as the block's Lipschitz constant approaches 1.
 
-    The key fixes the probes, so that the log-density is a function with a gradient of its own,
-    as NUTS needs. Its error at one key does not average out: draw other keys to see its size.
+    The key fixes the probes, so that the log-density is a deterministic, differentiable function,
+    as NUTS needs. Its error for one key does not average out: compare several keys to see its
+    size.
 
     Args:
-        key: of ``jax.random``.
-        products: n, products with the Jacobian for each probe.
-        probes: number of probes, over which estimates are averaged.
+        key: a key of ``jax.random``.
+        products: n, the number of Jacobian-vector products for each probe.
+        probes: number of probes, over which the estimates are averaged.
 
     Raises:
         ValueError: for fewer than one product or probe.
@@ -95,14 +96,14 @@ class Krylov:
     def residual(self, net: Layer, x: Array) -> tuple[Array, Array]:
         """g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
         g, jvp = jax.linearize(net, x)
-        return g, self._traced(jvp, x, lambda h: _first_of_log(h))
+        return g, self._estimated_trace(jvp, x, _first_of_log)
 
     def cayley(self, net: Layer, x: Array) -> Array:
         """log|det((I - J_g(x)) (I + J_g(x))^-1)|, of shape ``x.shape[:-1]``."""
         jvp = jax.linearize(net, x)[1]
-        return self._traced(jvp, x, lambda h: _first_of_log(-h) - _first_of_log(h))
+        return self._estimated_trace(jvp, x, lambda h: _first_of_log(-h) - _first_of_log(h))
 
-    def _traced(
+    def _estimated_trace(
         self, jvp: Callable[[Array], Array], x: Array, function: Callable[[Array], Array]
     ) -> Array:
         """The estimated trace of a function of the Jacobian, shape ``x.shape[:-1]``."""
@@ -120,9 +121,9 @@ jax.tree_util.register_dataclass(Krylov, data_fields=["key"], meta_fields=["prod
 
 
 def _hessenberg(jvp: Callable[[Array], Array], start: Array, products: int) -> Array:
-    """V^T J V of the Krylov space of ``start``, shape ``(*batch, products, products)``.
+    """V^T J V for the Krylov space of ``start``, shape ``(*batch, products, products)``.
 
-    Where the space is exhausted the basis goes on with zeros, and so does the matrix.
+    If the space has a smaller dimension, zeros fill the rest of the basis and of the matrix.
     """
     basis = [start / jnp.linalg.norm(start, axis=-1, keepdims=True)]
     columns = []
@@ -130,7 +131,7 @@ def _hessenberg(jvp: Callable[[Array], Array], start: Array, products: int) -> A
         product = jvp(basis[-1])
         known = jnp.stack(basis, axis=-2)
         rest, coefficients = product, jnp.zeros(known.shape[:-1], product.dtype)
-        for _ in range(2):  # once more, for what rounding left of the basis in the rest
+        for _ in range(2):  # a second pass removes the components that rounding left in the rest
             part = jnp.einsum("...kd,...d->...k", known, rest)
             rest = rest - jnp.einsum("...k,...kd->...d", part, known)
             coefficients = coefficients + part
@@ -143,7 +144,7 @@ def _hessenberg(jvp: Callable[[Array], Array], start: Array, products: int) -> A
 
 
 def _normalized(rest: Array, product: Array) -> tuple[Array, Array]:
-    """Length and direction, both zero, gradients too, where the rest is rounding alone."""
+    """Length and direction of the rest; zero, with zero gradients, where it is only rounding."""
     squared = (rest**2).sum(-1)
     rounding = BREAKDOWN * jnp.finfo(rest.dtype).eps
     alive = squared > rounding**2 * jnp.maximum((product**2).sum(-1), rounding**2)
@@ -154,7 +155,8 @@ def _normalized(rest: Array, product: Array) -> tuple[Array, Array]:
 def _first_of_log(matrix: Array) -> Array:
     r"""The first entry of log(I + H), of shape ``matrix.shape[:-2]``.
 
-    :math:`\int_0^1 H (I + tH)^{-1} dt` with :math:`1 - t = (1 - s)^4`, by Gauss's rule in s.
+    It is the integral :math:`\int_0^1 H (I + tH)^{-1} dt` with :math:`1 - t = (1 - s)^4`, by
+    Gauss-Legendre quadrature in s.
     """
     nodes, masses = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
     rest = (1 - nodes) / 2
@@ -167,11 +169,10 @@ def _first_of_log(matrix: Array) -> Array:
 
 
 def _first_column_of_inverse(hessenberg: Array) -> Array:
-    """A^-1 e_1 of Hessenberg matrices A, by Givens rotations and substitution.
+    """A^-1 e_1 for Hessenberg matrices A, by Givens rotations and back substitution.
 
-    In place of LAPACK: two of its batched solves that run at once on a CPU of two cores wait for
-    each other for ever (jaxlib 0.10.2), because each splits its batch over the threads that both
-    of them occupy.
+    It does not use LAPACK: with jaxlib 0.10.2 two concurrent batched solves on a CPU with two
+    cores deadlock, because each splits its batch over the threads that both of them occupy.
     """
     size = hessenberg.shape[-1]
     rows = [hessenberg[..., k, :] for k in range(size)]
@@ -198,7 +199,7 @@ def _first_column_of_inverse(hessenberg: Array) -> Array:
 def _check_size(x: Array) -> None:
     if x.shape[-1] > EXACT_UP_TO:
         raise ValueError(
-            f"x: an exact log-determinant of {x.shape[-1]} entries takes a Jacobian of that many "
-            f"rows for each sample, and is offered up to {EXACT_UP_TO}. Take an estimate: "
+            f"x: expected at most {EXACT_UP_TO} entries for an exact log-determinant, which takes "
+            f"the full Jacobian of each sample, got {x.shape[-1]}. Use an estimate: "
             "pyro_resflow.interop.numpyro.with_logdet(flow, Krylov(key))."
         )

@@ -1,4 +1,4 @@
-"""Increasing maps of each entry, by whose parameters couplings change one half of an event."""
+"""The elementwise maps of couplings in JAX."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ with extra("numpyro"):
 
 
 class ElementwiseMap(Protocol):
-    """An increasing map of entries ``(*batch, *event, C)``.
+    """An increasing map of each entry, with separate parameters for every entry.
 
-    Parameters come as ``(*batch, *event, P, C)``.
+    Entries have shape ``(*batch, *event, C)`` and their parameters ``(*batch, *event, P, C)``.
     """
 
     def forward(self, x: Array, parameters: Array) -> tuple[Array, Array]:
         """y and log dy/dx."""
 
     def inverse(self, y: Array, parameters: Array) -> tuple[Array, Array]:
-        """x and log dy/dx at it."""
+        """x and log dy/dx at x."""
 
 
 class BoundedLogScale(NamedTuple):
@@ -60,7 +60,7 @@ class SigmoidScale(NamedTuple):
 
 
 class AffineMap(NamedTuple):
-    """Scale and shift, y = exp(s(h)) x + b, of two parameters (h, b)."""
+    """Scale and shift, y = exp(s(h)) x + b, with two parameters (h, b) for each entry."""
 
     log_scale: Layer
 
@@ -71,34 +71,34 @@ class AffineMap(NamedTuple):
         return x * jnp.exp(log_scale) + shift, log_scale
 
     def inverse(self, y: Array, parameters: Array) -> tuple[Array, Array]:
-        """x and log dy/dx at it."""
+        """x and log dy/dx at x."""
         raw, shift = parameters[..., 0, :], parameters[..., 1, :]
         log_scale = self.log_scale(raw)
         return (y - shift) * jnp.exp(-log_scale), log_scale
 
 
 class LogisticMixtureMap(NamedTuple):
-    """The logit of a logistic mixture's distribution function, then scale and shift."""
+    """The logit of a logistic mixture's distribution function, then a scale and a shift."""
 
     affine: AffineMap
     minimum_log_scale: Array
 
     def forward(self, x: Array, parameters: Array) -> tuple[Array, Array]:
         """y and log dy/dx."""
-        affine, mixture = self._separated(parameters)
+        affine, mixture = self._split(parameters)
         logit, log_slope = mixture.logit_and_log_slope(x)
         y, log_scale = self.affine.forward(logit, affine)
         return y, log_slope + log_scale
 
     def inverse(self, y: Array, parameters: Array) -> tuple[Array, Array]:
-        """x and log dy/dx at it; nan for an entry that is not found."""
-        affine, mixture = self._separated(parameters)
+        """x and log dy/dx at x; nan for entries that cannot be inverted."""
+        affine, mixture = self._split(parameters)
         logit, log_scale = self.affine.inverse(y, affine)
         x = root(mixture, logit)
         return x, mixture.logit_and_log_slope(x)[1] + log_scale
 
-    def _separated(self, parameters: Array) -> tuple[Array, LogisticMixture]:
-        """Those of the affine map, and the mixture."""
+    def _split(self, parameters: Array) -> tuple[Array, LogisticMixture]:
+        """The affine map's parameters, and the mixture."""
         weights, means, log_scales = jnp.split(parameters[..., 2:, :], 3, axis=-2)
         return parameters[..., :2, :], LogisticMixture(
             jax.nn.log_softmax(weights, axis=-2),
@@ -108,7 +108,7 @@ class LogisticMixtureMap(NamedTuple):
 
 
 class LogisticMixture(NamedTuple):
-    """Mixtures of logistic distributions, one for each entry, components in dimension -2."""
+    """A mixture of logistic distributions for each entry, with the components in dimension -2."""
 
     log_weights: Array
     means: Array
@@ -125,7 +125,7 @@ class LogisticMixture(NamedTuple):
         return logit, jnp.logaddexp(logsumexp(rising, axis=-2), logsumexp(falling, axis=-2))
 
     def bracket(self, logit: Array) -> tuple[Array, Array]:
-        """Finite points with the quantile between them: components' own least and greatest."""
+        """Finite bounds of the quantile: the smallest and the largest component quantile."""
         largest = jnp.finfo(logit.dtype).max / 4
         scales = jnp.minimum(jnp.exp(self.log_scales), largest)
         quantiles = jnp.clip(self.means + scales * logit[..., None, :], -largest, largest)
@@ -134,16 +134,17 @@ class LogisticMixture(NamedTuple):
 
 @singledispatch
 def to_jax_map(elementwise: Any) -> Any:
-    """An elementwise map of :mod:`pyro_resflow.transforms`, or its log-scale, in JAX.
+    """Translate an elementwise map of :mod:`pyro_resflow.transforms`, or its log-scale, to JAX.
 
-    Translations of maps of your own can be added: ``to_jax_map.register(MyMap, translate)``.
+    ``to_jax_map.register(MyMap, translate)`` adds a translation of your own map.
 
     Raises:
-        ValueError: for a map that there is no translation of.
+        ValueError: for a map without a translation.
     """
     raise ValueError(
-        f"elementwise: there is no translation of {type(elementwise).__name__} to JAX. AffineMap "
-        "and LogisticMixtureMap have one; add others with to_jax_map.register(type, function)."
+        "elementwise: expected an AffineMap or a LogisticMixtureMap, got "
+        f"{type(elementwise).__name__}, which has no translation to JAX; add one with "
+        "to_jax_map.register(type, function)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Quantiles of mixtures: roots of increasing functions of one variable, in JAX."""
+"""Roots of increasing functions of one variable in JAX, for the quantiles of mixtures."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ with extra("numpyro"):
     from jax import Array, lax
 
 MAX_ITERATIONS = 300
-"""Evaluations after which a root counts as not found: bisection of the whole range of a float32
-takes about 280."""
+"""The largest number of iterations: bisection of the whole range of float32 takes about 280."""
 
 ROUNDINGS = 4
-"""Roundings of x, or of 1, that a bracket that counts as narrow may be wide."""
+"""The search ends when the bracket is this many units of rounding of x, or of 1, wide."""
 
 
 class Increasing(Protocol):
-    """A pytree of coefficients that is an increasing function of each entry."""
+    """An increasing function of each entry, a pytree of its coefficients."""
 
     def logit_and_log_slope(self, x: Array) -> tuple[Array, Array]:
         """The value at x and the log of its derivative."""
 
     def bracket(self, logit: Array) -> tuple[Array, Array]:
-        """Points between which the value is found."""
+        """Points between which the function takes the given value."""
 
 
 class _Search(NamedTuple):
@@ -40,15 +39,18 @@ class _Search(NamedTuple):
 
 @jax.custom_jvp
 def root(function: Increasing, y: Array) -> Array:
-    r"""x with f(x) = y, entry by entry; nan where it is not found.
+    r"""Solve f(x) = y for x, entry by entry, by Newton's method inside a bracket.
 
-    Newton's method inside a bracket; a step that leaves it, or is not half as long as the last, is
-    replaced by bisection. Derivatives are those of the implicit function theorem,
+    Bisection replaces a Newton step that leaves the bracket or is longer than half of the last
+    step. Derivatives follow from the implicit function theorem,
     :math:`dx = (dy - \partial_\theta f\,d\theta)/f'(x)`.
 
     Args:
         function: f.
         y: any shape.
+
+    Returns:
+        x, of the shape of y; nan for entries that have not converged.
     """
     lower, upper = function.bracket(y)
     margin = _margin(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
@@ -73,14 +75,14 @@ def _step(function: Increasing, y: Array, search: _Search) -> _Search:
     good = (newton > lower) & (newton < upper) & (step < search.last_step / 2)
     target = jnp.where(good, newton, lower / 2 + upper / 2)
     margin = _margin(search.x)
-    arrived = (value == y) | (upper / 2 - lower / 2 <= margin / 2) | (good & (step <= margin))
+    converged = (value == y) | (upper / 2 - lower / 2 <= margin / 2) | (good & (step <= margin))
     following = jnp.where(value == y, search.x, target)
     return _Search(
         lower,
         upper,
         jnp.where(search.found, search.x, following),
         jnp.where(good, step, upper / 2 - lower / 2),
-        search.found | arrived,
+        search.found | converged,
         search.iteration + 1,
     )
 

@@ -1,4 +1,4 @@
-"""Transforms of NumPyro by contractions."""
+"""NumPyro transforms by contractions."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ SQRT_2 = math.sqrt(2)
 
 
 class VectorNet(Protocol):
-    """A network of vectors, a pytree."""
+    """A network of vectors that is a pytree."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The batch dimensions that a context has brought in."""
+        """The batch dimensions of the context; empty without a context."""
 
     def __call__(self, x: Array, /) -> Array:
-        """The network at x of shape ``(*batch, D)``."""
+        """Evaluate the network at x, shape ``(*batch, D)``."""
 
 
 class ContractionTransform(Translated):
-    """What transforms of vectors by a contraction g have in common.
+    """Base class of transforms of vectors by a contraction g.
 
     Args:
         net: g, from :func:`to_jax`.
         logdet: :class:`Exact` or :class:`Krylov`; default ``Exact()``.
 
-    Shapes: ``(*batch, D)`` in and out; the batch dimensions of a context broadcast with the
-    input's.
+    Shapes: ``(*batch, D)`` in and out. The batch dimensions of the context and of the input
+    broadcast.
     """
 
     domain = constraints.real_vector
@@ -65,18 +65,17 @@ class ContractionTransform(Translated):
         return (self.net, self.logdet), (("net", "logdet"), {})
 
     def _aligned(self, x: Array) -> Array:
-        """x at the shape of the result, and in the type that the weights bring it to."""
+        """Broadcast x to the shape of the result, and promote it to the weights' dtype."""
         x = jnp.asarray(x, jnp.result_type(x, *tree_leaves(self.net)))
         return jnp.broadcast_to(x, self.forward_shape(x.shape))
 
 
 class ResidualTransform(ContractionTransform):
-    r"""NumPyro's :math:`y = x + g(x)` of a contraction g on vectors.
+    r"""The residual transform :math:`y = x + g(x)` by a contraction g of vectors.
 
-    The log-determinant is exact, from the whole Jacobian, unless another estimator is given. The
-    inverse iterates until nothing but
-    rounding is left, and is nan where it is not found; its derivatives are those of the implicit
-    function theorem.
+    The log-determinant is exact unless another estimator is given. The inverse iterates down to
+    the level of rounding, and is nan for samples that do not converge. Its derivatives follow from
+    the implicit function theorem.
 
     Args:
         net: g, see :class:`ContractionTransform`.
@@ -104,10 +103,10 @@ class ResidualTransform(ContractionTransform):
 
 
 class MonotoneTransform(ContractionTransform):
-    r"""NumPyro's :math:`y = \sqrt 2\,w - x` with :math:`w + g(w) = \sqrt 2\,x`.
+    r"""The monotone transform :math:`y = \sqrt 2\,w - x` with :math:`w + g(w) = \sqrt 2\,x`.
 
-    Both directions iterate, see :class:`ResidualTransform`. The log-determinant is that of the
-    Cayley transform of g at :math:`w = (x + y)/\sqrt 2`.
+    Both directions iterate like the inverse of :class:`ResidualTransform`. The log-determinant is
+    that of the Cayley transform of g at :math:`w = (x + y)/\sqrt 2`.
 
     Args:
         net: g, see :class:`ContractionTransform`.
@@ -128,7 +127,7 @@ class MonotoneTransform(ContractionTransform):
 
 
 class ConditionalTransform(Protocol):
-    """A transform given a context; a pytree as well."""
+    """A transform that depends on a context; a pytree."""
 
     def condition(self, context: Array) -> Transform:
         """The transform at a context of shape ``(*batch, context_dim)``."""
@@ -151,11 +150,11 @@ class ConditionalResidualTransform(NamedTuple):
 
 
 class ConditionalAffine(NamedTuple):
-    """Scale and shift of each entry by a context, y = exp(s(c)) x + b(c).
+    """Scale and shift each entry, given a context: y = exp(s(c)) x + b(c).
 
     Attributes:
-        net: from the context to s before it is bounded, and b, side by side.
-        largest_log_scale: the bound of s.
+        net: computes the unbounded log-scale and b from the context, concatenated.
+        largest_log_scale: the bound on the absolute values of s.
     """
 
     net: Layer
@@ -183,7 +182,7 @@ class ConditionalInverse(NamedTuple):
 
 
 class ConditionalCompose(NamedTuple):
-    """Transforms one after the other, some of them conditional.
+    """A sequence of transforms, some of them conditional.
 
     Attributes:
         parts: the transforms.
@@ -202,12 +201,15 @@ class ConditionalCompose(NamedTuple):
 
 
 def with_logdet(flow: Any, logdet: LogDet) -> Any:
-    """The same translated flow with another estimator in all of its contractions.
+    """Replace the log-determinant estimator of every contraction in a translated flow.
 
     Args:
-        flow: what :func:`to_numpyro` returns: a transform, a conditional one or a distribution.
-        logdet: ``Exact()``, or ``Krylov(key)``, whose key is split: each block has probes of its
-            own.
+        flow: a transform, conditional transform or distribution from :func:`to_numpyro`.
+        logdet: ``Exact()``, or ``Krylov(key)``, whose key is split so that each block draws
+            separate probes.
+
+    Returns:
+        A copy of the flow.
 
     Example:
         >>> import jax, torch
@@ -225,13 +227,13 @@ def with_logdet(flow: Any, logdet: LogDet) -> Any:
         if not _is_block(part):
             return part
         blocks += 1
-        own = logdet
+        estimator = logdet
         if isinstance(logdet, Krylov):
             key = jax.random.fold_in(logdet.key, blocks)
-            own = Krylov(key, logdet.products, logdet.probes)
+            estimator = Krylov(key, logdet.products, logdet.probes)
         if isinstance(part, ConditionalResidualTransform):
-            return part._replace(logdet=own)
-        return type(part)(part.net, own)
+            return part._replace(logdet=estimator)
+        return type(part)(part.net, estimator)
 
     return tree_map(replaced, flow, is_leaf=_is_block)
 

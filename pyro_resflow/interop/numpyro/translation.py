@@ -42,28 +42,32 @@ with extra("numpyro"):
 
 @singledispatch
 def to_numpyro(flow: Any) -> Any:
-    """A trained flow as a NumPyro transform, or distribution, with the same weights.
+    """Translate a trained flow to a NumPyro transform or distribution with the same weights.
 
-    Weights are copied as they are now, in their effective form; later training does not reach the
-    translation. It computes in 64 bits if the flow is in float64 and JAX is allowed to
-    (``jax_enable_x64``). Log-determinants are exact, whatever estimator the flow was trained with;
-    :func:`with_logdet` exchanges them for estimates.
+    The translation copies the current effective weights; later training does not change it. It
+    computes in 64 bits if the flow is in float64 and ``jax_enable_x64`` is on. Log-determinants
+    are exact, independently of the flow's estimator; :func:`with_logdet` replaces them by
+    estimates.
 
-    Translations of other types can be added: ``to_numpyro.register(MyTransform, translate)``.
+    ``to_numpyro.register(MyTransform, translate)`` adds a translation of another type.
 
     Args:
-        flow: a transform of :mod:`pyro_resflow.transforms` (but for dequantizations and
-            conditional couplings) or a flow of :mod:`pyro_resflow.flows`, in evaluation mode if
-            it has batch norms or dropout; their inverses and compositions, what ``condition``
-            makes of them, Pyro's ``Permute``, torch's ``AffineTransform`` and
-            ``ReshapeTransform``; or a ``TransformedDistribution`` of these on a normal base.
+        flow: one of
+
+            - a transform of :mod:`pyro_resflow.transforms` (except dequantizations and
+              conditional couplings) or a flow of :mod:`pyro_resflow.flows`, in evaluation mode if
+              it has batch norms or dropout;
+            - Pyro's ``Permute``, torch's ``AffineTransform`` or ``ReshapeTransform``;
+            - an inverse, a composition or a conditioned transform of these;
+            - a ``TransformedDistribution`` of these with a normal base distribution.
 
     Returns:
-        A NumPyro ``Transform``; of a conditional transform an object with ``condition(context)``
-        that returns one; of a distribution a NumPyro ``Distribution``. All of them are pytrees.
+        A NumPyro ``Transform``. For a conditional transform, an object whose
+        ``condition(context)`` returns one. For a distribution, a NumPyro ``Distribution``. All of
+        them are pytrees.
 
     Raises:
-        ValueError: for something that there is no translation of, named in the message.
+        ValueError: if a part of the flow has no translation; the message names it.
 
     Example:
         >>> import jax, torch
@@ -77,9 +81,9 @@ def to_numpyro(flow: Any) -> Any:
         (7,)
     """
     raise ValueError(
-        f"flow: there is no translation of {type(flow).__name__} to NumPyro. The flows of "
-        "pyro_resflow.flows and their parts have one, and so have distributions on a normal base; "
-        "add others with to_numpyro.register(type, function)."
+        "flow: expected a flow of pyro_resflow.flows, a part of one, or a distribution with a "
+        f"normal base, got {type(flow).__name__}, which has no translation to NumPyro; add one "
+        "with to_numpyro.register(type, function)."
     )
 
 
@@ -168,7 +172,7 @@ def _act_norm(flow: transforms.ActNorm) -> IndependentTransform:
         )
     event_dim = flow.domain.event_dim
     affine = AffineTransform(
-        spread(flow.shift, event_dim), spread(flow.log_scale.exp(), event_dim)
+        feature_array(flow.shift, event_dim), feature_array(flow.log_scale.exp(), event_dim)
     )
     return IndependentTransform(affine, event_dim)
 
@@ -212,7 +216,7 @@ def _multivariate_normal(flow: torch_dist.MultivariateNormal) -> dist.Multivaria
 def _contraction(
     kind: type[ContractionTransform], flow: transforms.Residual | transforms.Monotone
 ) -> Transform:
-    """The transform of a contraction; of images as one of vectors between two changes of shape."""
+    """The transform by a contraction; images are flattened before it and restored after it."""
     event_dim = flow.domain.event_dim
     shape = known_event_shape(flow.net, event_dim)
     if event_dim == 1:
@@ -221,13 +225,13 @@ def _contraction(
     if event_dim != 3 or shape is None:
         raise ValueError(
             f"flow: expected a {type(flow).__name__} of vectors, or of images with a network that "
-            f"has an attribute event_shape = (C, H, W), got {event_dim} event "
-            f"dimensions and a network with event_shape {shape}."
+            f"has an attribute event_shape = (C, H, W), got {event_dim} event dimensions and a "
+            f"network with event_shape {shape}."
         )
     flatten = ReshapeTransform((shape.numel(),), tuple(shape))
     return Composition([flatten, kind(ImageNet(to_jax(flow.net), tuple(shape))), flatten.inv])
 
 
-def spread(features: torch.Tensor, event_dim: int) -> Array:
-    """Scales or shifts of features, with dimensions of size 1 for what shares them."""
+def feature_array(features: torch.Tensor, event_dim: int) -> Array:
+    """Copy one value per feature to an array that broadcasts over the events' other entries."""
     return array(features.reshape(*features.shape, *[1] * (event_dim - features.dim())))

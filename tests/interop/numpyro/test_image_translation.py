@@ -216,7 +216,7 @@ def test_gradients_reach_images_and_weights() -> None:
                 AffineMap(),
                 nn.Conv2d(1, 2, 3, padding=1, groups=1, stride=2),
             ),
-            "no convolution with an odd kernel, unit stride",
+            "a convolution with an odd kernel, unit stride",
         ),
         (
             lambda: Coupling(

@@ -141,9 +141,12 @@ def test_batch_dimensions_pass() -> None:
     [
         (nn.Conv2d(1, 1, 3, stride=2, padding=1), "unit stride"),
         (nn.Conv2d(1, 1, 3), "keeps the image size"),
-        (nn.Sequential(nn.MaxPool2d(2)), "no translation of MaxPool2d"),
-        (nn.Sequential(nn.Linear(D, D), nn.Bilinear(2, 2, 2)), "no translation of Bilinear"),
-        (nn.ELU(alpha=0.5), "alpha=1.0 only"),
+        (nn.Sequential(nn.MaxPool2d(2)), "got MaxPool2d, which has no translation"),
+        (
+            nn.Sequential(nn.Linear(D, D), nn.Bilinear(2, 2, 2)),
+            "got Bilinear, which has no translation",
+        ),
+        (nn.ELU(alpha=0.5), "expected alpha=1.0, got ELU"),
     ],
 )
 def test_what_cannot_be_translated_is_named(module: nn.Module, message: str) -> None:

@@ -66,5 +66,5 @@ def test_what_is_not_found_is_nan() -> None:
 
 
 def test_unknown_maps_are_named() -> None:
-    with pytest.raises(ValueError, match="elementwise: there is no translation of ElementwiseMap"):
+    with pytest.raises(ValueError, match="got ElementwiseMap, which has no translation"):
         to_jax_map(ElementwiseMap())

@@ -310,8 +310,8 @@ def test_nuts_samples_the_flow(fast: str) -> None:
 @pytest.mark.parametrize(
     ("thing", "message"),
     [
-        (T.Spline(D), "no translation of Spline to NumPyro"),
-        (dist.Gamma(1.0, 1.0), "no translation of Gamma to NumPyro"),
+        (T.Spline(D), "got Spline, which has no translation to NumPyro"),
+        (dist.Gamma(1.0, 1.0), "got Gamma, which has no translation to NumPyro"),
         (ActNorm(D), "not initialised"),
         (T.Permute(torch.tensor([1, 0]), dim=-2), "dim=-2"),
     ],
