@@ -89,7 +89,8 @@ class PyroLazyTransform(LazyTransform):
             return self.transform.inv
         if c is None:
             raise ValueError(
-                "c: this transform is conditional; call the flow with a context, flow(c)."
+                "c: expected a context, because this transform is conditional, got None; call the "
+                "flow with one, flow(c)."
             )
         return self.transform.condition(c).inv
 
@@ -295,10 +296,10 @@ def from_zuko(
             uniform distribution for circular ones (``NCSF``).
         context_dim: size of the context, if the result is to be conditional.
 
-    If zuko's inverse fails because its bisection stopped at a bound, there is a
-    :class:`ZukoInverseWarning`. In evaluation mode gradients reach all weights, as in training
-    mode. State dicts record zuko's version; loading one under a version for which its weights have
-    a different density gives a :class:`ZukoVersionWarning`.
+    A :class:`ZukoInverseWarning` tells if zuko's inverse fails because its bisection stopped at a
+    bound. In evaluation mode gradients reach all weights, as in training mode. State dicts record
+    zuko's version; loading one under a version in which its weights have another density gives a
+    :class:`ZukoVersionWarning`.
 
     Returns:
         A ``TransformModule``, or with ``context_dim`` a ``ConditionalTransformModule``.

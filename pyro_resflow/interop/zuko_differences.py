@@ -18,7 +18,7 @@ from zuko.flows import continuous, neural
 from ..transforms.core.evaluation import call_and_ladj
 from ..walk import modules_inside
 
-LEADS_BACK_WITHIN = 1e-2
+ROUND_TRIP_TOLERANCE = 1e-2
 """The largest relative round-trip error of a successful inverse. A search to 1e-6 is off by a
 thousandth where the slope is a thousand; a search that stopped at a bound is off by far more."""
 
@@ -28,7 +28,7 @@ CLOSED_FORMS = frozenset(
 )
 """Transforms of one variable that zuko inverts without a search."""
 
-BY_MODE = (neural.MNN, neural.UMNN, continuous.FFJTransform)
+TRAINING_MODE_ONLY = (neural.MNN, neural.UMNN, continuous.FFJTransform)
 """Modules whose weights get gradients in zuko 1.6 only in training mode."""
 
 NARROWER_SLOPES = (1, 5)
@@ -52,7 +52,7 @@ def searches(lazy: nn.Module) -> bool:
 
 
 def _searches(module: nn.Module) -> bool:
-    if isinstance(module, BY_MODE):
+    if isinstance(module, TRAINING_MODE_ONLY):
         return True
     univariate: Any = getattr(module, "univariate", None)
     while isinstance(univariate, partial):
@@ -70,14 +70,14 @@ def inverse_checked(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
     back, ladj = call_and_ladj(transform, x)
     if not back.is_meta and back.numel():
         error = ((back - y).detach().abs() / y.detach().abs().clamp_min(1)).flatten(y.dim() - 1)
-        lost = ~(error.amax(-1) <= LEADS_BACK_WITHIN)
-        if bool(lost.any()):
+        failed = ~(error.amax(-1) <= ROUND_TRIP_TOLERANCE)
+        if bool(failed.any()):
             warnings.warn(
-                f"zuko's inverse does not lead back for {int(lost.sum())} of {lost.numel()} "
-                f"samples (largest error {float(error.max()):.2g}): these are no values of this "
-                "flow's inverse. zuko's bisection looks between fixed bounds, by default -10 and "
-                "10, and stops there. Leave these samples out, or take a flow with a closed "
-                "inverse (MAF, NSF) or one of pyro_resflow's.",
+                f"zuko's inverse is wrong for {int(failed.sum())} of {failed.numel()} samples: "
+                "mapping them forward does not reproduce the input (largest error "
+                f"{float(error.max()):.2g}). zuko's bisection searches between fixed bounds, by "
+                "default -10 and 10, and stops there. Leave these samples out, or use a flow with "
+                "a closed-form inverse (MAF, NSF) or one of pyro_resflow's flows.",
                 ZukoInverseWarning,
                 stacklevel=2,
             )
@@ -88,11 +88,12 @@ def inverse_checked(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
 def differentiable_by_all_weights(lazy: nn.Module) -> Iterator[None]:
     """Let gradients reach all weights in evaluation mode too."""
     parts = modules_inside(lazy) if torch.is_grad_enabled() else []
-    if not any(isinstance(part, BY_MODE) for part in parts):
+    if not any(isinstance(part, TRAINING_MODE_ONLY) for part in parts):
         yield
         return
     with _MODES:  # one call at a time: all threads share the mode of a module
-        evaluating = [part for part in parts if isinstance(part, BY_MODE) and not part.training]
+        modules = (part for part in parts if isinstance(part, TRAINING_MODE_ONLY))
+        evaluating = [module for module in modules if not module.training]
         for part in evaluating:
             part.training = True
         try:
@@ -114,10 +115,10 @@ def warn_of_another_version(saved: str | None, installed: str) -> None:
     before, now = (_release(version) >= NARROWER_SLOPES for version in (saved, installed))
     if before != now:
         warnings.warn(
-            f"state_dict: saved under zuko {saved}, loaded under {installed}. Since 1.5 it keeps "
-            "affine maps and splines to slopes of at least 1e-3, before to 1e-4, so that most "
-            "flows (MAF, NSF, NICE, NCSF, SOSPF, UNAF) have another density with the same "
-            f"weights. Install zuko=={saved}, or train again.",
+            f"state_dict: expected weights of zuko {installed}, got weights saved under {saved}. "
+            "zuko 1.5 raised the smallest slope of affine maps and splines from 1e-4 to 1e-3, so "
+            "that most flows (MAF, NSF, NICE, NCSF, SOSPF, UNAF) have another density with the "
+            f"same weights. Install zuko=={saved}, or train again.",
             ZukoVersionWarning,
             stacklevel=2,
         )

@@ -20,7 +20,7 @@ from .draws import Model, check_number
 from .evaluation import Evaluation, GuideLatents
 from .library import Container
 from .sites import checked_names
-from .weights import judged
+from .weights import smoothed_weights
 
 
 def from_svi(
@@ -83,12 +83,13 @@ def from_svi(
     draws = evaluation.draws(num_samples, single, max_plate_nesting, chunk_size)
     if not draws.log_likelihood:
         warnings.warn(
-            "model: it has no observed site; was the data left out of the arguments? "
-            "from_svi(model, guide, *args, **kwargs) hands them to the model and the guide.",
+            "model: expected an observed site, got none; did you leave the data out of the "
+            "arguments? from_svi(model, guide, *args, **kwargs) passes them to the model and the "
+            "guide.",
             stacklevel=2,
         )
     stats = {"lp": as_array(draws.lp)[None], "log_weight": as_array(draws.log_weight)[None]}
-    smoothed = judged(draws, single.model)
+    smoothed = smoothed_weights(draws, single.model)
     attributes = {"pareto_k": smoothed.k, "effective_draws": smoothed.effective_draws}
     note = {"pareto_k_note": smoothed.note} if smoothed.note else {}
     return container_of(draws, 1, single.model, names, coords or {}, stats, {**attributes, **note})
@@ -128,12 +129,12 @@ def from_neutra(
     if len(shared) != 1:
         raise ValueError(
             f"mcmc: expected one shared latent of NeuTraReparam among the sites, got "
-            f"{sorted(samples)}. Give the run that sampled neutra.reparam(model)."
+            f"{sorted(samples)}. Pass the run that sampled neutra.reparam(model)."
         )
     if neutra.transform is None:
         raise ValueError(
-            "neutra: it has reparameterised no model yet; give the one of the run, or run "
-            "neutra.reparam(model) once."
+            "neutra: expected the reparameteriser of the run, got one that has not "
+            "reparameterised a model yet; call neutra.reparam(model) once."
         )
     noise = samples[shared[0]]
     latents = NeuTraLatents(neutra, noise.flatten(0, 1))

@@ -67,8 +67,8 @@ def loo(data: Container, var_name: str | None = None) -> Any:
     density = np.logaddexp.reduce(whole.log_weights + each, axis=1)
     k = np.array([w.k for w in left_out])
     good_k = good_shape(each.shape[1])
-    _warn_of_tails(k, good_k, each.shape[1])
-    _warn_of_weights(whole.effective_draws, each.shape[1])
+    _warn_if_heavy_tailed(k, good_k, each.shape[1])
+    _warn_if_few_effective(whole.effective_draws, each.shape[1])
 
     def over_observations(values: np.ndarray) -> Any:
         return likelihood[0, 0].drop_vars(["chain", "draw"]).copy(data=values.reshape(shape[2:]))
@@ -98,26 +98,26 @@ def good_shape(draws: int) -> float:
     return min(1 - 1 / math.log10(draws), 0.7) if draws > 1 else -math.inf
 
 
-def _warn_of_tails(k: np.ndarray, good_k: float, draws: int) -> None:
+def _warn_if_heavy_tailed(k: np.ndarray, good_k: float, draws: int) -> None:
     if draws < LEAST_DRAWS:
         warnings.warn(
-            f"loo: too few draws: k takes at least {LEAST_DRAWS}, got {draws}.", stacklevel=3
+            f"loo: expected at least {LEAST_DRAWS} draws to compute k, got {draws}.", stacklevel=3
         )
     if (k > good_k).any():
         warnings.warn(
             f"loo: Pareto's k is above {good_k:.2f} for {(k > good_k).sum()} of {k.size} "
-            f"observations, the largest is {np.nanmax(k):.2f}: there the estimate cannot be "
-            "relied upon. Fit a better guide, or sample the posterior with NUTS.",
+            f"observations, the largest is {np.nanmax(k):.2f}: the estimate is unreliable for "
+            "them. Fit a better guide, or sample the posterior with NUTS.",
             stacklevel=3,
         )
 
 
-def _warn_of_weights(effective: float, draws: int) -> None:
+def _warn_if_few_effective(effective: float, draws: int) -> None:
     if effective < min(FEW_EFFECTIVE_DRAWS, draws / 2):
         warnings.warn(
             f"loo: the weights leave {effective:.0f} effective draws of {draws}, so that the "
-            "estimate is mostly noise; az.loo, which takes the guide for the posterior, may be "
-            "nearer to the truth. Fit a better guide, draw more, or sample with NUTS.",
+            "estimate is mostly noise; az.loo, which treats the guide as the posterior, may be "
+            "more accurate. Fit a better guide, draw more, or sample with NUTS.",
             stacklevel=3,
         )
 

@@ -160,15 +160,16 @@ def replayed(
     for site in sample_sites(trace):
         if not site["is_observed"] and site["name"] not in latents and not was_observed(site):
             raise ValueError(
-                f"guide: it does not sample the latent site {site['name']!r} of the model. If "
-                "this site is data, were the observations left out of the arguments? A site that "
-                "is summed out has to be inferred first, by pyro.infer.infer_discrete."
+                "guide: expected a guide that samples all latent sites of the model, got one "
+                f"without {site['name']!r}. If this site is data, did you leave the observations "
+                "out of the arguments? A site that is summed out has to be inferred first, with "
+                "pyro.infer.infer_discrete."
             )
     return trace
 
 
-class DrawingAnew(UnconditionMessenger):
-    """Draws observed sites from their distributions, with the shape of the data.
+class ResampleObserved(UnconditionMessenger):
+    """Draw observed sites from their distributions, with the shape of the data.
 
     Pyro's own ``poutine.uncondition`` also redraws ``pyro.deterministic`` sites, with a wrong
     shape inside a plate, and draws a single value for data without a plate.
@@ -183,11 +184,11 @@ class DrawingAnew(UnconditionMessenger):
         super()._pyro_sample(msg)
 
 
-def drawing_anew(model: Model) -> Model:
+def resampling_observed(model: Model) -> Model:
     """The model with its observed sites drawn from their distributions."""
 
     def predictive(*args: Any, **kwargs: Any) -> Any:
-        with DrawingAnew():
+        with ResampleObserved():
             return model(*args, **kwargs)
 
     return predictive
@@ -195,7 +196,7 @@ def drawing_anew(model: Model) -> Model:
 
 @contextmanager
 def exact_densities(traces: Iterable[Trace]) -> Iterator[None]:
-    """Let every residual block in the distributions of the traces use :class:`Exact` inside."""
+    """Context manager: residual blocks in the traces' distributions use :class:`Exact`."""
     distributions = [
         site["fn"] for trace in traces for site in trace.nodes.values() if site["type"] == "sample"
     ]

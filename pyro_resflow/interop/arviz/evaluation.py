@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...transforms.core.inside import inside
-from .draws import Draws, Model, Traces, drawing_anew, exact_densities, is_point, replayed, rows
+from .draws import (
+    Draws,
+    Model,
+    Traces,
+    exact_densities,
+    is_point,
+    replayed,
+    resampling_observed,
+    rows,
+)
 from .sites import all_sites, batch_shape_of, full_value, is_deterministic, plate_nesting
 
 PLATE = "_pyro_resflow_draws"
@@ -72,7 +81,7 @@ class GuideLatents:
         return trace
 
     def check(self, latents: Trace, single: Trace, number: int, place: int) -> None:
-        values = taken(latents, single, number, place)
+        values = select_draw(latents, single, number, place)
         for site in all_sites(single):  # point masses are computed, not drawn
             if is_point(site["fn"]):
                 values.remove_node(site["name"])
@@ -127,9 +136,9 @@ class Evaluation:
                 reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
                 warnings.warn(
                     f"model, guide: a run for {size} draws at once failed ({reason[0]}), so that "
-                    "they run one by one, which is slow. They vectorize if they run inside a "
-                    "plate on the left of theirs: index from the right (x[..., 0], sum(-1)). "
-                    "chunk_size=1 asks for the loop without this warning.",
+                    "they run one by one, which is slow. They vectorize if they run inside an "
+                    "additional plate on the left: index from the right (x[..., 0], sum(-1)). "
+                    "chunk_size=1 runs one by one without this warning.",
                     stacklevel=5,  # the caller of from_svi and its like
                 )
         return self.one_by_one(number)
@@ -142,7 +151,7 @@ class Evaluation:
     def at(self, latents: Trace, plate: tuple[int, int] | None = None) -> Traces:
         """The model at latent values, optionally inside a plate of given size and nesting."""
         model = self.model if plate is None else in_plate(self.model, *plate)
-        free = drawing_anew(model)
+        free = resampling_observed(model)
         return Traces(
             latents,
             replayed(model, latents, self.args, self.kwargs),
@@ -180,12 +189,12 @@ class Evaluation:
     def check(self, traces: Traces, single: Traces, number: int, place: int) -> None:
         """Raise unless one draw of a chunk agrees with an individual run."""
         self.latents.check(traces.latents, single.latents, number, place)
-        latents = taken(traces.latents, single.latents, number, place)
+        latents = select_draw(traces.latents, single.latents, number, place)
         model = replayed(self.model, latents, self.args, self.kwargs)
         compare(traces.model, model, number, place)
         if traces.free is not None and single.free is not None:
-            values = taken(traces.free, single.free, number, place)
-            free = replayed(drawing_anew(self.model), values, self.args, self.kwargs)
+            values = select_draw(traces.free, single.free, number, place)
+            free = replayed(resampling_observed(self.model), values, self.args, self.kwargs)
             compare(traces.free, free, number, place)
 
 
@@ -224,7 +233,7 @@ def fitting_size(single: Traces) -> int:
     return max(1, ENTRIES // entries)
 
 
-def taken(trace: Trace, single: Trace, number: int, place: int) -> Trace:
+def select_draw(trace: Trace, single: Trace, number: int, place: int) -> Trace:
     """The values of one draw, with the shapes of a run of a single draw."""
     chosen = single.copy()
     for site in all_sites(trace):

@@ -27,8 +27,9 @@ def sample_sites(trace: Trace) -> Iterator[Any]:
             yield site
         elif site["fn"].subsample_size not in (None, site["fn"].size):
             raise ValueError(
-                f"model: the plate {site['name']!r} is subsampled, so that every draw sees other "
-                "observations; pass arguments for which it takes them all."
+                f"model: expected plates without subsampling, got a subsampled plate "
+                f"{site['name']!r}, in which every draw sees other observations; pass arguments "
+                "for which the plate is complete."
             )
 
 
@@ -136,7 +137,7 @@ def checked_names(
     names = {name: dim_names(site, dims.get(name, ())) for name, site in sites.items()}
     for name in dims:
         if name not in sites:
-            raise ValueError(f"dims: the model has no site {name!r}; it has {sorted(sites)}.")
+            raise ValueError(f"dims: expected sites of the model, {sorted(sites)}, got {name!r}.")
     sizes = {
         dim: size
         for name, site in sites.items()
@@ -147,7 +148,7 @@ def checked_names(
         _refuse_name(reserved, sites, sizes, dims)
     for dim, labels in coords.items():
         if dim not in sizes:
-            raise ValueError(f"coords: no dimension has the name {dim!r}; they are {[*sizes]}.")
+            raise ValueError(f"coords: expected dimensions, {[*sizes]}, got {dim!r}.")
         if len(labels) != sizes[dim]:
             raise ValueError(
                 f"coords: expected {sizes[dim]} labels along {dim!r}, got {len(labels)}."

@@ -63,25 +63,26 @@ def pareto_k(
     """
     if num_samples < LEAST_DRAWS:
         raise ValueError(
-            f"num_samples: too few draws, the shape of a tail takes at least {LEAST_DRAWS}, got "
+            f"num_samples: expected at least {LEAST_DRAWS} draws, to fit the shape of a tail, got "
             f"{num_samples}."
         )
     model = model if model is not None else getattr(guide, "model", None)
     if model is None:
         raise ValueError(
-            "model: this guide does not know its model, as autoguides do; pass model=..."
+            "model: expected a model, because this guide has no attribute model as autoguides do, "
+            "got None; pass model=..."
         )
     latents = GuideLatents(guide, args, kwargs)
     evaluation = Evaluation(model, latents, args, kwargs, predictive=False)
     single = evaluation.one(0)
     draws = evaluation.draws(num_samples, single, max_plate_nesting, chunk_size)
-    smoothed = judged(draws, single.model)
+    smoothed = smoothed_weights(draws, single.model)
     if smoothed.note:
         warnings.warn(f"pareto_k: {smoothed.note}.", stacklevel=2)
     return smoothed.k
 
 
-def judged(draws: Draws, trace: Trace) -> Smoothed:
+def smoothed_weights(draws: Draws, trace: Trace) -> Smoothed:
     """The smoothed weights of draws of a guide; k is nan for a guide that is a point."""
     smoothed = psis(as_array(draws.log_weight))
     points = point_masses(trace, draws)

@@ -141,7 +141,7 @@ class TestFromSvi:
         def model() -> None:
             pyro.sample("mu", dist.Normal(0.0, 1.0))
 
-        with pytest.warns(UserWarning, match="no observed site; was the data left out") as found:
+        with pytest.warns(UserWarning, match="expected an observed site, got none") as found:
             data = from_svi(model, AutoNormal(model), num_samples=3)
         assert found[0].filename == __file__
         assert groups(data) == {"posterior", "sample_stats"}
@@ -153,7 +153,7 @@ class TestFromSvi:
 
         guide = AutoNormal(model)
         guide(Y[0])
-        with pytest.raises(ValueError, match=r"'y' of the model\. .*observations left out"):
+        with pytest.raises(ValueError, match=r"without 'y'\. .*leave the observations out"):
             from_svi(model, guide, num_samples=3)
 
     def test_any_guide(self) -> None:
@@ -183,7 +183,7 @@ class TestFromSvi:
             pyro.sample("kind", dist.Bernoulli(0.5))
             pyro.sample("y", dist.Normal(0.0, 1.0), obs=y[0])
 
-        with pytest.raises(ValueError, match="latent site 'kind'"):
+        with pytest.raises(ValueError, match="latent sites of the model, got one without 'kind'"):
             from_svi(model, posterior_guide, Y, num_samples=1)
 
     def test_a_subsampled_plate_is_named(self) -> None:
@@ -192,7 +192,7 @@ class TestFromSvi:
             with pyro.plate("person", len(y), subsample_size=2) as some:
                 pyro.sample("y", dist.Normal(mu, 1.0), obs=y[some])
 
-        with pytest.raises(ValueError, match="plate 'person' is subsampled"):
+        with pytest.raises(ValueError, match="a subsampled plate 'person'"):
             from_svi(model, posterior_guide, Y, num_samples=1)
 
     @pytest.mark.parametrize("name", ["chain", "draw"])
@@ -215,9 +215,9 @@ class TestFromSvi:
             from_svi(of_event, AutoNormal(of_event), num_samples=3, dims={"mu": [name]})
 
     def test_dims_and_coords_of_nothing_are_named(self) -> None:
-        with pytest.raises(ValueError, match=r"dims: the model has no site 'nu'.*\['mu', 'y'\]"):
+        with pytest.raises(ValueError, match=r"dims: expected .*\['mu', 'y'\], got 'nu'"):
             from_svi(conjugate, posterior_guide, Y, num_samples=3, dims={"nu": ["a"]})
-        with pytest.raises(ValueError, match="coords: no dimension has the name 'persons'"):
+        with pytest.raises(ValueError, match=r"coords: expected dimensions, .* got 'persons'"):
             from_svi(conjugate, posterior_guide, Y, num_samples=3, coords={"persons": [*"ABCDE"]})
         with pytest.raises(ValueError, match="coords: expected 5 labels along 'person', got 2"):
             from_svi(conjugate, posterior_guide, Y, num_samples=3, coords={"person": [*"AB"]})
@@ -346,7 +346,7 @@ def test_a_run_without_neutra_is_refused() -> None:
     mcmc = MCMC(NUTS(conjugate), num_samples=2, warmup_steps=1, disable_progbar=True)
     mcmc.run(Y)
     guide = AutoMultivariateNormal(conjugate)
-    with pytest.raises(ValueError, match="neutra: it has reparameterised no model yet"):
+    with pytest.raises(ValueError, match=r"neutra: .* has not reparameterised a model yet"):
         from_neutra(Unrun(), NeuTraReparam(guide), Y)
     with pytest.raises(ValueError, match="mcmc: expected one shared latent"):
         from_neutra(mcmc, NeuTraReparam(guide), Y)

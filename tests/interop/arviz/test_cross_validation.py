@@ -142,7 +142,7 @@ def test_a_good_guide_is_silent(recwarn: pytest.WarningsRecorder) -> None:
 
 
 def test_few_draws_are_told() -> None:
-    with pytest.warns(UserWarning, match="too few draws: k takes at least 25, got 10"):
+    with pytest.warns(UserWarning, match="expected at least 25 draws to compute k, got 10"):
         result = loo(weighted(draws=10))
     assert np.isnan(elpd(result)[4]).all()
     assert math.isfinite(elpd(result)[0])

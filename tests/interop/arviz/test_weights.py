@@ -55,12 +55,12 @@ def test_it_is_what_from_svi_notes() -> None:
 
 
 def test_other_guides_need_the_model() -> None:
-    with pytest.raises(ValueError, match="model: this guide does not know its model"):
+    with pytest.raises(ValueError, match="model: expected a model, because this guide has no"):
         pareto_k(posterior_guide, Y)
 
 
 def test_too_few_draws_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"num_samples: too few draws, .* at least 25, got 24"):
+    with pytest.raises(ValueError, match=r"num_samples: expected at least 25 draws, .* got 24"):
         pareto_k(posterior_guide, Y, model=conjugate, num_samples=24)
     stats = from_svi(conjugate, posterior_guide, Y, num_samples=24).sample_stats
     assert math.isnan(stats.attrs["pareto_k"])
