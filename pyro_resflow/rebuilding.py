@@ -62,10 +62,10 @@ class NotKept:
     """Placeholder for an argument that cannot be written to a file, for instance a lambda.
 
     Args:
-        what: description of the argument.
+        description: of the argument, for error messages.
     """
 
-    what: str
+    description: str
 
 
 def _kept(value: Any) -> Any:
@@ -77,7 +77,7 @@ def _kept(value: Any) -> Any:
     if isinstance(value, FunctionType | MethodType | BuiltinFunctionType):
         return NotKept(f"the function {value.__qualname__}")
     if isinstance(value, partial) and isinstance(_kept(value.func), NotKept):
-        return NotKept(f"a partial application of {_kept(value.func).what}")
+        return NotKept(f"a partial application of {_kept(value.func).description}")
     if _is_recipe(value):
         return _kept_recipe(value)
     if isinstance(value, Iterator):

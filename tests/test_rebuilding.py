@@ -105,7 +105,7 @@ def test_functions_are_remembered_by_name_alone(make: object) -> None:
         else kept
     )
     assert isinstance(kept, NotKept)
-    assert "function" in kept.what
+    assert "function" in kept.description
     pickle.dumps(net)
 
 

@@ -175,7 +175,7 @@ def _constructor_arguments(value: Rebuildable) -> Arguments:
 def _named(value: Any) -> str:
     """A short description of a value, for an error message."""
     if isinstance(value, NotKept):
-        return value.what
+        return value.description
     if isinstance(value, FunctionType):
         return f"the function {value.__qualname__}"
     return f"an object of class {type(value).__name__}, which is not Rebuildable,"

@@ -13,7 +13,7 @@ ALLOWANCE = 1.01
 """How far a measured norm may exceed its coefficient, because norm iterations are truncated."""
 
 ITERATIONS = 1000
-"""The largest number of norm iterations, whatever the file says: five times the default."""
+"""The largest number of norm iterations, even if the file allows more: five times the default."""
 
 
 def norm_warning(flow: nn.Module) -> str | None:

@@ -1,4 +1,4 @@
-r"""Activations with a known Lipschitz constant, their slope and their curvature.
+r"""Activations with a known Lipschitz constant, slope and curvature.
 
 An activation here is :math:`\phi(h) = \kappa\,\psi(\beta h)`: a parameter-free core
 :math:`\psi` between an input gain :math:`\beta` and an output gain :math:`\kappa`. The core's
@@ -22,7 +22,7 @@ LIPSWISH_BOUND = 1.1
 """The largest slope of Swish, 1.09984, rounded up as in the paper: one constant for every beta."""
 
 LIPSWISH_START = 0.5
-"""The parameter b at the start, as in the authors' code: beta is softplus(0.5) = 0.97."""
+"""The initial value of the parameter b, as in the authors' code: beta is softplus(0.5) = 0.97."""
 
 CLIPSWISH_BOUND = 1.004
 """The largest length of the two slopes of concatenated LipSwish, rounded up as in the paper."""
@@ -85,7 +85,7 @@ class Activation(Rebuildable, nn.Module):
         beta = self.input_gain()
         return scaled(self.core_curvature(scaled(x, beta)), beta * beta * self.output_gain())
 
-    # The products that a network takes. Override them where a fused formula is known.
+    # Products with the derivatives, which networks use. Override them with fused formulas.
 
     def for_slope(self, h: Tensor) -> Tensor:
         """The tensor that the products with psi'(h) are computed from."""
@@ -111,7 +111,7 @@ class Activation(Rebuildable, nn.Module):
 class LipSwish(Activation):
     r"""Swish divided by its largest slope: :math:`\phi(h) = h\,\sigma(\beta h)/1.1`.
 
-    :math:`\beta = \mathrm{softplus}(b) > 0` is learned, from b = 0.5 on. The largest slope of
+    :math:`\beta = \mathrm{softplus}(b) > 0` is learned, and b starts at 0.5. The largest slope of
     Swish is 1.09984 for every :math:`\beta`.
 
     Reference:
@@ -135,7 +135,7 @@ class LipSwish(Activation):
         return torch.reciprocal(LIPSWISH_BOUND * F.softplus(self.raw_beta))
 
     def core(self, h: Tensor) -> Tensor:
-        # the derivative of torch's silu has no forward mode, unless gradients are enabled
+        # without gradients enabled, the derivative of torch's silu has no forward mode
         return h * torch.sigmoid(h) if is_transformed(h) else F.silu(h)
 
     def core_slope(self, h: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class LipSwish(Activation):
 
 
 class _Parameterless(Activation):
-    """An activation that is its own core."""
+    """An activation without gains, that is, equal to its core."""
 
     def stages(self) -> list[Stage[Any]]:
         return [Core(self)]
@@ -175,7 +175,8 @@ class _Parameterless(Activation):
 class ELU(_Parameterless):
     r"""Exponential linear unit: h for h > 0, :math:`e^h - 1` otherwise; slope at most 1.
 
-    Its curvature jumps at 0: the gradients of estimators are right almost everywhere.
+    Its curvature is discontinuous at 0, so that the gradients of estimators are correct almost
+    everywhere.
 
     Reference:
         Clevert, Unterthiner and Hochreiter, 2016.

@@ -23,8 +23,8 @@ def check_contraction(module: nn.Module) -> None:
     chains = list(_outermost_chains(module))
     if not chains:
         raise ValueError(
-            "module: it contains no network of pyro_resflow.nn; other networks cannot be "
-            "certified."
+            "module: expected a module with networks of pyro_resflow.nn, got one without; other "
+            "networks cannot be certified."
         )
     for name, chain in chains:
         bound = float(chain.lipschitz_bound())

@@ -1,4 +1,4 @@
-"""Modules that the first batch of data initialises, and the rule that says which batch that is.
+"""Modules that the first batch of data initialises, and the rule for which batch that is.
 
 A batch initialises if it is scored, in training mode, and has at least ``minimum_batch`` samples.
 It is scored if one of the callers is a method ``log_prob``, of a distribution or of any other
@@ -74,7 +74,7 @@ class DataInitialized(Rebuildable, nn.Module):
         self._seen_initialized = bool(self.initialized)
         if self._seen_initialized:
             return False
-        if _EXPLICIT.get() is not None:
+        if _STRATEGY.get() is not None:
             return True
         if tracing_state() is not None:
             raise ValueError(
@@ -102,10 +102,10 @@ class DataInitialized(Rebuildable, nn.Module):
             )
         if samples < self.minimum_batch:
             raise ValueError(
-                f"{waiting}, and the {samples} sample(s) of this batch say too little of its "
-                f"scale; score at least {self.minimum_batch} first, or call {REMEDY}. Where there "
-                "is no data, as for the prior of a latent variable, initialise it from draws of "
-                f"its base distribution: {REMEDY_WITHOUT_DATA}."
+                f"{waiting}, and the {samples} sample(s) of this batch are too few to set its "
+                f"scale; score at least {self.minimum_batch} first, or call {REMEDY}. Without "
+                "data, as for the prior of a latent variable, initialise it from draws of its "
+                f"base distribution: {REMEDY_WITHOUT_DATA}."
             )
 
     def _warn(self) -> None:
@@ -131,14 +131,14 @@ class DataInitialized(Rebuildable, nn.Module):
         """Set the parameters from features of shape ``(N, F, *)``."""
         if not bool(features.isfinite().all()):
             raise ValueError(
-                f"x: the batch that is to initialise this {type(self).__name__} holds nan or "
-                "infinite values; pass finite ones."
+                f"x: expected finite values to initialise this {type(self).__name__}, got nan or "
+                "infinite ones."
             )
-        (_EXPLICIT.get() or _AtOnce()).take(self, features, set_from)
+        (_STRATEGY.get() or _FromOneBatch()).take(self, features, set_from)
 
-    def _settle(self) -> None:
+    def _mark_initialized(self) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # each process has seen a batch of its own, and all need the same parameters
+            # each process has seen another batch, and all need the same parameters
             for parameter in self.parameters(recurse=False):
                 torch.distributed.broadcast(parameter, src=0)
         self.initialized.fill_(True)
@@ -161,7 +161,7 @@ def scores_data(function: Function) -> Function:
 
 @torch.no_grad()
 def initialize_by(run: Callable[[Any], object], batches: Sequence[Any]) -> None:
-    """Let batches of data initialise the modules that they pass, in training and evaluation mode.
+    """Initialise modules from batches of data, in training and in evaluation mode.
 
     Every module gets the mean and standard deviation over all batches together. With one batch
     this takes one pass. With several, each module takes a pass of all batches, up to that module.
@@ -174,12 +174,12 @@ def initialize_by(run: Callable[[Any], object], batches: Sequence[Any]) -> None:
         ValueError: if they hold fewer than two samples, or nan or infinite values.
     """
     if len(batches) == 1:
-        _run_as(_AtOnce(), run, batches[0])
+        _run_with(_FromOneBatch(), run, batches[0])
         return
     while True:
-        chunks = _Chunks()
+        chunks = _FromSeveralBatches()
         for batch in batches:
-            _run_as(chunks, run, batch)
+            _run_with(chunks, run, batch)
             if chunks.module is None:  # all are initialised
                 return
         chunks.set_module()
@@ -187,7 +187,7 @@ def initialize_by(run: Callable[[Any], object], batches: Sequence[Any]) -> None:
 
 def is_initializing() -> bool:
     """Whether :func:`initialize_by` is among the callers."""
-    return _EXPLICIT.get() is not None
+    return _STRATEGY.get() is not None
 
 
 class Moments:
@@ -202,7 +202,7 @@ class Moments:
         self.mean = self.squares = torch.zeros(())
 
     def add(self, samples: Tensor) -> None:
-        """Take in features of shape ``(N, F, *)``."""
+        """Add features of shape ``(N, F, *)``."""
         features = samples.transpose(0, 1).flatten(1)
         count, mean = features.shape[1], features.mean(1)
         total = self.count + count
@@ -229,13 +229,13 @@ class Moments:
 
 
 class _Initialization(Protocol):
-    """How the features of batches set a module that is not initialised."""
+    """The way in which features of batches initialise a module."""
 
     def take(self, module: DataInitialized, features: Tensor, set_from: Setter) -> None:
         """Take the features of one batch, shape ``(N, F, *)``."""
 
 
-class _AtOnce:
+class _FromOneBatch:
     """Set each module from one batch, as the batch passes it."""
 
     def take(self, module: DataInitialized, features: Tensor, set_from: Setter) -> None:
@@ -248,7 +248,7 @@ class _ReachedError(Exception):
     """A batch has reached the module that is being set, where its pass ends."""
 
 
-class _Chunks:
+class _FromSeveralBatches:
     """Set one module from several batches, after all of them have reached it."""
 
     def __init__(self) -> None:
@@ -267,17 +267,17 @@ class _Chunks:
             _set(self.module, self.moments, self.set_from)
 
 
-_EXPLICIT: ContextVar[_Initialization | None] = ContextVar("_EXPLICIT", default=None)
+_STRATEGY: ContextVar[_Initialization | None] = ContextVar("_STRATEGY", default=None)
 
 
-def _run_as(how: _Initialization, run: Callable[[Any], object], batch: Any) -> None:
-    before = _EXPLICIT.set(how)
+def _run_with(how: _Initialization, run: Callable[[Any], object], batch: Any) -> None:
+    before = _STRATEGY.set(how)
     try:
         run(batch)
     except _ReachedError:
         pass
     finally:
-        _EXPLICIT.reset(before)
+        _STRATEGY.reset(before)
 
 
 def _set(module: DataInitialized, moments: Moments, set_from: Setter) -> None:
@@ -288,7 +288,7 @@ def _set(module: DataInitialized, moments: Moments, set_from: Setter) -> None:
         )
     with torch.no_grad():
         set_from(moments)
-    module._settle()
+    module._mark_initialized()
 
 
 def _is_scored() -> tuple[bool, bool]:

@@ -107,7 +107,7 @@ def loaded(
     certify: bool = True,
     limits: Limits | None = None,
 ) -> Loaded:
-    """Like :func:`load_reference`, but also returns what else the file contains."""
+    """Like :func:`load_reference`, but also returns the file's other contents."""
     device = usable_device(device)
     check_floating(dtype)
     with reading(path) as opened:

@@ -85,8 +85,8 @@ class GuideLatents:
         for site in all_sites(single):  # point masses are computed, not drawn
             if is_point(site["fn"]):
                 values.remove_node(site["name"])
-        alone = self.traced(poutine.replay(self.guide, trace=values))
-        compare(latents, alone, number, place)
+        individual = self.traced(poutine.replay(self.guide, trace=values))
+        compare(latents, individual, number, place)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,8 @@ def checked_nesting(given: int | None, single: Traces) -> int:
     found = plate_nesting([single.latents, single.model])
     if given is not None and given < found:
         raise ValueError(
-            f"max_plate_nesting: plates and batch shapes take {found} dimensions, got {given}."
+            f"max_plate_nesting: expected at least {found}, the number of dimensions that plates "
+            f"and batch shapes take, got {given}."
         )
     return found if given is None else given
 
@@ -237,13 +238,13 @@ def select_draw(trace: Trace, single: Trace, number: int, place: int) -> Trace:
     """The values of one draw, with the shapes of a run of a single draw."""
     chosen = single.copy()
     for site in all_sites(trace):
-        alone: Any = single.nodes[site["name"]]
-        value = rows(site["value"], number, alone["value"].shape)[place]
-        chosen.nodes[site["name"]] = dict(alone, value=value)  # type: ignore[assignment]
+        node: Any = single.nodes[site["name"]]
+        value = rows(site["value"], number, node["value"].shape)[place]
+        chosen.nodes[site["name"]] = dict(node, value=value)  # type: ignore[assignment]
     return chosen
 
 
-def compare(trace: Trace, alone: Trace, number: int, place: int) -> None:
+def compare(trace: Trace, individual: Trace, number: int, place: int) -> None:
     """Raise if a site of one draw of many differs from the site in an individual run.
 
     The density of an auxiliary site is not compared: it belongs to the latent vector of an
@@ -252,9 +253,9 @@ def compare(trace: Trace, alone: Trace, number: int, place: int) -> None:
     Raises:
         ValueError: naming the site.
     """
-    for each in (trace, alone):
+    for each in (trace, individual):
         each.compute_log_prob(_is_not_auxiliary)
-    for site in all_sites(alone):
+    for site in all_sites(individual):
         together = trace.nodes[site["name"]]
         pairs = [(full_value(together), full_value(site))]
         if "log_prob" in site and not is_deterministic(site):

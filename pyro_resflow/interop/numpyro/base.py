@@ -28,10 +28,10 @@ class Comparable:
         """Whether the other has the same structure and equal arrays; identical if ``static``."""
         if type(other) is not type(self):
             return False
-        ours, theirs = tree_leaves(self), tree_leaves(other)
+        leaves, other_leaves = tree_leaves(self), tree_leaves(other)
         if cast(Any, tree_structure(self)) != tree_structure(other):
             return False
-        pairs = list(zip(ours, theirs, strict=True))
+        pairs = list(zip(leaves, other_leaves, strict=True))
         if static:
             return all(a is b for a, b in pairs)
         if any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):

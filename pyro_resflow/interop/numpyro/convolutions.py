@@ -90,8 +90,8 @@ def _lipschitz_convolution(module: lipschitz.LipschitzConv2d) -> Linear | Conv2d
 def _initialized_convolution(module: lipschitz.InitializedConv2d) -> Linear | Conv2d:
     if not bool(module.initialized):
         raise ValueError(
-            f"module: a {type(module).__name__} in it is not initialised yet; call "
-            "pyro_resflow.transforms.initialize(flow, data) first."
+            f"module: expected an initialised network, got one whose {type(module).__name__} is "
+            "not initialised; call pyro_resflow.transforms.initialize(flow, data) first."
         )
     return convolution(module.kernel(), module.bias)
 
@@ -160,6 +160,6 @@ def check_evaluating(module: nn.Module) -> None:
     """
     if module.training:
         raise ValueError(
-            f"module: a {type(module).__name__} in training mode depends on the batch, or on "
-            "chance; call eval() on the flow first."
+            f"module: expected evaluation mode, got a {type(module).__name__} in training mode, "
+            "which depends on the batch or on random numbers; call eval() on the flow first."
         )

@@ -72,7 +72,7 @@ def _conv1x1(flow: transforms.InvertibleConv1x1) -> Conv1x1Transform:
 def _batch_norm(flow: transforms.BatchNorm) -> IndependentTransform:
     if not bool(flow.initialized):
         raise ValueError(
-            "flow: a BatchNorm in it is not initialised yet; call "
+            "flow: expected an initialised flow, got one whose BatchNorm is not initialised; call "
             "pyro_resflow.transforms.initialize(flow, data) first."
         )
     check_evaluating(flow)

@@ -167,7 +167,7 @@ def _compose(flow: Any) -> Composition:
 def _act_norm(flow: transforms.ActNorm) -> IndependentTransform:
     if not bool(flow.initialized):
         raise ValueError(
-            "flow: an ActNorm in it is not initialised yet; call "
+            "flow: expected an initialised flow, got one whose ActNorm is not initialised; call "
             "pyro_resflow.transforms.initialize(flow, data) first."
         )
     event_dim = flow.domain.event_dim

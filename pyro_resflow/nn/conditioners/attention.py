@@ -17,7 +17,7 @@ from .gated import GATE_STD, GatedConv, GatedSelfAttention, Mixing
 @checked()
 @dataclass(frozen=True)
 class GatedEncoder:
-    """Recipe of features of an image: a 3x3 convolution, then gated convolutions.
+    """Recipe of a network for image features: a 3x3 convolution, then gated convolutions.
 
     The defaults are the network that Flow++'s dequantizer applies to an image of CIFAR-10.
 
@@ -25,9 +25,9 @@ class GatedEncoder:
         channels: width, and channels of the features.
         blocks: number of gated convolutions.
         norm: whether layer normalisation over channels follows each layer.
-        mixing: makes a layer that follows each gated convolution:
+        mixing: builds the layer that follows each gated convolution:
             :class:`GatedSelfAttention`, :class:`GatedMaxout`, or None for no such layer.
-        kernel_size: of each gated convolution's second convolution.
+        kernel_size: side of the second kernel of each gated convolution.
         dropout: probability that a hidden entry is dropped in training.
         convolution: :class:`InitializedConv2d` (default) or :class:`WeightNormConv2d`.
 
@@ -55,11 +55,11 @@ class GatedEncoder:
 
 
 POSITION_STD = 0.01
-"""Standard deviation of the embedding of positions at first, as in the authors' code."""
+"""Initial standard deviation of the position embedding, as in the authors' code."""
 
 
 class GatedStack(Rebuildable, nn.Module):
-    """The network of a :class:`GatedEncoder`; all blocks share the embedding of positions.
+    """The network of a :class:`GatedEncoder`; all blocks share the position embedding.
 
     Args:
         recipe: its sizes and layers.
@@ -80,7 +80,7 @@ class GatedStack(Rebuildable, nn.Module):
         self.blocks = nn.ModuleList(_Block(recipe, context_channels) for _ in range(recipe.blocks))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(N, C, H, W)``, and a context ``(N, context_channels, H, W)``, to the features."""
+        """Map ``(N, C, H, W)`` and a context ``(N, context_channels, H, W)`` to the features."""
         hidden = self.first(x)
         for block in self.blocks:
             hidden = block(hidden, context, self.positions)
@@ -121,7 +121,7 @@ class GatedAttentionConditioner:
         blocks: number of blocks.
         mixing: :class:`GatedSelfAttention` (default), :class:`GatedMaxout`, or None for gated
             convolutions alone.
-        dropout: probability that a hidden entry is dropped in training; the authors take 0.2 for
+        dropout: probability that a hidden entry is dropped in training; the authors use 0.2 for
             CIFAR-10.
         convolution: :class:`InitializedConv2d` (default) or :class:`WeightNormConv2d`.
         last_activation: whether a concatenated ELU precedes the last convolution, as in the
@@ -172,7 +172,7 @@ class GatedNet(Rebuildable, nn.Module):
     Args:
         features: computes features of the kept half.
         last: computes the parameters from the features.
-        last_activation: whether a concatenated ELU stands between the two.
+        last_activation: whether a concatenated ELU precedes ``last``.
     """
 
     def __init__(self, features: GatedStack, last: nn.Module, last_activation: bool) -> None:
@@ -182,6 +182,6 @@ class GatedNet(Rebuildable, nn.Module):
         self.last_activation = last_activation
 
     def forward(self, a: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(N, C, H, W)``, and a context ``(N, context_channels, H, W)``, to the parameters."""
+        """Map ``(N, C, H, W)`` and a context ``(N, context_channels, H, W)`` to parameters."""
         features = self.features(a, context)
         return self.last(concat_elu(features) if self.last_activation else features)

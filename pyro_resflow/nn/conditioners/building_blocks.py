@@ -1,4 +1,4 @@
-"""Layers of conditioners: convolutions that the first batch initialises, and normalization."""
+"""Layers of conditioners: data-initialised convolutions, and normalisation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from ..initialization import DataInitialized, Moments
 
 WEIGHT_STD = 0.05
-"""Standard deviation of a kernel's entries as drawn, as in the paper on weight normalization."""
+"""Initial standard deviation of a kernel's entries, as in the paper on weight normalization."""
 
 
 class InitializedConv2d(DataInitialized):
     """A convolution of stride 1 that keeps the image size; the first batch of data scales it.
 
-    Until then it has the weights it was drawn with, which are zero for ``std=0``.
+    Until then it has its random initial weights, which are zero for ``std=0``.
 
     Args:
         in_channels: channels of the input.
@@ -43,7 +43,7 @@ class InitializedConv2d(DataInitialized):
         self._start(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
+        """Map images ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
         if self._awaits_batch(x, len(x)):
             y = F.conv2d(x, self.kernel(), padding="same")
             self._initialize(y.to(self.bias.dtype), self._standardize)
@@ -95,7 +95,7 @@ class WeightNormConv2d(InitializedConv2d):
 
 
 Convolution = Callable[..., nn.Module]
-"""Makes a convolution of ``(in_channels, out_channels, kernel_size, std=1.0)``."""
+"""Builds a convolution from ``(in_channels, out_channels, kernel_size, std=1.0)``."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -116,5 +116,5 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def concat_elu(x: Tensor) -> Tensor:
-    """ELU of x and of -x side by side, twice the channels: one of them never saturates."""
+    """Concatenate the ELU of x and of -x along the channels: one of the two never saturates."""
     return F.elu(torch.cat([x, -x], dim=1))

@@ -29,8 +29,8 @@ class ConvConditioner:
             :class:`WeightNormConv2d`.
 
     Reference:
-        Kingma and Dhariwal, Glow, 2018, section 3.3 and the authors' code, for whose details see
-        :class:`pyro_resflow.flows.Glow`.
+        Kingma and Dhariwal, Glow, 2018, section 3.3 and the authors' code;
+        :class:`pyro_resflow.flows.Glow` lists the differences.
 
     Example:
         >>> import torch
@@ -75,18 +75,18 @@ class ConvNet(Rebuildable, nn.Module):
         self.last = ZeroConv2d(width, out_channels)
 
     def forward(self, a: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(N, C, H, W)``, and a context ``(N, context_channels, H, W)``, to the parameters."""
+        """Map ``(N, C, H, W)`` and a context ``(N, context_channels, H, W)`` to parameters."""
         check_context(context, self.context_channels)
         x = a if context is None else torch.cat([a, context], dim=1)
         return self.last(F.relu(self.second(F.relu(self.first(x)))))
 
 
 GAIN_RATE = 3
-"""Factor of the log-gain in Glow's last convolution, as in the authors' code: it learns faster."""
+"""Factor of the log-gain, as in Glow's published code: it speeds up the gain's training."""
 
 
 class ZeroConv2d(nn.Module):
-    r"""A 3x3 convolution that starts at zero, times :math:`e^{3 g}` with g learned per channel.
+    r"""A 3x3 convolution that starts at zero, times :math:`e^{3 g}` with a learned g per channel.
 
     The gain lets the output grow faster than the weights.
 
@@ -102,6 +102,6 @@ class ZeroConv2d(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
+        """Map images ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
         y = F.conv2d(x, self.weight, self.bias, padding="same")
         return y * (GAIN_RATE * self.log_gain).exp().reshape(-1, 1, 1)

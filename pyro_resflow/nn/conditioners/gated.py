@@ -15,21 +15,21 @@ from .building_blocks import Convolution, InitializedConv2d, concat_elu
 from .recipe import check_context
 
 GATE_STD = 0.1
-"""Standard deviation of a gate's input at first: each block starts near the identity."""
+"""Initial standard deviation of a gate's input; each block starts near the identity."""
 
 
 class GatedConv(Rebuildable, nn.Module):
     r"""A gated residual convolution, :math:`x + a\,\sigma(b)`.
 
-    A 3x3 convolution and a second one, each of a concatenated ELU, give 2 C channels: a and b. A
-    1x1 convolution of the context's concatenated ELU is added between the two.
+    Two convolutions, each applied to a concatenated ELU, compute 2 C channels: a and b. Between
+    them, a 1x1 convolution of the context's concatenated ELU is added.
 
     Args:
         channels: C.
         context_channels: channels of the context, 0 for none.
         kernel_size: side of the second convolution's kernel.
         dropout: probability that a hidden entry is dropped in training.
-        convolution: makes a convolution.
+        convolution: builds each convolution.
 
     Reference:
         Salimans et al., PixelCNN++, 2017, section 2.4; Ho et al., Flow++, 2019, section 3.3.
@@ -52,7 +52,7 @@ class GatedConv(Rebuildable, nn.Module):
         self.second = convolution(2 * channels, 2 * channels, kernel_size, std=GATE_STD)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Images ``(N, C, H, W)``, and a context ``(N, context_channels, H, W)`` or None."""
+        """Map images ``(N, C, H, W)``, given a context ``(N, context_channels, H, W)`` or None."""
         check_context(context, self.context_channels)
         hidden = self.first(concat_elu(x))
         if self.context is not None and context is not None:
@@ -67,7 +67,7 @@ class GatedSelfAttention:
     r"""Recipe of gated multi-head self-attention over the pixels, :math:`x + a\,\sigma(b)`.
 
     Args:
-        heads: number of heads; it divides the channels.
+        heads: number of heads, a divisor of the number of channels.
 
     Reference:
         Vaswani et al., Attention Is All You Need, 2017; Ho et al., Flow++, 2019, section 3.3.
@@ -76,7 +76,7 @@ class GatedSelfAttention:
     heads: int = 4
 
     def __call__(self, channels: int, dropout: float, convolution: Convolution) -> nn.Module:
-        """The layer.
+        """Build the layer.
 
         Raises:
             ValueError: if the heads do not divide the channels.
@@ -107,8 +107,8 @@ class _SelfAttention(nn.Module):
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention, each of shape ``(*, positions, features)``."""
-    if is_transformed(query, key, value):  # torch's fused version has no derivative rules for it
+    """Softmax attention; all tensors have shape ``(*, positions, features)``."""
+    if is_transformed(query, key, value):  # torch.func cannot transform torch's fused attention
         weights = query @ key.mT / query.shape[-1] ** 0.5
         return weights.softmax(-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
@@ -117,17 +117,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @checked()
 @dataclass(frozen=True)
 class GatedMaxout:
-    r"""Recipe of a layer with as many parameters as self-attention that mixes no pixels.
+    r"""Recipe of a layer with as many parameters as self-attention that does not mix pixels.
 
     It gates the maximum of three linear functions of each pixel. The authors replace attention by
-    it to measure what attention contributes.
+    it to measure the contribution of attention.
 
     Reference:
         Ho et al., Flow++, 2019, section 4.2.
     """
 
     def __call__(self, channels: int, dropout: float, convolution: Convolution) -> nn.Module:
-        """The layer."""
+        """Build the layer."""
         return _Maxout(channels, dropout, convolution)
 
 
@@ -144,4 +144,4 @@ class _Maxout(nn.Module):
 
 
 Mixing = Callable[[int, float, Convolution], nn.Module]
-"""Makes a layer ``(x, positions) -> x`` of ``(channels, dropout, convolution)``."""
+"""Builds a layer ``(x, positions) -> x`` from ``(channels, dropout, convolution)``."""

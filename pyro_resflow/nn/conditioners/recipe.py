@@ -1,4 +1,4 @@
-"""The interface of recipes of conditioners."""
+"""The interface of a recipe for conditioners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Conditioner(Protocol):
     def __call__(
         self, in_shape: Sequence[int], out_channels: int, context_channels: int = 0
     ) -> nn.Module:
-        """The network ``net(a, context=None)``.
+        """Build a network ``net(a, context=None)``.
 
         Args:
             in_shape: ``(C, H, W)`` of the kept half a.
@@ -28,11 +28,11 @@ def check_context(context: Tensor | None, channels: int) -> None:
     """Raise unless ``context`` has shape ``(N, channels, H, W)``, or is None for 0 channels.
 
     Raises:
-        ValueError: saying what was expected and what was given.
+        ValueError: naming the expected and the given shape.
     """
     if context is None and not channels:
         return
     if context is None or context.dim() != 4 or context.shape[1] != channels:
-        given = "none" if context is None else f"shape {tuple(context.shape)}"
-        expected = f"one of shape (N, {channels}, H, W)" if channels else "none"
+        given = "None" if context is None else f"shape {tuple(context.shape)}"
+        expected = f"shape (N, {channels}, H, W)" if channels else "None"
         raise ValueError(f"context: expected {expected}, got {given}.")

@@ -15,22 +15,22 @@ from .building_blocks import WeightNormConv2d
 from .recipe import check_context
 
 OUTPUT_STD = 0.1
-"""Standard deviation of the output at first: near 0, so that a coupling starts near the identity.
+"""Initial standard deviation of the output: near 0, so that a coupling starts near the identity.
 
-At 0 it would stay there: the amplitude of Real NVP's log-scale starts at 0 too, and if both
-factors of a product are 0, both have a gradient of 0."""
+At 0 it could not train: the amplitude of Real NVP's log-scale starts at 0 too, and if both factors
+of a product are 0, both gradients are 0."""
 
 
 @checked()
 @dataclass(frozen=True)
 class ResidualConditioner:
-    """Recipe of Real NVP's conditioner: residual blocks whose states all reach the output.
+    """Recipe of Real NVP's conditioner: residual blocks with skip connections to the output.
 
     The input is batch-normalised and rectified with both signs,
     ``ReLU([2 BN(a), -2 BN(a), context])``; a coupling on whole images passes its mask as the
-    context. Residual blocks follow, each of twice (batch norm, ReLU, 3x3 convolution). The output
-    is the sum of 1x1 convolutions of all states, the first included. For the first batch it has a
-    standard deviation of 0.1.
+    context. Residual blocks follow; each applies batch norm, ReLU and a 3x3 convolution twice. 1x1
+    convolutions of all states, including the first, are summed; batch norm, ReLU and a last 1x1
+    convolution compute the output, whose standard deviation is 0.1 for the first batch.
 
     In training mode the output depends on the whole batch through the batch norms: call ``eval()``
     on a flow before you use its densities.
@@ -90,7 +90,7 @@ class ResidualNet(Rebuildable, nn.Module):
         self.last = WeightNormConv2d(width, out_channels, 1, std=OUTPUT_STD)
 
     def forward(self, a: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(N, C, H, W)``, and a context ``(N, context_channels, H, W)``, to the parameters."""
+        """Map ``(N, C, H, W)`` and a context ``(N, context_channels, H, W)`` to parameters."""
         check_context(context, self.context_channels)
         normalized = 2 * self.input_norm(a)
         signs = [normalized, -normalized, *([] if context is None else [context])]

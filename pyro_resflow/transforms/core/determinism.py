@@ -166,8 +166,8 @@ def refuse_noise_in_energy(transform: nn.Module) -> None:
         return
     for part in _varying_modules(transform):
         raise NoisyEnergyError(
-            f"transform: its {type(part).__name__} in training mode makes each call another "
-            "function, and HMC, NUTS and other Markov chains need one energy function. Call "
+            f"transform: its {type(part).__name__} in training mode changes the log-density from "
+            "call to call, and HMC, NUTS and other Markov chains need one energy function. Call "
             "eval() on the flow."
         )
     for logdet in _noisy_estimators(transform):

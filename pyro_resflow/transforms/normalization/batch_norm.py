@@ -149,8 +149,8 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
         features = self._features(x)
         if features.shape[1] < 2:
             raise ValueError(
-                f"x: a BatchNorm in training mode needs more than one value of each feature, got "
-                f"shape {tuple(x.shape)}; pass a batch, or call eval()."
+                f"x: expected more than one value of each feature in training mode, got shape "
+                f"{tuple(x.shape)}; pass a batch, or call eval()."
             )
         mean = _over_processes(features.mean(1))
         return torch.stack([mean, _over_processes((features - mean[:, None]).square().mean(1))])

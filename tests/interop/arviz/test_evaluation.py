@@ -266,7 +266,7 @@ def test_sites_that_come_and_go_are_named() -> None:
 def test_arguments_that_are_too_small() -> None:
     with pytest.raises(ValueError, match="chunk_size: expected at least 1, got 0"):
         from_svi(conjugate, posterior_guide, Y, num_samples=5, chunk_size=0)
-    with pytest.raises(ValueError, match=r"max_plate_nesting: .* take 1 dimensions, got 0"):
+    with pytest.raises(ValueError, match=r"max_plate_nesting: expected at least 1, .* got 0"):
         from_svi(conjugate, posterior_guide, Y, num_samples=5, max_plate_nesting=0)
 
 

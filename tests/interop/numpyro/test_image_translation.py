@@ -204,7 +204,7 @@ def test_gradients_reach_images_and_weights() -> None:
     ("make", "message"),
     [
         (lambda: trained("real_nvp").train(), "BatchNorm2d in training mode"),
-        (lambda: BatchNorm(2), "BatchNorm in it is not initialised"),
+        (lambda: BatchNorm(2), "BatchNorm is not initialised"),
         (lambda: Glow(EVENT, steps=(1,), network=ConvConditioner(2)), "is not initialised"),
         (
             lambda: Residual(nn.Conv2d(1, 1, 3, padding=1), event_dim=3),

@@ -10,7 +10,7 @@ from pyro_resflow.linearization import AutogradNetwork, Linearizable
 from pyro_resflow.nn import Chain, LipschitzMLP
 from tests.derivatives import weighted_gradients
 from tests.networks import NETWORKS
-from tests.nn.variants import CHAINS, VARIANTS, event_dims, settled
+from tests.nn.networks.variants import CHAINS, VARIANTS, event_dims, settled
 
 
 def drawn(variant: str) -> tuple[Chain, Tensor, Tensor, Tensor]:

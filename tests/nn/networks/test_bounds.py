@@ -26,7 +26,7 @@ from pyro_resflow.nn import (
 from pyro_resflow.nn.stages import Scale, Stage
 from tests.derivatives import jacobian
 from tests.networks import IMAGE, NETWORKS, activate_constraints
-from tests.nn.variants import CHAINS, VARIANTS, settled
+from tests.nn.networks.variants import CHAINS, VARIANTS, settled
 
 
 @pytest.mark.parametrize("lipschitz", [0.5, 0.97])
