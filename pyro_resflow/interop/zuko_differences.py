@@ -115,10 +115,10 @@ def warn_of_another_version(saved: str | None, installed: str) -> None:
     before, now = (_release(version) >= NARROWER_SLOPES for version in (saved, installed))
     if before != now:
         warnings.warn(
-            f"state_dict: expected weights of zuko {installed}, got weights saved under {saved}. "
-            "zuko 1.5 raised the smallest slope of affine maps and splines from 1e-4 to 1e-3, so "
-            "that most flows (MAF, NSF, NICE, NCSF, SOSPF, UNAF) have another density with the "
-            f"same weights. Install zuko=={saved}, or train again.",
+            f"state_dict: saved under zuko {saved}, loaded under {installed}. zuko 1.5 raised the "
+            "smallest slope of affine maps and splines from 1e-4 to 1e-3, so that most flows "
+            "(MAF, NSF, NICE, NCSF, SOSPF, UNAF) have another density with the same weights. "
+            f"Install zuko=={saved}, or train again.",
             ZukoVersionWarning,
             stacklevel=2,
         )
