@@ -1,1 +1,1 @@
-"""Measurements: run them from the root, as in `python -m benchmarks.logdet_variance`."""
+"""Measurements. Run them from the repository root: `python -m benchmarks.logdet_variance`."""

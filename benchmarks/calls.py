@@ -1,11 +1,11 @@
 """Count the calls inside the package that one evaluation makes.
 
-Run: ``python -m benchmarks.calls``. With ``--functions`` it lists how often each function ran.
+Run ``python -m benchmarks.calls``. The option ``--functions`` lists how often each function ran.
 
-A count does not depend on the machine or its load. For each case it prints how many frames of the
-package ran (a generator counts once for each value), in how many files, how often the walk
-went from one file of the package to another, and how many frames of the package were on the stack
-at most.
+The counts do not depend on the machine or its load. The program prints, for each case, the number
+of calls inside the package (a generator counts once for each value), the number of files of the
+called functions, how often a call is in another file than the call before it, and the largest
+number of frames of the package on the stack.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PACKAGE = str(Path(pyro_resflow.__file__).parent)
 
 @dataclass
 class Walk:
-    """The way of one call through the package.
+    """Counts of the calls that one evaluation makes inside the package.
 
     Attributes:
-        functions: how often each function ran, by file and name.
-        changes: how often a frame ran in another file than the frame before it.
-        depth: the most frames of the package on the stack at once.
+        functions: number of calls of each function, by file and name.
+        changes: number of calls in another file than the call before.
+        depth: largest number of frames of the package on the stack.
     """
 
     functions: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -46,20 +46,20 @@ class Walk:
 
     @property
     def calls(self) -> int:
-        """How many frames of the package ran."""
+        """Number of calls inside the package."""
         return sum(self.functions.values())
 
     @property
     def files(self) -> int:
-        """In how many files they stand."""
+        """Number of files of the called functions."""
         return len({file for file, _ in self.functions})
 
 
 def walk_of(call: Callable[[], object]) -> Walk:
-    """The walk of a call.
+    """Count the calls inside the package while a function runs.
 
     Args:
-        call: what to run, once.
+        call: the function, which runs once.
     """
     walk = Walk()
     last_file, depth = "", 0

@@ -1,4 +1,4 @@
-"""Measure by how much a flow's layers exceed their coefficient, independently of their norms."""
+"""Measure how far layers exceed their coefficient, independently of their own norms."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Excess(NamedTuple):
 class LongPowerIteration:
     r"""The largest singular value of each layer's effective weight, by power iteration in float64.
 
-    Its vectors start at random, apart from those that the layers keep, and go on from one call to
-    the next: over a training run they iterate many thousand times on weights that change slowly.
+    The iteration has its own vectors, separate from those of the layers. They start at random and
+    continue from call to call: in a training run they are iterated many thousand times while the
+    weights change slowly.
 
     Args:
         flow: any module.

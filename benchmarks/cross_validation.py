@@ -1,11 +1,11 @@
-"""Leave-one-out from draws of a guide: when do weights bring it nearer to the truth?
+"""Compare two leave-one-out estimates from draws of a guide with the exact value.
 
-A hierarchical model, groups of three observations around effects that have a common mean and
-spread, with a growing number of groups. The effects can be integrated by formula and mean and
-spread on a grid, so that the truth is known; a NUTS run is held against it too. Of each guide are
-printed Pareto's k and the effective draws of its weights, and by how much the two estimates miss
-the truth (root mean square over several sets of draws): ``loo`` with the weights, and ``az.loo``,
-which takes the guide for the posterior.
+The model is hierarchical: groups of three observations around effects with a common mean and
+spread. The effects have closed-form integrals, and the mean and the spread are integrated on a
+grid, so that the exact value is known. A NUTS run checks it. For each guide the program prints
+Pareto's k, the effective number of draws, and the error of two estimates (root mean square over
+several sets of draws): ``loo``, which weights the draws, and ``az.loo``, which treats the guide as
+the posterior.
 
     python -m benchmarks.cross_validation
 """
@@ -55,19 +55,19 @@ def model(y: Tensor) -> None:
 
 
 def simulated(groups: int, spread: float) -> Tensor:
-    """Data of the model: effects that spread by so much."""
+    """Simulate observations of groups whose effects have this standard deviation."""
     return spread * torch.randn(groups, 1) + torch.randn(groups, OBSERVATIONS)
 
 
 def exact(y: Tensor) -> float:
-    """The sum of log p(y_i | the others), by quadrature over mean and spread in float64."""
+    """The sum of log p(y_i | all other y), by quadrature over mean and spread in float64."""
     mean = torch.linspace(-4, 4, 401, dtype=torch.float64)[:, None]
     spread = torch.linspace(5e-3, 6, 1200, dtype=torch.float64)
     prior = dist.Normal(0.0, MEAN_SCALE).log_prob(mean)
     prior = prior + dist.HalfNormal(SPREAD_SCALE).log_prob(spread)
 
     def of_group(values: Tensor) -> Tensor:
-        """log p(values | mean, spread): of their average, and of what is left."""
+        """log p(values | mean, spread): the average, and the deviations from it."""
         number, middle = len(values), values.mean()
         total = (spread.square() + NOISE**2 / number).sqrt()
         left = dist.Normal(middle, NOISE).log_prob(values).sum()
@@ -87,7 +87,7 @@ def exact(y: Tensor) -> float:
 
 
 def by_nuts(y: Tensor, draws: int, seed: int) -> Any:
-    """Leave-one-out from NUTS; NumPyro's, which compiles, on effects around zero."""
+    """Leave-one-out from draws of NumPyro's NUTS, with effects standardized for the sampler."""
 
     def standardized(y: jax.Array) -> None:
         mean = numpyro.sample("mean", numpyro_dist.Normal(0.0, MEAN_SCALE))
@@ -110,12 +110,12 @@ def by_nuts(y: Tensor, draws: int, seed: int) -> Any:
 
 
 def total(result: Any) -> float:
-    """elpd of an ELPDData of any version."""
+    """The elpd of an ``ELPDData`` of ArviZ 0.x or 1."""
     return float(result.elpd if hasattr(result, "elpd_i") else result.elpd_loo)
 
 
 def fitted(make: Callable[..., Any], y: Tensor, steps: int) -> Any:
-    """A guide after so many steps."""
+    """A guide, fitted by SVI."""
     pyro.clear_param_store()
     guide = make(model)
     optimiser = pyro.optim.ClippedAdam({"lr": 3e-2, "lrd": 0.05 ** (1 / steps)})
@@ -127,7 +127,7 @@ def fitted(make: Callable[..., Any], y: Tensor, steps: int) -> Any:
 
 
 def row(name: str, guide: Any, y: Tensor, truth: float, draws: int, repeats: int) -> str:
-    """What the two estimates miss, over several sets of draws."""
+    """A row of the table: the errors of both estimates, over several sets of draws."""
     weighted, plain, k, effective = [], [], [], []
     for _ in range(repeats):
         data = from_svi(model, guide, y, num_samples=draws)
@@ -155,16 +155,16 @@ def main(
     """Print the table.
 
     Args:
-        groups: numbers of groups; the posterior has two dimensions more.
-        spreads: of the effects; a small one makes a funnel of the posterior.
-        steps: of training, 8 particles each.
-        draws: of a guide, for one estimate.
+        groups: numbers of groups. The posterior has two more dimensions.
+        spreads: standard deviations of the effects. With a small one, the posterior is a funnel.
+        steps: training steps, with 8 particles each.
+        draws: draws of a guide for one estimate.
         repeats: sets of draws.
-        nuts_draws: length of the NUTS run.
-        seed: of everything random.
+        nuts_draws: draws of the NUTS run.
+        seed: random seed.
     """
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # the table says what they would
+    warnings.simplefilter("ignore")  # they repeat the k and the effective draws of the table
     print("| dimensions, spread | guide | Pareto k | effective draws | with weights | without |")
     print("| --- | --- | --- | --- | --- | --- |")
     for number, spread in product(groups, spreads):

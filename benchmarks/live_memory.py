@@ -1,4 +1,4 @@
-"""The memory that tensors take while a program runs, counted tensor by tensor."""
+"""Count the memory of all live tensors while a program runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors made inside the block, for as long as they are alive.
+    """Counts the bytes of the live tensors that were created inside the ``with`` block.
 
-    Every operation passes through here below autograd, so what a graph keeps for its backward pass
-    counts until the graph lets go of it. A storage counts once, however many views it has. On the
-    meta device, where nothing is computed and no memory taken, the count is that of a device. Not
-    seen is what an operation allocates and frees within itself, such as a convolution's workspace.
+    The mode sees every operation below autograd. Tensors that a graph saves for its backward pass
+    therefore count until the graph is freed. A storage counts once, even if it has several views.
+    On the meta device, which computes nothing and allocates no memory, the counts are those of a
+    real device. Memory that an operation allocates and frees internally, such as the workspace of
+    a convolution, is not counted.
 
     Attributes:
-        live: bytes of the tensors alive now that were made inside the block.
-        peak: the most that ``live`` has been.
+        live: bytes of the live tensors that were created inside the block.
+        peak: the largest value of ``live``.
 
     Example:
         >>> import torch
@@ -50,7 +51,7 @@ class LiveMemory(TorchDispatchMode):
         given = {storage._cdata for storage in _storages((args, kwargs))}
         result = _in_the_format_of_devices(function, args, function(*args, **kwargs))
         for storage in _storages(result):
-            # a view of a tensor from outside the block is no new memory
+            # a view of a tensor from outside the block allocates nothing
             if storage._cdata not in given and storage._cdata not in self._watched:
                 self._watch(storage)
         return result
@@ -67,9 +68,10 @@ class LiveMemory(TorchDispatchMode):
 
 
 def _in_the_format_of_devices(function: object, args: tuple[Any, ...], result: Any) -> Any:
-    """A meta convolution's result with its channels last if its input's are, as devices give it.
+    """Give a meta convolution's result the memory format that real devices return.
 
-    On the meta device alone the format is lost, and each further use would take a copy.
+    With the channels of the input last, real devices return channels last. The meta device does
+    not, and every further use would count a copy.
     """
     if (
         function is torch.ops.aten.convolution.default

@@ -1,8 +1,9 @@
-"""How far the log-determinant estimators are from the truth, on a flow trained for a short time.
+"""Measure the errors of the log-determinant estimators on a flow trained for a short time.
 
-The flow is fitted to the 8x8 digits that scikit-learn ships. Then, in float64 and at held-out
-digits, every estimator is compared with the whole Jacobian of every block: its truncation error,
-the variance of its Russian roulette, and the variance of its probes. Prints Markdown tables.
+The flow is fitted to the 8x8 digits of scikit-learn. Then every estimator is compared with the
+whole Jacobian of every block, in float64 and at held-out digits: its truncation error, the
+variance of its Russian roulette, and the variance of its probes. The program prints Markdown
+tables.
 
     python -m benchmarks.logdet_variance
 """
@@ -68,7 +69,7 @@ def trained_flow(data: Tensor, blocks: int, width: int, steps: int) -> Inverse:
 
 @torch.no_grad()
 def networks_at(flow: Inverse, x: Tensor) -> Iterator[tuple[Chain, Tensor]]:
-    """The network of each residual block, and the points that x takes there, (N, D)."""
+    """The network of each residual block, and its input when the flow is applied to x, (N, D)."""
     for part in flow.inv.parts:
         if isinstance(part, Residual):
             yield part.net, x
@@ -77,14 +78,14 @@ def networks_at(flow: Inverse, x: Tensor) -> Iterator[tuple[Chain, Tensor]]:
 
 @torch.no_grad()
 def jacobians(flow: Inverse, x: Tensor) -> Iterator[Tensor]:
-    """The Jacobian of g of each residual block at the points that x takes there, (N, D, D)."""
+    """The Jacobian of g of each residual block at its input for x, (N, D, D)."""
     units = torch.eye(x.shape[-1], dtype=x.dtype)[:, None].expand(-1, *x.shape)
     for net, point in networks_at(flow, x):
         yield net.linearize(point).vjp(units).transpose(0, 1)
 
 
 def log_one_plus(jacobian: Tensor) -> Tensor:
-    """log(I + J) by its power series, to convergence."""
+    """log(I + J) by its power series, summed until it converges."""
     total, power = torch.zeros_like(jacobian), -torch.eye(jacobian.shape[-1]).to(jacobian)
     for k in range(1, 1000):
         power = -power @ jacobian
@@ -109,7 +110,7 @@ class Block:
         self.products = 0
 
     def vjp(self, w: Tensor) -> Tensor:
-        """J^T w, counted."""
+        """Compute J^T w, and count the product."""
         self.products += 1
         return torch.einsum("nij,sni->snj", self.jacobian, w)
 
@@ -118,7 +119,7 @@ class Block:
         return estimator.estimate(self.vjp, self.probes).value
 
     def truncation_error(self, estimator: StochasticEstimator) -> Tensor:
-        """What is left out for each probe, shape ``(S, N)``."""
+        """The error of the truncation for each probe, shape ``(S, N)``."""
         return self.value(estimator) - self.limit
 
     def probe_variance(self, *, gaussian: bool) -> Tensor:
@@ -136,10 +137,10 @@ def roulette_variance(
 
     Args:
         partial: q_1, q_2, ...: the value after each product.
-        limit: the value that they tend to.
+        limit: the limit of these values.
         terms: products always taken.
         tail: distribution of the number N of further products.
-        longest: the largest N that is reckoned with.
+        longest: the largest N in the sum.
     """
     value = partial[terms - 1]
     total = torch.zeros_like(value)
@@ -157,7 +158,7 @@ def summed_variance(
     tail: Tail,
     longest: int,
 ) -> float:
-    """The roulette's variance, averaged over probes and samples and added up over the blocks."""
+    """The roulette's variance, averaged over probes and samples and summed over the blocks."""
     pairs = zip(partial, blocks, strict=True)
     found = [roulette_variance(p, b.limit, terms, tail, longest) for p, b in pairs]
     return sum(v.mean().item() for v in found)
@@ -171,12 +172,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def rms(errors: Sequence[Tensor]) -> float:
-    """Root mean square, over probes and samples, of the blocks' errors added up."""
+    """Root mean square over probes and samples of the sum of the blocks' errors."""
     return torch.stack(list(errors)).sum(0).square().mean().sqrt().item()
 
 
 def truncation_table(blocks: Sequence[Block], longest: int) -> None:
-    """RMS error of the flow's log-density after n products per block."""
+    """Print the RMS error of the flow's log-density after n products per block."""
     counts = range(1, longest + 1)
     rows = []
     for name, kind in {"power series": PowerSeries, "Krylov": Krylov}.items():
@@ -187,7 +188,7 @@ def truncation_table(blocks: Sequence[Block], longest: int) -> None:
 
 
 def roulette_table(blocks: Sequence[Block], longest: Sequence[int] = (8, 16, 32)) -> None:
-    """Variance of the roulette, added up over the blocks, with N up to several limits."""
+    """Print the variance of the roulette, summed over the blocks, with N up to several limits."""
     series = [[b.value(PowerSeries(n)) for n in range(1, 3 + longest[-1])] for b in blocks]
     # beyond 20 products the increments are below rounding
     krylov = [[b.value(Krylov(n, tail=NoTail())) for n in range(1, 21)] for b in blocks]
@@ -210,7 +211,7 @@ def roulette_table(blocks: Sequence[Block], longest: Sequence[int] = (8, 16, 32)
 
 
 def adaptive_row(blocks: Sequence[Block], draws: int = 20) -> list[str]:
-    """The adaptive estimator, over draws of its roulette."""
+    """The row of the adaptive estimator, averaged over draws of its roulette."""
     variance, products = 0.0, 0
     for block in blocks:
         block.products = 0
@@ -222,7 +223,7 @@ def adaptive_row(blocks: Sequence[Block], draws: int = 20) -> list[str]:
 
 
 def probe_table(blocks: Sequence[Block]) -> None:
-    """Variance of one probe, added up over the blocks."""
+    """Print the variance of one probe, summed over the blocks."""
     rows = []
     for name, gaussian in {"Rademacher": False, "Gaussian": True}.items():
         variance = sum(b.probe_variance(gaussian=gaussian).mean().item() for b in blocks)
@@ -245,8 +246,8 @@ def main(
         width: size of both hidden layers of each.
         steps: training steps.
         samples: held-out digits.
-        probes: probes for each.
-        seed: seed of everything random.
+        probes: probes for each digit.
+        seed: random seed.
     """
     pyro.set_rng_seed(seed)
     train, held_out = digits()

@@ -1,4 +1,4 @@
-"""What this process takes of the memory, as Linux counts it."""
+"""The memory of this process, as Linux reports it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def resident(field: str = "VmRSS") -> int:
-    """Bytes of this process in memory.
+    """The resident memory of this process, in bytes.
 
     Args:
-        field: ``VmRSS`` for now, ``VmHWM`` for the most since it was last reset.
+        field: ``VmRSS`` for the current value, ``VmHWM`` for the peak since its last reset.
 
     Raises:
-        RuntimeError: where there is no such line in /proc/self/status, as elsewhere than on Linux.
+        RuntimeError: if /proc/self/status has no such line. Only Linux has this file.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError as error:
-        raise RuntimeError("resident memory is read from /proc, which needs Linux.") from error
+        raise RuntimeError("resident memory: it is read from /proc, which needs Linux.") from error
     for line in lines:
         name, _, rest = line.partition(":")
         if name == field:

@@ -1,7 +1,7 @@
 """The sizes of the published Residual Flows.
 
-Architectures and schedules are those of the authors' training script, with which the paper's
-figures were made (Chen et al., Residual Flows for Invertible Generative Modeling, 2019).
+Architectures and schedules are those of the authors' training script, which produced the figures
+of the paper (Chen et al., Residual Flows for Invertible Generative Modeling, 2019).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyro_resflow.nn import ELU
 
 @dataclass(frozen=True)
 class FlowSize:
-    """A flow to be trained.
+    """The size of a flow and of its training set.
 
     Attributes:
         event_shape: ``(C, H, W)``.
@@ -27,7 +27,7 @@ class FlowSize:
         options: further arguments of :class:`pyro_resflow.flows.ResidualFlow`.
         bins: grey levels.
         batch: images per step.
-        training_images: size of the training set; 0 where there is none.
+        training_images: size of the training set; 0 if there is none.
         authors_parameters: parameters of the authors' own network, derived from their code.
     """
 

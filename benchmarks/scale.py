@@ -1,14 +1,14 @@
-"""What the published Residual Flows would take to train: operations, memory, GPU-hours, on paper.
+"""Predict the cost of training the published Residual Flows: operations, memory, GPU-hours.
 
-Each flow is built on the meta device, where tensors have shapes but no values, and takes its
-training step there: the operations are counted as they run, and so are the bytes of every tensor
-that is alive. Nothing is trained. Prints Markdown tables.
+The program builds each flow on the meta device, where tensors have shapes but no values, and runs
+one training step there. It counts the operations and the bytes of all live tensors, trains
+nothing, and prints Markdown tables.
 
     python -m benchmarks.scale
     python -m benchmarks.scale --sizes '[CIFAR-10]' --utilisation 0.3 --peak_tflops 19.5
     python -m benchmarks.scale --check
 
-The last compares such predictions with measurements on this machine, for small flows.
+The last command compares predictions for small flows with measurements on this machine.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from benchmarks.step_cost import MEMORY_MODES, Cost, predict
 CAPACITIES = (24e9, 40e9, 80e9)
 
 Costs = dict[str, dict[str, Cost]]
-"""By the name of the size and the memory mode."""
+"""Costs by the name of the size and the memory mode."""
 
 
 def gpu_hours(operations: float, utilisation: float, peak_tflops: float) -> float:
-    """Hours on a device that attains this share of its peak."""
+    """Hours on a device that reaches this share of its peak."""
     return operations / (utilisation * peak_tflops * 1e12) / 3600
 
 
@@ -51,7 +51,7 @@ def table(columns: dict[str, list[str]]) -> None:
 
 
 def operations_table(costs: Costs, utilisation: float, peak_tflops: float) -> None:
-    """Parameters, operations of a training step and GPU-hours."""
+    """Print parameters, operations of a training step and GPU-hours."""
     sizes = [PUBLISHED[name] for name in costs]
     recompute, keep = ([by_mode[mode] for by_mode in costs.values()] for mode in MEMORY_MODES)
     per_image = [cost.flops / size.batch for cost, size in zip(recompute, sizes, strict=True)]
@@ -78,7 +78,7 @@ def operations_table(costs: Costs, utilisation: float, peak_tflops: float) -> No
 
 
 def memory_table(costs: Costs) -> None:
-    """State, memory per image and the largest batches."""
+    """Print state, memory per image and the largest batches."""
     first = [by_mode[MEMORY_MODES[0]] for by_mode in costs.values()]
     columns = {
         "flow": list(costs),
@@ -104,8 +104,8 @@ def predict_sizes(
 
     Args:
         sizes: names of the sizes.
-        utilisation: share of the device's peak that training attains: an assumption.
-        peak_tflops: the device's peak in 10^12 operations a second; default: an A100 with TF32.
+        utilisation: share of the device's peak that training is assumed to reach.
+        peak_tflops: the device's peak in 10^12 operations per second; default: an A100 with TF32.
     """
     costs: Costs = {}
     for name in tqdm(sizes, unit="size"):
@@ -120,7 +120,7 @@ def predict_sizes(
 
 
 def command_line(arguments: Sequence[str] | None = None) -> int:
-    """Run; returns the exit status, 1 if a prediction is off."""
+    """Run the command line, and return its exit status: 1 if a prediction is wrong."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with measurements instead")
     parser.add_function_arguments(predict_sizes, as_group=False)

@@ -1,9 +1,10 @@
-"""The predictions of `benchmarks.scale` against measurements of small flows on this machine.
+"""Compare the predictions of `benchmarks.scale` with measurements of small flows on this machine.
 
-Memory is what the operating system reports: the most resident memory during training steps above
-what was resident before them. Each measurement takes a process of its own, whose allocator returns
-freed memory at once, so that what is resident is what is in use. Operations are counted in steps
-that train, with the roulette's draws and the norms' iterations as they come.
+The measured memory is the peak resident memory during training steps, as the operating system
+reports it, minus the resident memory before them. Each measurement runs in its own process, whose
+allocator returns freed memory immediately, so that resident memory is memory in use. Operations
+are counted in real training steps, with their random draws of the roulette and their actual
+iterations of the norms.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SMALL: Mapping[str, FlowSize] = {
     ),
 }
 
-# glibc: one arena, and blocks of 64 KiB and more straight from the system and back to it
+# glibc: one arena; blocks of 64 KiB and more are taken from the system and returned to it
 _RETURN_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -52,7 +53,7 @@ _RETURN_FREED_MEMORY = {
 
 
 def measure(size: FlowSize, memory: str, steps: int) -> dict[str, float]:
-    """Peak resident bytes above the state, and operations, of training steps in this process."""
+    """Measure training steps in this process: peak resident bytes above the state, operations."""
     torch.manual_seed(0)
     step = TrainingStep(size.build(Krylov(memory=memory), "cpu"), size.bins)
     for _ in range(2):  # initialises the ActNorms, the optimizer and the kernels
@@ -60,7 +61,7 @@ def measure(size: FlowSize, memory: str, steps: int) -> dict[str, float]:
     step.optimizer.zero_grad()
     images = step.images(size.batch)
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     step(images)
     peak = resident("VmHWM") - before
@@ -83,7 +84,7 @@ def measure_in_fresh_process(name: str, memory: str, steps: int = 10) -> dict[st
 
 
 def check() -> bool:
-    """Print predictions beside measurements; whether all are within the tolerance."""
+    """Print predictions and measurements; return whether all agree within the tolerance."""
     print("| flow | mode | | predicted | measured | ratio |")
     print("| --- | --- | --- | ---: | ---: | ---: |")
     ratios = []
@@ -91,12 +92,12 @@ def check() -> bool:
         for memory in MEMORY_MODES:
             cost = predict(size, memory)
             measured = measure_in_fresh_process(name, memory)
-            for what, unit, expected, found in (
+            for quantity, unit, expected, found in (
                 ("memory", "MB", cost.peak.at(size.batch) / 1e6, measured["peak"] / 1e6),
                 ("operations", "GFLOP", cost.flops / 1e9, measured["flops"] / 1e9),
             ):
                 ratios.append(found / expected)
-                row = [name, memory, what, f"{expected:.1f} {unit}", f"{found:.1f} {unit}"]
+                row = [name, memory, quantity, f"{expected:.1f} {unit}", f"{found:.1f} {unit}"]
                 print(f"| {' | '.join([*row, f'{ratios[-1]:.3f}'])} |", flush=True)
     return all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
 

@@ -1,4 +1,4 @@
-"""Training steps of published sizes on an accelerator: seconds, operations a second, memory.
+"""Measure training steps of published sizes on a GPU: time, operations per second, memory.
 
 python -m benchmarks.scale_device
 python -m benchmarks.scale_device --sizes '[MNIST]' --modes '[keep]' --steps 20
@@ -29,13 +29,13 @@ PRECISIONS: Mapping[str, tuple[bool, torch.dtype | None]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What training steps took.
+    """Measurements of training steps.
 
     Attributes:
-        seconds: of one step, the median.
-        flops: operations of one step, the mean.
-        state: bytes held between steps.
-        peak: the most bytes above them during a step.
+        seconds: median time of a step.
+        flops: mean number of operations of a step.
+        state: bytes allocated between steps.
+        peak: largest number of bytes above ``state`` during a step.
     """
 
     seconds: float
@@ -45,12 +45,12 @@ class Measured:
 
     @property
     def tflops(self) -> float:
-        """Operations a second, in 10^12."""
+        """Operations per second, in 10^12."""
         return self.flops / self.seconds / 1e12
 
 
 def measure(size: FlowSize, memory: Memory, batch: int, steps: int) -> Measured:
-    """Training steps on the accelerator, after some that initialise the flow and its kernels."""
+    """Measure training steps on the GPU, after some that initialise the flow and its kernels."""
     torch.manual_seed(0)
     step = TrainingStep(size.build(Krylov(memory=memory), "cuda"), size.bins)
     images = step.images(batch)
@@ -67,7 +67,7 @@ def measure(size: FlowSize, memory: Memory, batch: int, steps: int) -> Measured:
 
 
 def timed(run: Callable[[], None]) -> float:
-    """Seconds of one run on the accelerator's own clock."""
+    """Seconds of one run, by the clock of the GPU."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     run()
@@ -88,9 +88,9 @@ def main(
     Args:
         sizes: names of published sizes.
         modes: memory modes of the log-determinant.
-        precisions: of convolutions; bfloat16 is autocast.
+        precisions: precisions of convolutions; bfloat16 is autocast.
         steps: number of timed steps.
-        batch: images per step; default: the published number.
+        batch: images per step; by default the published number.
     """
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; Krylov().\n")
     print("| flow | mode | precision | batch | seconds a step | TFLOP/s | state | peak |")

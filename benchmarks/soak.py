@@ -1,4 +1,4 @@
-"""A long run of a small flow: does memory grow, do graphs stay alive, do blocks stay contractions?
+"""Run a small flow for a long time: check for growing memory, live graphs and too large norms.
 
     python -m benchmarks.soak training       # 2,000 training steps
     python -m benchmarks.soak scoring        # 10,000 calls of log_prob without gradients
@@ -25,7 +25,7 @@ BINS = 17
 
 
 def flow_of(blocks: tuple[int, ...], channels: int) -> ResidualFlow:
-    """A flow of 8x8 digits with every kind of layer that the demo's has."""
+    """A flow of 8x8 digits with every kind of layer of the demo's flow."""
     return ResidualFlow(
         (1, 8, 8),
         blocks,
@@ -43,13 +43,13 @@ def digits() -> Tensor:
 
 
 def live_graphs() -> int:
-    """Nodes of our own autograd functions that are alive: each holds a block's graph."""
+    """Number of live nodes of our autograd functions: each keeps the graph of a block."""
     nodes = torch.autograd.function.BackwardCFunction
     return sum(issubclass(type(o), nodes) for o in gc.get_objects())
 
 
 def growth(call: Callable[[], object], calls: int, warm_up: int) -> float:
-    """Relative growth of resident memory from call number ``warm_up`` to the last."""
+    """Relative growth of resident memory from call ``warm_up`` to the last call."""
     for _ in range(warm_up):
         call()
     before = resident()
@@ -81,14 +81,14 @@ class Training:
 
 
 def training(steps: int = 2000, warm_up: int = 200) -> tuple[float, int]:
-    """Growth of the resident memory over training steps, and the graphs alive after the last."""
+    """Growth of resident memory over training steps, and live graphs after the last step."""
     run = Training(flow_of((1,), channels=4), batch=8)
     grown = growth(run, steps, warm_up)
     return grown, live_graphs()
 
 
 def scoring(calls: int = 10_000, warm_up: int = 200) -> float:
-    """Growth of the resident memory over calls of log_prob under no_grad."""
+    """Growth of resident memory over calls of log_prob without gradients."""
     run = Training(flow_of((1,), channels=4), batch=8)
 
     @torch.no_grad()
@@ -109,20 +109,20 @@ def contraction(steps: int = 2000) -> tuple[Excess, int]:
     return worst
 
 
-def main(what: Literal["training", "scoring", "contraction"], seed: int = 0) -> None:
-    """Run one of the three and print its figure.
+def main(measurement: Literal["training", "scoring", "contraction"], seed: int = 0) -> None:
+    """Run one of the three measurements and print its result.
 
     Args:
-        what: Which.
+        measurement: The measurement to run.
         seed: Seed of the weights, the batches and the noise.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    if what == "training":
+    if measurement == "training":
         grown, graphs = training()
         print(f"resident memory grew by {grown:.2%} after the first 200 of 2,000 training steps")
         print(f"graphs alive after the last step: {graphs}")
-    elif what == "scoring":
+    elif measurement == "scoring":
         print(f"resident memory grew by {scoring():.2%} after the first 200 of 10,000 log_probs")
     else:
         (relative, layer), step = contraction()

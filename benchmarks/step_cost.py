@@ -1,4 +1,4 @@
-"""What a training step costs, found by running it where tensors have shapes but no values."""
+"""Predict the cost of a training step by running it on the meta device, without values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MEMORY_MODES: tuple[Memory, ...] = ("recompute", "keep")
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes at the height of a step above its state and its images: a line in the batch size.
+    """Peak memory of a step above its state and its images, linear in the batch size.
 
-    At each moment of a step its memory is a line in the batch size. The peak is the greatest of
-    these lines, hence convex: between two batches it is nowhere above the line through them, and
-    below both nowhere below it.
+    At each moment of a step, the memory is a linear function of the batch size. The peak is the
+    maximum of these functions, which is convex. Between two batch sizes it is therefore at most
+    the line through them, and below both it is at least this line.
 
     Attributes:
-        fixed: bytes that do not depend on the batch: gradients, for the most part.
-        per_image: bytes that each image adds.
+        fixed: bytes that do not depend on the batch size, mostly gradients.
+        per_image: bytes for each image.
     """
 
     fixed: float
@@ -36,26 +36,26 @@ class Peak:
 
     @classmethod
     def through(cls, first: tuple[int, int], second: tuple[int, int]) -> Peak:
-        """The line through two pairs of a batch and its bytes."""
+        """The line through two pairs of a batch size and its bytes."""
         per_image = (second[1] - first[1]) / (second[0] - first[0])
         return cls(first[1] - per_image * first[0], per_image)
 
     def at(self, batch: int) -> float:
-        """Bytes at a batch."""
+        """Bytes at a batch size."""
         return self.fixed + self.per_image * batch
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one training step of a flow takes.
+    """The cost of one training step of a flow.
 
     Attributes:
         parameters: number of parameters.
-        state: bytes kept from step to step, see :meth:`TrainingStep.state_bytes`.
-        image: bytes of one image as it arrives.
-        peak: bytes that come on top during a step.
-        flops: operations of a step on the size's batch.
-        norm_flops: those of them that measure the layers' norms.
+        state: bytes kept between steps, see :meth:`TrainingStep.state_bytes`.
+        image: bytes of one integer image.
+        peak: additional bytes during a step.
+        flops: operations of a step on the batch of the size.
+        norm_flops: the part of these operations that measures the layers' norms.
     """
 
     parameters: int
@@ -66,17 +66,17 @@ class Cost:
     norm_flops: float
 
     def largest_batch(self, capacity: float) -> int:
-        """The largest batch whose step fits into this many bytes."""
+        """The largest batch size whose step fits into this number of bytes."""
         left = capacity - self.state - self.peak.fixed
         return max(0, math.floor(left / (self.peak.per_image + self.image)))
 
 
 def predict(size: FlowSize, memory: Memory) -> Cost:
-    """The cost of a training step, from running it on the meta device.
+    """Predict the cost of a training step by running it on the meta device.
 
-    Norms take one Krylov space of products there, for an iteration cannot see whether to go on; in
-    training nearly all of them stop there too. The operations are a line in the number of further
-    terms that the roulette draws, so its mean stands for it.
+    On the meta device, each norm takes one Krylov space, because the iteration cannot test its
+    convergence. In training nearly all norms stop there, too. The number of operations is linear
+    in the number of further terms that the roulette draws, so the prediction uses its mean.
 
     Args:
         size: the flow.
@@ -96,7 +96,7 @@ def predict(size: FlowSize, memory: Memory) -> Cost:
 
 
 def meta_step(size: FlowSize, memory: Memory, further_terms: int) -> TrainingStep:
-    """A training step on the meta device whose roulettes all draw the same number."""
+    """A training step on the meta device in which every roulette draws the same number."""
     logdet = Krylov(tail=FixedDraw(Krylov().tail, further_terms), memory=memory)
     return TrainingStep(size.build(logdet, "meta"), size.bins)
 
@@ -107,10 +107,10 @@ def mean_of(tail: Tail) -> float:
 
 
 def peak_bytes(step: TrainingStep, batch: int) -> int:
-    """The most memory that a step takes above its state and its images, in bytes.
+    """The peak memory of a step above its state and its images, in bytes.
 
-    Gradients and what the optimizer makes in passing are part of it. The step has to have run
-    before: its first run makes the optimizer's state.
+    It includes gradients and the optimizer's temporary tensors. Run the step once before: the
+    first run creates the optimizer's state.
     """
     images = step.images(batch)
     step.optimizer.zero_grad()
@@ -132,7 +132,7 @@ def flops(step: TrainingStep, batch: int) -> int:
 
 
 def norm_flops(step: TrainingStep) -> int:
-    """Operations of measuring the norms of all layers; the step has to have run before."""
+    """Operations that measure the norms of all layers. Run the step once before."""
     with FlopCounterMode(display=False) as counter:
         update_norms(step.flow)
     return counter.get_total_flops()
@@ -142,8 +142,8 @@ class FixedDraw:
     """A tail of Russian roulette that always draws the same number of further terms.
 
     Args:
-        tail: the distribution that it stands for, which gives the weights.
-        number: what it draws.
+        tail: the distribution to replace, which determines the weights of the terms.
+        number: the number to draw.
     """
 
     def __init__(self, tail: Tail, number: int) -> None:
@@ -155,5 +155,5 @@ class FixedDraw:
         return self.number
 
     def survival(self, j: int) -> float:
-        """P(N >= j) under the distribution that this stands for."""
+        """P(N >= j) under the replaced distribution."""
         return self.tail.survival(j)

@@ -29,11 +29,11 @@ class TrainingStep:
     def __init__(self, flow: ImageFlow, bins: int = 256) -> None:
         self.flow = flow
         flow_dist = flow.distribution()
-        flow_dist._validate_args = False  # meta tensors have no values to look at
+        flow_dist._validate_args = False  # meta tensors have no values to validate
         self.distribution = Dequantized(
             flow_dist, UniformDequantization(bins), bins, validate_args=False
         )
-        # foreach is what Adam chooses by itself on an accelerator, at the price of some memory
+        # Adam chooses foreach by itself on an accelerator; it needs some more memory
         self.optimizer = torch.optim.Adam(
             flow.parameters(), lr=1e-3, betas=(0.9, 0.99), foreach=True
         )
@@ -45,8 +45,8 @@ class TrainingStep:
         self.distribution.bits_per_dim(images).mean().backward()
         clip_grad_norm_(self.flow.parameters(), 1.0)
         self.optimizer.step()
-        # Under a dispatch mode torch's foreach writes leave the versions as they are, and meta
-        # tensors have no values by which the norms could tell that their weights have changed.
+        # Under a dispatch mode, torch's foreach operations do not increment versions, and meta
+        # tensors have no values that would show the norms that their weights have changed.
         increment_version(list(self.flow.parameters()))
         self.average.update_parameters(self.flow)
 
@@ -57,7 +57,7 @@ class TrainingStep:
         return torch.randint(self.distribution.bins, shape, dtype=torch.uint8, device=device)
 
     def state_bytes(self) -> int:
-        """Bytes kept from step to step: weights, buffers, their average, Adam's moments."""
+        """Bytes kept between steps: weights, buffers, their averages, Adam's moments."""
         moments = (value for state in self.optimizer.state.values() for value in state.values())
         modules = (self.flow, self.average)
         weights = (parameter for module in modules for parameter in module.parameters())

@@ -1,9 +1,9 @@
-"""What the truncated power series leaves out, as the Lipschitz constant grows.
+"""Measure the bias of a truncated power series for growing Lipschitz constants.
 
-Small flows of the plane, alike but for the Lipschitz constant of their blocks, are fitted to two
-rings: one with the exact log-determinant, one with the power series cut off, as an i-ResNet is.
-Then, in float64 and at held-out points, the log-density by the series is compared with the exact
-one. Prints a Markdown table.
+Small flows in the plane are fitted to two rings, for several Lipschitz constants of their blocks:
+once with the exact log-determinant, and once with the truncated power series, as for an i-ResNet.
+Then the log-density by the series is compared with the exact one, in float64 and at held-out
+points. The program prints a Markdown table.
 
     python -m benchmarks.truncation_bias
 """
@@ -30,11 +30,11 @@ from pyro_resflow.transforms import temporary_logdet
 def fitted(
     lipschitz: float, logdet: LogDetEstimator, blocks: int, steps: int
 ) -> dist.TransformedDistribution:
-    """A flow of blocks of at most this Lipschitz constant, fitted to two rings; in float64.
+    """Fit a flow to two rings, and convert it to float64.
 
     Args:
-        lipschitz: of each block; each of its three linear layers is held to the third root.
-        logdet: estimator that the flow is trained with.
+        lipschitz: upper bound for each block. Each of its three linear layers gets the third root.
+        logdet: estimator for training.
         blocks: number of residual blocks.
         steps: training steps.
     """
@@ -54,7 +54,7 @@ def fitted(
 
 @torch.no_grad()
 def bias(density: dist.TransformedDistribution, points: Tensor, series: PowerSeries) -> Tensor:
-    """Log-density by the series less the exact one at each point, shape ``(N,)``."""
+    """Log-density by the series minus the exact one at each point, shape ``(N,)``."""
     by_logdet = []
     for logdet in (series, Exact()):
         with temporary_logdet(density, logdet):
@@ -63,7 +63,7 @@ def bias(density: dist.TransformedDistribution, points: Tensor, series: PowerSer
 
 
 def bound(lipschitz: float, terms: int) -> float:
-    """The largest error of the series cut off after some terms, per dimension and block."""
+    """The largest error of the truncated series, per dimension and block."""
     return -math.log1p(-lipschitz) - sum(lipschitz**k / k for k in range(1, terms + 1))
 
 
@@ -79,13 +79,13 @@ def main(
     """Measure the bias of a power series of fixed length, in nats of the flow's log-density.
 
     Args:
-        lipschitz: largest Lipschitz constants of the blocks, a row for each.
+        lipschitz: bounds of the blocks' Lipschitz constants, one row each.
         terms: length of the series.
         blocks: residual blocks of each flow.
         steps: training steps.
         samples: held-out points.
-        probes: probes at each.
-        seed: seed of everything random, the same for each flow.
+        probes: probes at each point.
+        seed: random seed, the same for each flow.
     """
     print(
         f"torch {torch.__version__}, {platform.machine()} CPU; {blocks} blocks, {steps} steps, "

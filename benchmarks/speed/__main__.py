@@ -28,7 +28,7 @@ from .report import markdown, write_json
 
 
 def measure(plan: Plan, groups: Sequence[str], seed: int) -> Findings:
-    """The findings of some groups, which do not depend on each other's random numbers."""
+    """Measure some groups, each with its own random numbers."""
     found = Findings()
     for name in groups:
         start = time.perf_counter()
@@ -40,21 +40,25 @@ def measure(plan: Plan, groups: Sequence[str], seed: int) -> Findings:
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed",
         description="Measure this package against normflows and torchflows.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="use tiny sizes, for a quick test")
     parser.add_argument(
         "--rows", nargs="+", choices=GROUPS, default=[*GROUPS], help="the groups to run"
     )
-    parser.add_argument("--threads", type=int, help="threads of every library; default: torch's")
+    parser.add_argument(
+        "--threads", type=int, help="threads for every library; by default torch's"
+    )
     parser.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda")
-    parser.add_argument("--repeats", type=int, help="timed runs; default: 7, quick 2")
-    parser.add_argument("--seed", default=0, type=int, help="seed of everything random")
-    parser.add_argument("--folder", default=Path("runs/bench"), type=Path, help="for the results")
+    parser.add_argument("--repeats", type=int, help="timed runs; by default 7, or 2 with --quick")
+    parser.add_argument("--seed", default=0, type=int, help="random seed")
+    parser.add_argument(
+        "--folder", default=Path("runs/bench"), type=Path, help="folder for the results"
+    )
     return parser.parse_args(given)
 
 

@@ -1,4 +1,4 @@
-"""The findings as one picture."""
+"""Draw the findings as one chart."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ COLOURS = {
     "torchflows": "tab:green",
     "": "tab:gray",
 }
-"""By the longest beginning of a contender's name."""
+"""Colours by the beginning of a contender's name; the longest match counts."""
 
 
 def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
-    """Draw every group of measurements that is a comparison: bars, or curves where it has an axis.
+    """Draw every group that compares contenders: as curves if it has an axis, otherwise as bars.
 
     Args:
-        measurements: all of them.
-        title: the title of the chart.
-        path: of the picture.
+        measurements: all measurements.
+        title: title of the chart.
+        path: file of the picture.
     """
     groups = [
         (name, list(members))
@@ -60,7 +60,7 @@ def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
 
 
 def bars(axes: Axes, members: Sequence[Measurement]) -> None:
-    """Medians with quartiles, one bar for each contender, the first on top."""
+    """Draw medians with quartiles, one bar for each contender, the first on top."""
     scale, unit = SCALES.get(members[0].unit, (1.0, members[0].unit))
     names = [m.contender for m in members]
     medians = [scale * m.median for m in members]
@@ -76,7 +76,7 @@ def bars(axes: Axes, members: Sequence[Measurement]) -> None:
 
 
 def curves(axes: Axes, members: Sequence[Measurement]) -> None:
-    """Medians with quartiles against the position, both axes from zero."""
+    """Draw medians with quartiles against the position, with both axes from zero."""
     scale, unit = SCALES.get(members[0].unit, (1.0, members[0].unit))
     for name in dict.fromkeys(m.contender for m in members):
         curve = [m for m in members if m.contender == name]

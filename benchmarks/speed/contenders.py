@@ -1,7 +1,7 @@
-"""The libraries that are compared, each used as its users use it.
+"""The libraries to compare.
 
-A :class:`Contender` builds a :class:`Model` for a workload; models of different contenders can
-take over the same networks, after which they are the same density.
+A :class:`Contender` builds a :class:`Model` for a workload. Models of different contenders can
+load the same networks, and are then the same density.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Step = Callable[[], None]
 
 
 class Model(nn.Module):
-    """A density of events: residual blocks in front of standard normal noise."""
+    """A density of events: residual blocks from the data to standard normal noise."""
 
     @property
     def networks(self) -> Sequence[nn.Module]:
-        """The functions g of the blocks, the one that sees the data first."""
+        """The functions g of the blocks, in the order from data to noise."""
         raise NotImplementedError
 
     def load(self, networks: Sequence[Chain]) -> None:
-        """Take over the weights of networks of ours, and their measured norms."""
+        """Load the weights of networks of this package, and their measured norms."""
         raise NotImplementedError
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def maintain(self) -> None:
-        """What the library asks of its users after each optimizer step."""
+        """Run the library's update after each optimizer step, if it needs one."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,27 @@ class Contender:
     """A way to train a density.
 
     Args:
-        name: what to call it in tables.
+        name: name in the tables.
     """
 
     name: str
 
     @property
     def caveat(self) -> str:
-        """What ``log_prob`` returns in training where it is no log-density; else empty."""
+        """What ``log_prob`` returns in training if not a log-density; otherwise empty."""
         return ""
 
     def build(self, workload: Workload) -> Model:
-        """The model, with weights of its own."""
+        """Build a model with new weights."""
         raise NotImplementedError
 
     def training(self, model: Model, x: Tensor) -> Step:
-        """One training step on a batch: density loss, backward, Adam, and maintenance."""
+        """Return a training step on a batch: density loss, backward pass, Adam, `maintain`."""
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
         def step() -> None:
             optimizer.zero_grad()
-            # a view: normflows marks the tensor that it is given as wanting gradients
+            # a view: normflows sets requires_grad of its input
             (-model.log_prob(x.detach()).mean()).backward()
             optimizer.step()
             model.maintain()
@@ -81,7 +81,7 @@ class Contender:
 
 
 class OurModel(Model):
-    """Residual transforms under a Pyro distribution."""
+    """Residual transforms in a Pyro distribution."""
 
     def __init__(self, workload: Workload, logdet: LogDetEstimator | None) -> None:
         super().__init__()
@@ -131,8 +131,8 @@ class Ours(Contender):
 def normflows_network(workload: Workload) -> nn.Module:
     """The network of normflows with the workload's layers.
 
-    Its only activation is LipSwish. Its norms come from power iteration, stopped by the tolerance
-    of the reference implementation, 1e-3: for these sizes after a few steps.
+    Its only activation is LipSwish. Power iteration measures its norms, to the tolerance of the
+    reference implementation, 1e-3, which takes a few steps at these sizes.
     """
     import normflows as nf
 
@@ -145,14 +145,14 @@ def normflows_network(workload: Workload) -> nn.Module:
     if not workload.is_image:
         return nf.nets.LipschitzMLP(workload.widths, **norm)
     net = nf.nets.LipschitzCNN(workload.widths, list(workload.kernel_sizes), **norm)
-    with torch.no_grad():  # its convolutions learn the size of the images from the first
+    with torch.no_grad():  # its convolutions take the image size from their first input
         net(torch.zeros(1, *workload.event_shape))
     return net
 
 
 @torch.no_grad()
 def copy_to_normflows(ours: Chain, theirs: nn.Module) -> None:
-    """Copy weights and the singular vectors of the norms, so that both are the same function."""
+    """Copy weights and singular vectors of the norms, so that both are the same function."""
     for own, other in zip(ours, theirs.net, strict=True):
         if isinstance(own, Activation):
             other.beta.copy_(own.raw_beta)
@@ -183,7 +183,7 @@ class NormflowsModel(Model):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Its residual blocks, the one that sees the data first."""
+        """Its residual blocks, in the order from data to noise."""
         return list(self.flow.flows)[::-1]
 
     @property
@@ -198,12 +198,12 @@ class NormflowsModel(Model):
         return self.flow.log_prob(x)
 
     def maintain(self) -> None:
-        self.maintenance(self.flow, None)  # no number of iterations: until its tolerance
+        self.maintenance(self.flow, None)  # iterates until its tolerance
 
 
 @dataclass(frozen=True)
 class Normflows(Contender):
-    """normflows, which carries the reference authors' algorithm.
+    """normflows, which implements the algorithm of the reference authors.
 
     Args:
         options: further arguments of ``nf.flows.Residual``.
@@ -215,7 +215,7 @@ class Normflows(Contender):
     def caveat(self) -> str:
         if not self.options.get("reduce_memory", True):
             return ""
-        return "another value with the gradient of a log-density"
+        return "a different value with the gradient of a log-density"
 
     def build(self, workload: Workload) -> NormflowsModel:
         return NormflowsModel(workload, self.options)
@@ -225,7 +225,7 @@ class Normflows(Contender):
 
 
 class TorchflowsModel(Model):
-    """torchflows' roulette block around networks of ours: none of its own has these layers."""
+    """torchflows' roulette block with our networks, because torchflows lacks these layers."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class Torchflows(Contender):
 
     @property
     def caveat(self) -> str:
-        return "an estimate of another series than that of the log-determinant"
+        return "an estimate of a series that is not the log-determinant"
 
     def build(self, workload: Workload) -> TorchflowsModel:
         return TorchflowsModel(workload)
@@ -281,10 +281,10 @@ class Gain(nn.Module):
 
 @torch.no_grad()
 def plain_network(net: Chain) -> nn.Sequential:
-    """The same function from torch's own layers, at its fastest.
+    """Build the same function from torch's own layers, as fast as possible.
 
-    The norms are measured once, and the gains of each activation phi(h) = kappa psi(beta h) are
-    folded into the weights around it, so that an activation is a single fused operation.
+    The norms are measured once. The gains of each activation phi(h) = kappa psi(beta h) are
+    multiplied into the weights around it, so that an activation is a single fused operation.
     """
     layers: list[nn.Module] = []
     activation: Activation | None = None
@@ -331,7 +331,7 @@ class PlainModel(Model):
         self.plain = nn.ModuleList(plain_network(net) for net in networks)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """The noise's log-density up to a constant, without the log-determinant."""
+        """The log-density of the noise up to a constant, without the log-determinant."""
         for net in self.plain:
             x = x + net(x)
         return -x.square().flatten(1).sum(1) / 2
@@ -339,11 +339,11 @@ class PlainModel(Model):
 
 @dataclass(frozen=True)
 class Plain(Contender):
-    """Forward and backward pass of a residual network, the measure of a training step."""
+    """Forward and backward pass of a plain residual network, for comparison."""
 
     @property
     def caveat(self) -> str:
-        return "the noise's alone, without the log-determinant"
+        return "that of the noise, without the log-determinant"
 
     def build(self, workload: Workload) -> PlainModel:
         return PlainModel(workload)

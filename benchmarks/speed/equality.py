@@ -1,4 +1,4 @@
-"""Models of different libraries that are the same density, and the check that they are."""
+"""Build models of different libraries that are the same density, and check it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .workloads import Workload
 def equal_models(
     contenders: Iterable[Contender], workload: Workload, device: torch.device
 ) -> dict[str, Model]:
-    """A model of each contender, all with the same weights.
+    """Build a model of each contender, all with the same weights.
 
     Raises:
         ValueError: if a network is not the same function as ours, to 1e-5.
@@ -34,15 +34,15 @@ def equal_models(
 def check_same_function(
     name: str, found: Sequence[nn.Module], expected: Sequence[nn.Module], x: Tensor
 ) -> None:
-    """Raise unless the networks agree, one by one, at x.
+    """Raise an error unless all networks agree at x.
 
     Raises:
-        ValueError: naming whose network differs from ours, and by how much.
+        ValueError: naming the library whose network differs from ours, and the difference.
     """
     for i, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
         difference = float((theirs(x) - ours(x)).abs().max())
         if not difference <= 1e-5:
             raise ValueError(
                 f"{name}: the network of block {i} differs from ours by {difference:.1e} after "
-                "its weights were copied; what would be compared are different functions."
+                "its weights were copied, so the benchmark would compare different functions."
             )

@@ -1,4 +1,4 @@
-"""What the benchmark finds: measurements, and rows that hold them against a target."""
+"""Results of the benchmark: measurements, and figures with their targets."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Measurement:
     """Repeated measurements of one contender.
 
     Args:
-        group: what was measured, of which workload.
-        contender: whose.
-        values: one per run, in the unit.
-        unit: ``"s"``, ``"B"``, ``"steps/s"`` or any other word.
+        group: the measured quantity and its workload.
+        contender: name of the contender.
+        values: one value per run, in the unit.
+        unit: ``"s"``, ``"B"``, ``"steps/s"`` or any other unit.
         at: position on the axis of a curve.
     """
 
@@ -27,12 +27,12 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """The median run."""
+        """The median over the runs."""
         return median(self.values)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Lower and upper quartile of the runs."""
+        """Lower and upper quartile over the runs."""
         if len(self.values) < 2:
             return self.values[0], self.values[0]
         lower, _, upper = quantiles(self.values, n=4, method="inclusive")
@@ -49,10 +49,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """A target that is met from a value upwards.
+    """A target that values from a minimum reach.
 
     Args:
-        value: the least that will do.
+        value: the minimum.
     """
 
     value: float
@@ -67,10 +67,10 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class AtMost:
-    """A target that is met from a value downwards.
+    """A target that values up to a maximum reach.
 
     Args:
-        value: the most that will do.
+        value: the maximum.
     """
 
     value: float
@@ -91,11 +91,11 @@ class Row:
     """One figure of the benchmark.
 
     Args:
-        figure: what it says.
+        figure: description of the figure.
         reached: its value.
-        must: what it must reach, if anything.
-        aim: what it should reach.
-        note: how it came about.
+        must: required target, if any.
+        aim: desired target, if any.
+        note: details of the measurement.
     """
 
     figure: str
@@ -106,18 +106,18 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether it reaches what it must; ``None`` where there is no target."""
+        """Whether it reaches the required target; ``None`` without one."""
         return None if self.must is None else self.must.met(self.reached)
 
 
 @dataclass
 class Findings:
-    """All that was found.
+    """All results of a run.
 
     Args:
         rows: the figures.
-        measurements: what they were computed from.
-        notes: what to know when reading them.
+        measurements: the measurements behind the figures.
+        notes: remarks for the reader.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -125,13 +125,13 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def add(self, other: Findings) -> None:
-        """Take over what another group has found."""
+        """Append the results of another group."""
         self.rows += other.rows
         self.measurements += other.measurements
         self.notes += [note for note in other.notes if note not in self.notes]
 
 
 def ratio(measured: Sequence[Measurement], above: str, below: str) -> float:
-    """Median of one contender over the median of another."""
+    """The median of one contender divided by the median of another."""
     medians = {m.contender: m.median for m in measured}
     return medians[above] / medians[below]

@@ -1,4 +1,4 @@
-"""Networks fitted to digits for a short time, for what depends on how contractive they are."""
+"""Networks fitted to digits for a short time, for measurements that depend on contractivity."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _fitted(workload: Workload, steps: int, device: torch.device) -> OurModel:
 
 @torch.no_grad()
 def block_inputs(networks: list[Chain], x: Tensor) -> list[Tensor]:
-    """The input of each block when x goes through them."""
+    """The input of each block when the flow is applied to x."""
     inputs = []
     for net in networks:
         inputs.append(x)

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The conditions of a measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "pyro-ppl", "normflows", "torchflows", "numpy")
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Processor, threads, versions and commit, by what they are."""
+    """Return processor, threads, versions and commit, by name."""
     facts = {
         "commit": commit(),
         "machine": f"{platform.system()} {platform.machine()}",

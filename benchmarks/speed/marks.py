@@ -1,4 +1,4 @@
-"""Contenders whose number is not a log-density are marked wherever they are named."""
+"""Mark the names of contenders whose number is not a log-density."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ MARK = "†"
 
 
 def caveat(name: str) -> str:
-    """What the number of the contender of this name is instead; empty for a log-density."""
+    """What the contender computes instead of a log-density; otherwise empty."""
     contender = CONTENDERS.get(name)
     return contender.caveat if contender is not None else ""
 
 
 def marked(name: str) -> str:
-    """The name, with the mark where the number is not a log-density."""
+    """The name, with the mark if the contender's number is not a log-density."""
     return f"{name} {MARK}" if caveat(name) else name
 
 
 def footnotes(names: Iterable[str]) -> list[str]:
-    """What the mark means for those of the names that have it, one line each."""
+    """Explain the mark for each marked name, one line each."""
     return [
         f"{MARK} {name}: its number is not a log-density, but {caveat(name)}"
         for name in dict.fromkeys(names)

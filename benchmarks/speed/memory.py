@@ -1,14 +1,14 @@
-"""Peak memory of training steps, measured in a process of its own.
+"""Measure the peak memory of training steps in a new process.
 
-The process imports the libraries, trains a miniature for two steps, so that what a library loads
-on first use counts as imported, builds the model and the batch, and only then notes how much
-memory it has in use. What two training steps take above that is the figure: activations, the
-estimators' vectors, gradients, the optimizer's state. On a CPU it is the resident set size, whose
-high-water mark Linux lets a process reset; on a GPU what torch has allocated.
+The process imports the libraries and trains a miniature for two steps, so that libraries load
+everything that they load on first use. It builds the model and the batch, and measures its
+memory. The figure is the additional memory of two training steps: activations, the estimators'
+vectors, gradients, the optimizer's state. On a CPU it is the peak of the resident set size, which
+Linux lets a process reset; on a GPU it is the memory allocated by torch.
 
-The C library's allocator keeps much of what is freed, in pieces that the next allocation may not
-fit into, so that its resident set grows beyond what is ever in use. `LIVE` has it return freed
-memory, so that the figure is memory in use; `DEFAULT_MALLOC` leaves it as users find it.
+The C library's allocator keeps much of the freed memory, in pieces that may be too small for the
+next allocation, so that the resident set can exceed the memory in use. With `LIVE` the allocator
+returns freed memory, and the figure is the memory in use. `DEFAULT_MALLOC` keeps the default.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def peak_memory(
     device: torch.device,
     environment: Mapping[str, str] = LIVE,
 ) -> int:
-    """Bytes that training steps take above imports and model, in a fresh process.
+    """Measure the bytes that training steps need above imports and model, in a new process.
 
     Args:
-        contender: its name.
-        workload: what it trains.
-        device: where.
-        environment: variables of the process, which set up the allocator.
+        contender: name of the contender.
+        workload: the workload to train.
+        device: device of the training.
+        environment: environment variables of the process, which configure the allocator.
     """
     threads = str(torch.get_num_threads())
     arguments = [contender, json.dumps(asdict(workload)), device.type, threads]
@@ -64,7 +64,7 @@ def peak_memory(
 
 
 def peak_above_now(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes in use at the peak of a run beyond those in use before it."""
+    """Peak memory of a run minus the memory before it, in bytes."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -75,8 +75,8 @@ def peak_above_now(run: Callable[[], object], device: torch.device) -> int:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     except OSError as error:
         raise RuntimeError(
-            "Peak memory on a CPU is measured through /proc/self, which needs Linux; leave the "
-            "group `memory` out."
+            "peak memory on a CPU: it is measured through /proc/self, which needs Linux; leave "
+            "out the group `memory`."
         ) from error
     before = resident("VmRSS")
     run()
@@ -84,7 +84,7 @@ def peak_above_now(run: Callable[[], object], device: torch.device) -> int:
 
 
 def main() -> None:
-    """Print the bytes that a contender's training steps take."""
+    """Print the bytes that a contender's training steps need."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("workload", type=json.loads)
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def training(contender: Contender, workload: Workload, device: torch.device) -> Step:
-    """Some training steps of a new model, which stands when this returns."""
+    """Build a new model, and return a function that trains it for some steps."""
     model = contender.build(workload).to(device)
     step = contender.training(model, workload.data().to(device))
 

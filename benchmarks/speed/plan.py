@@ -1,4 +1,4 @@
-"""How much is measured: every size of the benchmark, in full and for a smoke run."""
+"""All sizes of the benchmark, for the full run and for a quick test."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class DigitsFlow:
 
     Args:
         blocks: residual blocks.
-        width: size of both hidden layers of each.
+        width: size of both hidden layers of each block.
         steps: training steps.
         samples: held-out digits.
-        probes: probes for each.
+        probes: probes for each digit.
         gradient_probes: probes for which parameter gradients are taken.
-        longest: the largest number of roulette terms that is reckoned with.
+        longest: the largest number of roulette terms in the sums.
     """
 
     blocks: int
@@ -39,16 +39,16 @@ class Plan:
 
     Args:
         repeats: timed runs of each contender.
-        images: the image workloads, that which is fitted to digits first.
+        images: the image workloads. The first one is fitted to digits.
         toy: the workload of vectors.
-        memory_repeats: fresh processes for each peak.
-        memory_depths: numbers of blocks between which memory is compared.
-        memory_batch: batch of that comparison, large enough to stand out from the process.
+        memory_repeats: new processes for each peak.
+        memory_depths: numbers of blocks for the growth of memory.
+        memory_batch: batch size for the growth of memory, large compared with the process.
         fitting_steps: training steps of the networks that are evaluated and inverted.
-        scaled: the workload from which curves start.
+        scaled: the base workload of the curves.
         scales: the values of each axis.
         digits: the flow for variances.
-        device: where everything runs.
+        device: device of all measurements.
     """
 
     repeats: int

@@ -1,4 +1,4 @@
-"""The findings as Markdown and as JSON."""
+"""Write the findings as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .marks import footnotes, marked
 
 
 def markdown(facts: Mapping[str, str], found: Findings) -> str:
-    """All findings as one page: the machine, the figures, what they were computed from."""
+    """All findings on one page: the machine, the figures, and the measurements behind them."""
     machine = ", ".join(f"{name} {value}" for name, value in facts.items())
     parts = [machine, figures(found.rows), *details(found.measurements)]
     parts += footnotes(m.contender for m in found.measurements)
@@ -43,7 +43,7 @@ def figures(rows: Sequence[Row]) -> str:
 
 
 def details(measurements: Iterable[Measurement]) -> list[str]:
-    """A table for each group: contenders below each other, positions side by side."""
+    """A table for each group: a row for each contender, a column for each position."""
     found = []
     for group, members in groupby(measurements, lambda m: m.group):
         members = list(members)
@@ -63,7 +63,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_json(path: Path, facts: Mapping[str, str], found: Findings) -> None:
-    """Write all findings, every single run among them."""
+    """Write all findings, with the value of every run."""
     content = {
         "machine": dict(facts),
         "rows": [

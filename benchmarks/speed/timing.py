@@ -1,4 +1,4 @@
-"""Time several contenders by turns, so that whatever slows the machine down slows all of them."""
+"""Time several contenders in alternating runs, so that a slow phase affects all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .findings import Measurement
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock time of one run, on an accelerator until its last kernel has finished."""
+    """Wall-clock time of one run. On an accelerator, it includes the last kernel."""
     _synchronize()
     start = time.perf_counter()
     run()
@@ -29,14 +29,14 @@ def alternating(
     at: float | None = None,
     warm_up: int = 1,
 ) -> list[Measurement]:
-    """Times of all runs, taken in turn; each round begins with the next of them.
+    """Time alternating runs. Each round begins with the next contender.
 
     Args:
-        group: what is measured.
-        runs: by contender.
-        repeats: runs of each that count.
+        group: the measured quantity.
+        runs: the function to run for each contender.
+        repeats: number of measured runs of each.
         at: see :class:`Measurement`.
-        warm_up: rounds before, which do not count.
+        warm_up: number of rounds before, which are not measured.
     """
     clocks = {name: partial(seconds, run) for name, run in runs.items()}
     return sampled(group, clocks, repeats, "s", at=at, warm_up=warm_up)
@@ -51,7 +51,7 @@ def sampled(
     at: float | None = None,
     warm_up: int = 1,
 ) -> list[Measurement]:
-    """What functions that measure themselves return, called in turn as in :func:`alternating`."""
+    """Call functions that return their own measurement, as in :func:`alternating`."""
     names = list(clocks)
     values: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()

@@ -1,4 +1,4 @@
-"""What is modelled: events of a shape, and a stack of residual blocks on them."""
+"""Workloads: the shape of the events, and a stack of residual blocks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pyro_resflow.nn import Chain, LipschitzConvNet, LipschitzMLP, SpectralNorm
 class Workload:
     """A stack of residual blocks, and the batch that it is trained on.
 
-    The networks begin with an activation, as those of normflows do.
+    The networks begin with an activation, as in normflows.
 
     Args:
-        name: what to call it in tables.
+        name: name in the tables.
         event_shape: ``(C, H, W)`` for convolutions, ``(D,)`` for a perceptron.
         hidden: widths of each network's hidden layers.
         blocks: number of residual blocks.
         batch: samples in a batch.
-        kernel_sizes: of each network's convolutions.
+        kernel_sizes: kernel sizes of each network's convolutions.
         coefficient: Lipschitz constant of each linear layer.
     """
 
@@ -57,7 +57,7 @@ class Workload:
         return replace(self, event_shape=event_shape, hidden=hidden, blocks=1, batch=2)
 
     def network(self) -> Chain:
-        """A network of one block, drawn anew."""
+        """A new network of one block."""
         norm = SpectralNorm(self.coefficient)
         if not self.is_image:
             return LipschitzMLP(self.event_shape[0], self.hidden, norm=norm, preactivation=True)
@@ -66,7 +66,7 @@ class Workload:
         )
 
     def networks(self) -> list[Chain]:
-        """The networks of all blocks, drawn anew."""
+        """New networks of all blocks."""
         return [self.network() for _ in range(self.blocks)]
 
     def data(self) -> Tensor:

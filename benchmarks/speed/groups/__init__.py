@@ -1,4 +1,4 @@
-"""The groups of figures, in the order of the table; each measures what belongs together."""
+"""The groups of figures, in the order of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out log-densities with little truncation error, of fitted networks."""
+"""Measure held-out log-densities with a small truncation error, of fitted networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ESTIMATORS: dict[str, StochasticEstimator] = {
 
 
 def evaluation(plan: Plan) -> Findings:
-    """Time held-out log-densities, and measure what is left out of them."""
+    """Time held-out log-densities, and measure their truncation errors."""
     networks = fitted_networks(plan)
     x = held_out(plan)
     times = evaluation_times(plan, networks, x)
@@ -62,8 +62,8 @@ def evaluation(plan: Plan) -> Findings:
     note = (
         f"Fitted networks: {plan.fitting_steps} steps on enlarged digits; the largest singular "
         f"value of a block's Jacobian at held-out points is {min(norms):.2f} to {max(norms):.2f}, "
-        "depending on the block. Truncation errors are against 30 Krylov steps at the same "
-        "probe, in float64, the roulette included."
+        "depending on the block. Truncation errors are differences to 30 Krylov steps with the "
+        "same probe, in float64; they include the roulette."
     )
     return Findings(rows, [*times, *errors], [note])
 
@@ -88,7 +88,7 @@ def evaluation_times(plan: Plan, networks: list[Chain], x: Tensor) -> list[Measu
 
 @torch.no_grad()
 def truncation_errors(networks: list[Chain], x: Tensor) -> list[Measurement]:
-    """What each estimator leaves out, block by block: root mean squares over the samples."""
+    """The truncation error of each estimator for each block, a root mean square over samples."""
     exact = Krylov(30, tail=NoTail())
     errors: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
     for net, point in zip(networks, block_inputs(networks, x), strict=True):

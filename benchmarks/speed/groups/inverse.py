@@ -1,9 +1,10 @@
-"""Inversion at Lipschitz constant 0.9: network evaluations, and time against normflows.
+"""Measure inversion at Lipschitz constant 0.9: network evaluations, and time against normflows.
 
 The fitted networks are multiplied by constants, so that the largest singular value of every
-block's Jacobian at the solution is 0.9: as contractive as trained ones are, they would be easy.
-Each block is inverted at its own output, known to float64: through a whole stack an error grows
-tenfold a block, and what arrives would say more about the stack than about the solvers.
+block's Jacobian at the solution is 0.9; the trained networks themselves are easier to invert.
+Each block is inverted at its own output, which is known to float64. In a whole stack an error
+would grow tenfold with each block, and the result would depend on the stack more than on the
+solvers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..timing import alternating
 
 LIPSCHITZ = 0.9
 ACCURACY = 1e-6
-# a residual r of a contraction means an error of up to r / (1 - L)
+# a residual r of a contraction implies an error of up to r / (1 - L)
 SOLVERS: dict[str, Solver] = {
     kind.__name__: kind(tolerance=(1 - LIPSCHITZ) * ACCURACY) for kind in (Anderson, FixedPoint)
 }
@@ -38,11 +39,11 @@ HELD = "normflows, at a tolerance of 1e-6"
 
 @dataclass(frozen=True)
 class Place:
-    """A block's network, and a point that its inverse is to find again.
+    """A block's network, and a point that its inverse has to recover.
 
     Args:
         net: our network of the block.
-        gain: what it is multiplied by.
+        gain: factor of the network.
         x: the point, float64.
         y: its image x + gain g(x), float64.
     """
@@ -68,7 +69,7 @@ def inverse(plan: Plan) -> Findings:
 
 @torch.no_grad()
 def places_along(networks: Sequence[Chain], x: Tensor) -> list[Place]:
-    """The blocks at the Lipschitz constant, and the points that x takes there."""
+    """The blocks at the Lipschitz constant, and their inputs when the flow is applied to x."""
     places = []
     for net in networks:
         gain = LIPSCHITZ / largest_singular_value(net, x)
@@ -79,13 +80,13 @@ def places_along(networks: Sequence[Chain], x: Tensor) -> list[Place]:
 
 
 def scaled(net: nn.Module, gain: float) -> nn.Sequential:
-    """The network multiplied by its gain."""
+    """The network times its gain."""
     return nn.Sequential(net, Gain(gain))
 
 
 @torch.no_grad()
 def evaluations(places: Sequence[Place]) -> Findings:
-    """Evaluations that the solvers spend on each block, in float64, and the errors they reach."""
+    """Count the solvers' evaluations for each block, in float64, and measure their errors."""
     counts: dict[str, list[float]] = {name: [] for name in SOLVERS}
     errors = dict.fromkeys(SOLVERS, 0.0)
     for place in places:
@@ -113,9 +114,9 @@ def evaluations(places: Sequence[Place]) -> Findings:
 
 @torch.no_grad()
 def sampling(plan: Plan, places: Sequence[Place]) -> Findings:
-    """Time to invert all blocks, in float32, and the error of each way."""
+    """Time the inversion of all blocks, in float32, and measure the errors."""
     targets = [place.y.float() for place in places]
-    # an inversion that is cached computes the log-determinant as well
+    # an inversion with a cache also computes the log-determinant
     blocks = [
         Residual(scaled(p.net, p.gain), event_dim=p.x.dim() - 1, cache_size=0) for p in places
     ]
@@ -151,17 +152,17 @@ def sampling(plan: Plan, places: Sequence[Place]) -> Findings:
     ]
     note = (
         "The inverse of normflows stops when the square of every entry's step is below "
-        "1e-5 (1 + |y|), that is steps of up to 3e-3 (and more for larger y); for the second "
-        "comparison the steps are held to 1e-6. Its own `sample` computes 20 + Poisson(2) terms "
-        "of the log-determinant on top, which is left out here on both sides. Errors are the "
-        "largest of an entry, relative to the largest entry of y or 1, against the x that was "
-        "mapped forward in float64."
+        "1e-5 (1 + |y|), that is for steps of up to 3e-3 (or more for larger y). In the second "
+        "comparison it stops at steps of 1e-6. Its `sample` also computes 20 + Poisson(2) terms "
+        "of the log-determinant; this benchmark leaves the log-determinant out for both "
+        "libraries. The error is the largest difference of an entry from the x that was mapped "
+        "forward in float64, relative to the largest entry of y or 1."
     )
     return Findings(rows, measured, [note])
 
 
 def normflows_blocks(plan: Plan, places: Sequence[Place]) -> list[nn.Module]:
-    """The same blocks in normflows."""
+    """Build the same blocks in normflows."""
     import normflows as nf
 
     model = REDUCED.build(plan.images[0]).to(plan.device)

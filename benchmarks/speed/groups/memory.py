@@ -1,4 +1,4 @@
-"""Peak memory of training, each in a fresh process, and how it grows from block to block."""
+"""Measure the peak memory of training, each in a new process, and its growth with depth."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..plan import Plan
 from ..workloads import Workload
 
 NOTES = [
-    f"Peak memory: resident set size at the peak of {STEPS} training steps less that after the "
-    "libraries were imported, a miniature was trained (so that code loaded on first use counts as "
-    "imported) and model and batch were built, each in a fresh process; on a GPU what torch "
-    "allocated. Gradients and the optimizer's state count. The C library is told to return freed "
-    "memory (`MALLOC_MMAP_THRESHOLD_=65536`), so that this is memory in use; as it is by default, "
-    "it keeps pieces of it, which is measured on the first workload too. What one more block adds "
-    "is the slope over depths, by least squares.",
+    f"Peak memory is the resident set size at the peak of {STEPS} training steps minus that "
+    "before them, in a new process that has imported the libraries, trained a miniature (so that "
+    "code loaded on first use counts as imported) and built model and batch. On a GPU it is the "
+    "memory that torch allocated. It includes gradients and the optimizer's state. The C library "
+    "returns freed memory (`MALLOC_MMAP_THRESHOLD_=65536`), so that the figure is memory in use. "
+    "By default the C library keeps fragments of freed memory; this is measured on the first "
+    "workload, too. The memory of one more block is the least-squares slope over depths.",
 ]
 
 
@@ -45,7 +45,7 @@ def peaks(
     plan: Plan,
     environment: Mapping[str, str] = LIVE,
 ) -> Measurement:
-    """The peaks of a contender in fresh processes."""
+    """Measure the peaks of a contender in new processes."""
     values = [
         float(peak_memory(contender.name, workload, plan.device, environment))
         for _ in range(plan.memory_repeats)
@@ -54,7 +54,7 @@ def peaks(
 
 
 def with_default_malloc(plan: Plan) -> Findings:
-    """Peaks of the first workload with the allocator as users find it."""
+    """Measure the peaks of the first workload with the default allocator."""
     workload = plan.images[0]
     group = f"peak memory with malloc's fragments, {workload.name}"
     measured = [
@@ -66,7 +66,7 @@ def with_default_malloc(plan: Plan) -> Findings:
 
 
 def peak_rows(workload: Workload, measured: Sequence[Measurement]) -> list[Row]:
-    """Peaks against normflows with reduce_memory."""
+    """Compare the peaks with those of normflows with reduce_memory."""
     figure = f"peak memory, {workload.name}"
     return [
         Row(
@@ -83,7 +83,7 @@ def peak_rows(workload: Workload, measured: Sequence[Measurement]) -> list[Row]:
 
 
 def growth(plan: Plan) -> Findings:
-    """What one more block adds, in units of its input, on the first image workload."""
+    """Measure the memory of one more block, in units of its input, on the first workload."""
     workload = replace(plan.images[0], batch=plan.memory_batch)
     group = f"peak memory against depth, {workload.name}, batch {workload.batch}"
     found = Findings()
@@ -112,7 +112,7 @@ def growth(plan: Plan) -> Findings:
 
 
 def slope(curve: Sequence[Measurement]) -> float:
-    """Least-squares slope of medians over positions."""
+    """The least-squares slope of medians over positions."""
     xs, ys = [float(m.at or 0) for m in curve], [m.median for m in curve]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     products = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))

@@ -1,4 +1,4 @@
-"""What keeping the layers' norms costs: its share of a training step."""
+"""Measure the share of a training step that updates the layers' norms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..workloads import Workload
 
 
 def norms(plan: Plan) -> Findings:
-    """Time the update of all norms and the rest of the step apart from each other."""
+    """Time the update of all norms, and the rest of the step separately."""
     found = Findings()
     for workload in plan.images:
         found.add(update_share(workload, plan))
@@ -41,7 +41,7 @@ def update_share(workload: Workload, plan: Plan) -> Findings:
 
 
 def apart(group: str, model: Model, step: Step, plan: Plan) -> list[Measurement]:
-    """Times of the step and of the update, which a step finds done and leaves to be done."""
+    """Time the step and, before each step, the update that it would otherwise do."""
 
     def update() -> None:
         update_norms(model)

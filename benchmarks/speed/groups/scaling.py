@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with depth, batch, width and image size."""
+"""Measure how the cost of a training step grows with depth, batch, width and image size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def scaling(plan: Plan) -> Findings:
 
 
 def times_at(axis: str, value: int, plan: Plan) -> list[Measurement]:
-    """Times of all contenders at one point of one axis."""
+    """Time all contenders at one point of one axis."""
     workload = along(plan.scaled, axis, value)
     x = workload.data().to(plan.device)
     steps = {c.name: c.training(c.build(workload).to(plan.device), x) for c in CONTENDERS}

@@ -1,4 +1,4 @@
-"""Training steps on images, of all libraries and of a plain residual network."""
+"""Time training steps on images, of all libraries and of a plain residual network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..workloads import Workload
 CONTENDERS = (KEEP, RECOMPUTE, REDUCED, UNREDUCED, TORCHFLOWS, PLAIN)
 
 NOTES = [
-    "A training step is the density loss, its backward pass, a step of Adam, and what the library "
-    "asks for afterwards: of normflows `update_lipschitz`, run to the reference implementation's "
-    "tolerance of 1e-3 by power iteration; here the norms are measured in the next step, by "
-    "Lanczos steps to 1e-5; around torchflows, whose own layers have no such convolutions, the "
-    "networks are ours. The plain residual network makes the forward and the backward pass only; "
-    "its norms are fixed and its activations a single fused operation.",
+    "A training step consists of the density loss, its backward pass, a step of Adam, and the "
+    "library's update of its norms. normflows runs `update_lipschitz`, a power iteration to the "
+    "reference implementation's tolerance of 1e-3. Our layers measure their norms in the next "
+    "step, by Lanczos steps to 1e-5. torchflows uses our networks, because it has no such "
+    "convolutions. The plain residual network runs only the forward and the backward pass; its "
+    "norms are fixed, and each activation is a single fused operation.",
     "Terms of the log-determinant on average: `Krylov()` 2 + Geometric(1/3), that is 2.5; "
     "normflows 2 + Poisson(2), that is 4, as published; torchflows 2, the k-th of which it "
-    "divides by a further k, so that what it estimates is not the log-determinant.",
-    "All networks are checked to be the same function, to 1e-5, before a run. Copied with the "
-    "weights are the singular vectors of the norms; from there on each library updates its own.",
+    "divides by k once more, so that its estimate is not the log-determinant.",
+    "Before a run, all networks are checked to be the same function, to 1e-5. The singular "
+    "vectors of the norms are copied with the weights; afterwards each library updates its own.",
 ]
 
 
@@ -39,7 +39,7 @@ def training(plan: Plan) -> Findings:
 
 
 def training_times(workload: Workload, plan: Plan) -> list[Measurement]:
-    """The times of one workload."""
+    """Time all contenders on one workload."""
     models = equal_models(CONTENDERS, workload, plan.device)
     x = workload.data().to(plan.device)
     steps = {c.name: c.training(models[c.name], x) for c in CONTENDERS}

@@ -1,8 +1,8 @@
-"""Variance of the log-determinant's estimate and of its gradient, at equal numbers of vjps.
+"""Measure the variance of log-determinant estimates and of their gradients, at equal vjps.
 
-On a flow of 8x8 digits, small enough for whole Jacobians: the probes' variance is a closed form,
-and that of the roulette a sum over its number of terms, at given probes. No draw of a roulette can
-be missed, as rare and long ones would be by sampling.
+The flow of 8x8 digits is small enough for whole Jacobians. The variance of the probes is a closed
+form, and that of the roulette, at given probes, is a sum over its number of terms. Sampling would
+miss rare and long draws of the roulette; the sum includes them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ CONVERGED = 20
 
 @dataclass(frozen=True)
 class Setting:
-    """An estimator: which iterates it goes through, and when it stops.
+    """An estimator: its iterates, and its distribution of their number.
 
     Args:
-        name: what to call it in tables.
-        is_krylov: Krylov iterates, or partial sums of the power series.
+        name: name in the tables.
+        is_krylov: whether the iterates are Krylov's, or else partial sums of the power series.
         terms: products always taken.
         tail: distribution of the number of further products.
     """
@@ -61,7 +61,7 @@ OURS = Setting("Krylov, 3 + Geometric(1/2)", True, 3, Geometric(0.5))
 PUBLISHED = Setting("power series, 2 + Poisson(2)", False, 2, Poisson(2.0))
 GEOMETRIC = Setting("power series, 2 + Geometric(2/3)", False, 2, Geometric(2 / 3))
 VJPS = 4
-"""Products that each of them takes on average."""
+"""Average number of products of each setting."""
 
 
 def variance(plan: Plan) -> Findings:
@@ -74,15 +74,15 @@ def variance(plan: Plan) -> Findings:
     found.add(gradient_variances([*networks_at(flow, points)], sizes))
     found.notes.append(
         f"Variances: {sizes.blocks} blocks of 64 dimensions fitted for {sizes.steps} steps, "
-        f"{VJPS} vjps on average in each setting, Rademacher probes in all; the roulette's part "
-        f"is exact at given probes, with up to {sizes.longest} further terms reckoned with (that "
-        "of Poisson(2) grows without limit with this number)."
+        f"{VJPS} vjps on average and Rademacher probes in each setting. The roulette's part is "
+        f"exact at given probes, for up to {sizes.longest} further terms (with Poisson(2) it "
+        "grows without limit with this number)."
     )
     return found
 
 
 def value_variances(jacobian: Sequence[Tensor], points: Tensor, sizes: DigitsFlow) -> Findings:
-    """Variance of the log-determinant, added up over the blocks."""
+    """Variance of the log-determinant, summed over the blocks."""
     blocks = [Block(j, Rademacher().draw(points, sizes.probes)) for j in jacobian]
     probes = sum(b.probe_variance(gaussian=False).mean().item() for b in blocks)
     steps = 2 + sizes.longest
@@ -121,7 +121,7 @@ def gradient_variances(places: Sequence[tuple[Chain, Tensor]], sizes: DigitsFlow
 
 @torch.no_grad()
 def krylov_adjoints(net: Chain, x: Tensor, probe: Tensor) -> list[Tensor]:
-    """w_1, w_2, ... to convergence, each ``(1, N, D)``."""
+    """w_1, w_2, ... until convergence, each ``(1, N, D)``."""
     vjp = net.linearize(x).vjp
     counts = range(1, CONVERGED + 1)
     return [Krylov(n, tail=NoTail()).estimate(vjp, probe).adjoint for n in counts]
@@ -135,7 +135,7 @@ def power_adjoints(net: Chain, x: Tensor, probe: Tensor, longest: int) -> list[T
 
 
 def gradients(net: Chain, x: Tensor, probe: Tensor, adjoints: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient that each adjoint stands for: of the mean of w^T J e, as one vector."""
+    """The gradient of the mean of w^T J e for each adjoint w, as one vector."""
     parameters = [p for p in net.parameters() if p.requires_grad]
     _, tangent = net.dual(x, probe)
     found = []
@@ -149,12 +149,12 @@ def gradients(net: Chain, x: Tensor, probe: Tensor, adjoints: Sequence[Tensor]) 
 
 
 def compared(
-    what: str, unit: str, probes: float, parts: Mapping[Setting, float], share: AtMost | None
+    quantity: str, unit: str, probes: float, parts: Mapping[Setting, float], share: AtMost | None
 ) -> Findings:
-    """Rows for the truncation's share, and for the total against the other settings."""
+    """Rows for the truncation's share, and for the ratio of the total to other settings."""
     rows = [
         Row(
-            f"variance of the {what} at {VJPS} vjps: truncation's share, {OURS.name}",
+            f"variance of the {quantity} at {VJPS} vjps: truncation's share, {OURS.name}",
             parts[OURS] / (probes + parts[OURS]),
             share,
             note="; ".join(
@@ -165,13 +165,13 @@ def compared(
     for other in (PUBLISHED, GEOMETRIC):
         rows.append(
             Row(
-                f"variance of the {what} at {VJPS} vjps: share of that of {other.name}",
+                f"variance of the {quantity} at {VJPS} vjps: share of that of {other.name}",
                 (probes + parts[OURS]) / (probes + parts[other]),
                 AtMost(1) if share is None else None,
                 note="probes included",
             )
         )
-    group = f"variance of the {what}"
+    group = f"variance of the {quantity}"
     measured = [Measurement(group, "of the probes", (probes,), unit)]
     measured += [
         Measurement(group, f"of truncation: {s.name}", (part,), unit) for s, part in parts.items()

@@ -1,4 +1,4 @@
-"""The two-dimensional toy: a hundred small perceptrons, where Python's overhead rules."""
+"""Measure a two-dimensional toy of a hundred small perceptrons, dominated by Python's overhead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTENDERS = (DEFAULT, KEEP, RECOMPUTE, EXACT, REDUCED, UNREDUCED, BRUTE_FORCE, 
 
 
 def vectors(plan: Plan) -> Findings:
-    """Training steps a second of every contender."""
+    """Training steps per second of every contender."""
     workload = plan.toy
     models = equal_models(CONTENDERS, workload, plan.device)
     x = workload.data().to(plan.device)
