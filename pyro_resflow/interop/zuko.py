@@ -42,6 +42,7 @@ with extra("zuko"), _validation_kept():
     import zuko
     from zuko.lazy import Flow, LazyInverse, LazyTransform
 
+    from .zuko_contexts import check_context_dim
     from .zuko_differences import (
         ZukoInverseWarning,
         ZukoVersionWarning,
@@ -294,7 +295,8 @@ def from_zuko(
         lazy: the flow or lazy transform. Only the transform of a flow is used; pass the base to
             Pyro's ``TransformedDistribution``: a standard normal for most of zuko's flows, a
             uniform distribution for circular ones (``NCSF``).
-        context_dim: size of the context, if the result is to be conditional.
+        context_dim: size of the context, for a flow made with ``context=...``; the result is then
+            conditional.
 
     A :class:`ZukoInverseWarning` tells if zuko's inverse fails because its bisection stopped at a
     bound. In evaluation mode gradients reach all weights, as in training mode. State dicts record
@@ -305,7 +307,8 @@ def from_zuko(
         A ``TransformModule``, or with ``context_dim`` a ``ConditionalTransformModule``.
 
     Raises:
-        ValueError: for an object that is neither a flow nor a lazy transform.
+        ValueError: for an object that is neither a flow nor a lazy transform, and for a
+            ``context_dim`` that is not the width that the flow's networks were made for.
 
     Example:
         >>> import torch, zuko
@@ -322,6 +325,7 @@ def from_zuko(
             f"lazy: expected a zuko Flow or LazyTransform, got {type(lazy).__name__}. A plain "
             "transform becomes one in zuko.lazy.UnconditionalTransform."
         )
+    check_context_dim(transform, context_dim)
     if context_dim is None:
         return ZukoTransform(transform)
     return ConditionalZukoTransform(transform, context_dim)
