@@ -1,4 +1,4 @@
-"""Derivatives from torch's own machinery or from differences, to compare ours with."""
+"""Derivatives by torch or finite differences, for comparison."""
 
 from __future__ import annotations
 

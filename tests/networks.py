@@ -1,4 +1,4 @@
-"""The networks that tests of estimators, solvers and linearizations run over.
+"""Networks for the tests of estimators, solvers and linearizations.
 
 ``NETWORKS[name](lipschitz)`` returns a network of that Lipschitz constant, in the default dtype,
 with its event shape. Its raw weights are far above the coefficient, so that every layer sits at

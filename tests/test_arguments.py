@@ -1,4 +1,4 @@
-"""Wrong arguments of constructors and factories: our class and the argument are named."""
+"""Wrong arguments of constructors and factories raise errors that name class and argument."""
 
 from __future__ import annotations
 

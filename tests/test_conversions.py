@@ -1,4 +1,4 @@
-"""Flows converted to another type: float64 works, half precision is refused by name."""
+"""Flows work in float64, and raise an error in half precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On an accelerator everything computes what it computes on the CPU, and inverses converge."""
+"""On an accelerator, values agree with those of the CPU, and inverses converge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No tensor is made on a device of our choosing: everything runs where its inputs are.
+"""Everything runs on the device of its inputs.
 
 The device is meta, where tensors have no values: it shows every tensor made elsewhere, and every
 decision that looks at one. Roulettes draw their number of terms on the host, as numbers; and what

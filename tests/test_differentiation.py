@@ -1,4 +1,4 @@
-"""Derivatives of derivatives, and guards where there are none."""
+"""Second derivatives, and errors where there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dequantized: honest probabilities on a problem small enough to integrate."""
+"""Dequantized gives the probabilities of a problem that is small enough to integrate."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/ runs, and does what the page shows."""
+"""Every Python block of the README and of docs/ runs, and prints the text on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts in findings/ are all listed, and the pages name none that is not there."""
+"""The scripts in findings/ are all listed, and every listed script exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No change of a value goes unnoticed, however it is made."""
+"""Every change of a value is noticed."""
 
 from __future__ import annotations
 

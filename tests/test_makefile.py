@@ -1,4 +1,4 @@
-"""`make demo` keeps what earlier runs have written; `make docs` installs no more than it needs."""
+"""`make demo` keeps earlier runs; `make docs` installs only the necessary packages."""
 
 from __future__ import annotations
 

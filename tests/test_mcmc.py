@@ -1,4 +1,4 @@
-"""HMC and NUTS: one energy function, or an error that says how to have one."""
+"""HMC and NUTS have one energy function, or raise an error with a remedy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the package index shows: links that lead somewhere from there, too."""
+"""The project page on the package index: its links work there, too."""
 
 from __future__ import annotations
 

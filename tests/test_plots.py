@@ -1,4 +1,4 @@
-"""Pictures show the numbers that they are of."""
+"""Pictures show the right numbers."""
 
 from __future__ import annotations
 

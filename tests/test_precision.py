@@ -1,4 +1,4 @@
-"""What needs full precision has it, whatever the process allows its products."""
+"""Full precision is used where it is needed, whatever precision the process allows."""
 
 from __future__ import annotations
 

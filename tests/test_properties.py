@@ -1,4 +1,4 @@
-"""What holds of every composition of the registry's transforms, whatever the events."""
+"""Properties of all compositions of the registry's transforms, for random events."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""The rule against the logarithm itself, on circles up to the rim of the unit disc."""
+"""The quadrature rule against the logarithm, on circles up to the unit circle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces, as Pyro's compiled losses and NUTS record them, compute what is true at each call."""
+"""Traces, which Pyro's compiled losses and NUTS record, give correct values at each call."""
 
 from __future__ import annotations
 

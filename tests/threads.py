@@ -1,4 +1,4 @@
-"""Several threads at the same time, for tests."""
+"""Runs several threads at the same time, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way through the package stays as short as it is."""
+"""The number of calls inside the package does not grow."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The count of live bytes, by hand and against torch's own allocator."""
+"""Live bytes, counted by hand and by torch's allocator."""
 
 from __future__ import annotations
 

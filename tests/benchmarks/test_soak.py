@@ -1,4 +1,4 @@
-"""Long runs: memory, graphs and norms; and that the three are measured rightly."""
+"""Long runs keep memory, graphs and norms bounded, and the benchmark measures them correctly."""
 
 from __future__ import annotations
 

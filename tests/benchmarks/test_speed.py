@@ -1,4 +1,4 @@
-"""What the benchmark says is computed rightly; nothing here depends on a clock."""
+"""The speed benchmark computes its figures correctly; no test depends on a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of a training step: operations by hand, memory as a line, the roulette fixed."""
+"""The cost of a training step: operations by hand, linear memory, fixed roulette."""
 
 from __future__ import annotations
 

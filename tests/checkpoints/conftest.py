@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: the file to save to, and one that is saved."""
+"""Fixtures of the checkpoint tests: a path to save to, and a saved file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are almost right: one or a few parts of a good one changed, and its checksums mended.
+"""Files with one or a few changed parts and repaired checksums.
 
 A byte that is flipped anywhere is mostly caught by a checksum. Whoever means harm writes the
 checksum that fits; so these change what a file says, part by part, and then make it whole again.

@@ -1,4 +1,4 @@
-"""Flows to files and back, and what has to come back."""
+"""Saves and loads flows, and compares them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Safetensors files: the same as those of the safetensors package, and no number is believed."""
+"""Safetensors files equal those of the safetensors package, and wrong numbers are rejected."""
 
 from __future__ import annotations
 

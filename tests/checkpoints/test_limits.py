@@ -1,4 +1,4 @@
-"""What a file asks for is in proportion to it, or refused before any of it is done."""
+"""The cost of loading is in proportion to the file, or a limit rejects the file first."""
 
 from __future__ import annotations
 

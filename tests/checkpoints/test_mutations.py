@@ -1,4 +1,4 @@
-"""Whatever a file says, reading it ends in a flow or in an error of the documented kinds."""
+"""Reading a changed file gives a flow or a documented error."""
 
 from __future__ import annotations
 

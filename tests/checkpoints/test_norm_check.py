@@ -1,4 +1,4 @@
-"""Loading warns of flows that are no contraction, and of no others."""
+"""Loading warns of flows that are not contractions, and only of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes of the user's own, which have to be given for loading."""
+"""Loading a flow with the user's own classes needs these classes as an argument."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A second witness: normflows, a package that others made of the reference implementation's code.
+"""Loaded networks agree with normflows, which has its own copy of the reference's code.
 
-Its networks have the reference's layers under the reference's names, so that the weights go the
-way that those of a checkpoint go.
+Its networks have the layers and names of the reference implementation, so that their weights load
+like those of a checkpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files are read with checks: what is damaged, foreign or strange is refused."""
+"""Damaged and foreign files raise errors."""
 
 from __future__ import annotations
 

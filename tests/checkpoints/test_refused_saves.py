@@ -1,4 +1,4 @@
-"""Flows that could not be loaded again are not saved, and the error says why."""
+"""Saving rejects flows that could not be loaded, and the error gives the reason."""
 
 from __future__ import annotations
 

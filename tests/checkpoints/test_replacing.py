@@ -1,4 +1,4 @@
-"""Files take the place of others in one step, on full disks and under strange names too."""
+"""Saving replaces a file in one step, also on full disks and under unusual names."""
 
 from __future__ import annotations
 

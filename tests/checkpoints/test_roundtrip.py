@@ -1,4 +1,4 @@
-"""Every transform, module and model computes the same once it is loaded."""
+"""Every transform, module and model computes the same after loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimators, solvers and numbers come back as they were set last."""
+"""Estimators, solvers and numbers are loaded as they were last set."""
 
 from __future__ import annotations
 

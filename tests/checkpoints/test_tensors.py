@@ -1,4 +1,4 @@
-"""Types and devices of tensors, and which of them are shared."""
+"""Dtypes, devices and sharing of tensors are kept."""
 
 from __future__ import annotations
 

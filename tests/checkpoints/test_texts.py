@@ -1,4 +1,4 @@
-"""What files say is shown without harm to a terminal, and to a bounded length."""
+"""Strings from files are escaped and truncated before they reach a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modes, first batches and training go on as if nothing had been saved."""
+"""Modes, initialisation and training continue after loading."""
 
 from __future__ import annotations
 

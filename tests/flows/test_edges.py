@@ -1,4 +1,4 @@
-"""Batches of no image, other types than the parameters', and single rows that have no density."""
+"""Empty batches, other dtypes than the parameters', and single rows without a density."""
 
 from __future__ import annotations
 

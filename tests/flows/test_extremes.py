@@ -1,4 +1,4 @@
-"""Images and number formats at the edge of what there is: no NaN, no infinity."""
+"""Extreme images and half precision give no NaN and no infinity."""
 
 from collections.abc import Callable
 

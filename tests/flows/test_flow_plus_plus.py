@@ -1,4 +1,4 @@
-"""Flow++: the published models' structure and sizes, and that it works as a flow of images."""
+"""Flow++: structure and sizes of the published models, and its use as an image flow."""
 
 from __future__ import annotations
 

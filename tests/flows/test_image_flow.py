@@ -1,4 +1,4 @@
-"""What holds of every flow of images."""
+"""Properties of every image flow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual Flow for images: its structure, and that it stays a contraction."""
+"""Residual Flow for images: its structure, and blocks that stay contractions."""
 
 from collections.abc import Callable
 

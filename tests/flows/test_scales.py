@@ -1,4 +1,4 @@
-"""The assembly that image flows share."""
+"""The assembly of scales, which all image flows share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows of vectors: structure and start of the conditional ones, bad arguments."""
+"""Flows of vectors: structure, initial conditional flows, bad arguments."""
 
 from collections.abc import Callable
 

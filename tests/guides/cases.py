@@ -1,4 +1,4 @@
-"""A model, and guides of it, small enough for tests."""
+"""A small model and guides for it."""
 
 from collections.abc import Callable
 

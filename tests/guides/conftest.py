@@ -1,4 +1,4 @@
-"""What the tests of guides share: a fresh param store, and both precisions."""
+"""Fixtures of the guide tests: an empty param store, and both precisions."""
 
 from collections.abc import Iterator
 

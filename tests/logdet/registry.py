@@ -1,4 +1,4 @@
-"""One registry of the estimators of log-determinants, for the tests that hold of all of them."""
+"""One registry of log-determinant estimators, for tests that hold for all of them."""
 
 from __future__ import annotations
 

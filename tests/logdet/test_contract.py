@@ -1,4 +1,4 @@
-"""What blocks ask of an estimator: one of a user's own works wherever ours do."""
+"""An estimator of the user's own works wherever the package's estimators do."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The exact log-determinant against closed forms and derivatives."""
+"""The exact log-determinant equals closed forms and derivatives."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Traces of other functions of the Jacobian than the logarithm of I + J."""
+"""Traces of functions of the Jacobian other than log(I + J)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Krylov estimators of linear maps whose coefficient is next to 1, against exact values."""
+"""Krylov estimates of linear maps with a coefficient close to 1 agree with exact values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lipschitz layers for tests, and what is done to them and measured of them."""
+"""Lipschitz layers for tests, with functions that change and measure them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first batch's initialisation: once, again when asked, and saved."""
+"""The first batch initialises once, an explicit call again, and the flags are saved."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The constant that a network is held to bounds what is certified of it."""
+"""The bound of a network's coefficients is at least its certified bound."""
 
 from __future__ import annotations
 

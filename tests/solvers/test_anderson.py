@@ -1,4 +1,4 @@
-"""Anderson's acceleration against Banach's iteration: faster, and as safe."""
+"""Anderson's acceleration is faster than Banach's iteration, and as safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of any shape, and what a sample has to do with its neighbours."""
+"""Batches of any shape, and independence of the samples of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Roots of increasing functions: hard shapes, rounding, gradients, and failures that are said."""
+"""Roots of increasing functions: hard shapes, rounding, gradients, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What blocks ask of a solver: one of a user's own works wherever ours do."""
+"""A solver of the user's own works wherever the package's solvers do."""
 
 import pytest
 import torch

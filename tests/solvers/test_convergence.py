@@ -1,4 +1,4 @@
-"""Errors where there is no solution, and for bad arguments."""
+"""Missing solutions and bad arguments raise errors."""
 
 from __future__ import annotations
 

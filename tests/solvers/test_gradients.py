@@ -1,4 +1,4 @@
-"""Gradients through the solution: exact, cheap, and refused where wrong."""
+"""Gradients through the solution: exact, cheap, or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every solver finds the inverse, within rounding or the tolerance asked for."""
+"""Every solver finds the inverse, within rounding or the tolerance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transforms made of contractions, far from linear, of which tests take derivatives."""
+"""Transforms made of contractions that are far from linear, for tests of derivatives."""
 
 from __future__ import annotations
 

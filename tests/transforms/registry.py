@@ -1,4 +1,4 @@
-"""One registry of every transform, for the tests that hold of all of them.
+"""One registry of all transforms, for tests that hold for all of them.
 
 Each entry makes a transform in the exact log-determinant mode, in the default dtype, with its
 input's event shape, and a function that draws inputs inside its domain.

@@ -1,4 +1,4 @@
-"""What Pyro expects of every transform, over the whole registry."""
+"""Pyro's requirements of every transform, over the whole registry."""
 
 import copy
 import io

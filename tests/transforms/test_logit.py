@@ -1,4 +1,4 @@
-"""The logit: ends, stability far out, domain."""
+"""The logit: ends, numerical stability, domain."""
 
 import pytest
 import torch

@@ -126,7 +126,14 @@ def test_no_option_that_matters_may_be_missing(option: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("nblocks", "16-x"), ("nblocks", 16), ("imagesize", "big"), ("coeff", None), ("kernels", "")],
+    [
+        ("nblocks", "16-x"),
+        ("nblocks", 16),
+        ("imagesize", "big"),
+        ("imagesize", float("inf")),
+        ("coeff", None),
+        ("kernels", ""),
+    ],
 )
 def test_impossible_values_are_refused(option: str, value: Any) -> None:
     with pytest.raises(UnsupportedFlowError, match="args: an option has an impossible value"):

@@ -1,4 +1,4 @@
-"""What pickles may ask for, and that nothing of what they ask for happens."""
+"""Pickles with calls, imports or damage are rejected, and nothing that they name runs."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from torch import nn
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -24,8 +25,11 @@ from examples.images.hybrid import HybridEstimation
 from examples.images.optimization import optimization
 from examples.images.run_errors import SetupError
 from examples.images.setting_checks import (
+    HALF_PRECISIONS,
+    check_callbacks,
     check_epoch_position,
     check_monitors,
+    check_precision,
     check_tested_images,
 )
 from examples.images.sources import Digits
@@ -47,7 +51,6 @@ pytestmark = pytest.mark.usefixtures("no_arguments")
 
 REFUSED = {
     "bf16-true": ({"trainer.precision": "bf16-true"}, r"trainer\.precision bf16-true"),
-    "16-true": ({"trainer.precision": "16-true"}, r"trainer\.precision 16-true"),
     "bins": (
         {"model.bins": "256"},
         r"model\.bins 256: the data decide it, and Digits has 17",
@@ -58,8 +61,6 @@ REFUSED = {
     ),
     "labels": ({"data.labels": "true"}, r"data\.labels true: DensityEstimation learns from im"),
     "samples": ({"model.test_samples": "3"}, r"model\.test_samples 3: .*logdet\.Exact"),
-    "no draws": ({"model.test_draws": "0"}, r"model\.test_draws: expected at least 1, got 0"),
-    "no batch": ({"data.batch_size": "0"}, r"data\.batch_size: expected at least 1, got 0"),
     "one image": (
         {"data.validation_fraction": "0.9992"},
         r"data\.validation_fraction 0\.9992: it leaves 1 of 1437 images",
@@ -67,10 +68,6 @@ REFUSED = {
     "batch size finder": (
         {"trainer.callbacks+": "lightning.pytorch.callbacks.BatchSizeFinder"},
         r"trainer\.callbacks BatchSizeFinder: .* set data\.batch_size",
-    ),
-    "learning rate finder": (
-        {"trainer.callbacks+": "lightning.pytorch.callbacks.LearningRateFinder"},
-        r"trainer\.callbacks LearningRateFinder: .* set model\.optimizer\.init_args\.lr",
     ),
     "plateau without monitor": (
         {"model.lr_scheduler": "torch.optim.lr_scheduler.ReduceLROnPlateau"},
@@ -97,6 +94,30 @@ def test_it_is_refused_before_the_first_step(tmp_path, name, monkeypatch):
     with pytest.raises(SystemExit, match="^error: .*" + message):
         run("fit_and_test", tmp_path, **settings)
     assert not steps
+
+
+@pytest.mark.parametrize("precision", HALF_PRECISIONS)
+def test_weights_of_half_precision_are_refused(precision):
+    with pytest.raises(SetupError, match=rf"trainer\.precision {precision}: .* bf16-mixed"):
+        check_precision(precision)
+
+
+@pytest.mark.parametrize("size", ["batch_size", "evaluation_batch_size"])
+def test_a_batch_has_at_least_one_image(size):
+    with pytest.raises(SetupError, match=rf"data\.{size}: expected at least 1, got 0"):
+        ImageData(Digits(), **{size: 0})
+
+
+@pytest.mark.parametrize("number", ["test_draws", "test_samples"])
+def test_a_test_takes_at_least_one_draw(number):
+    numbers = {"test_draws": 1, "test_samples": 1, number: 0}
+    with pytest.raises(SetupError, match=rf"model\.{number}: expected at least 1, got 0"):
+        check_draws(RealNVP((1, 4, 4), scales=1, network=ResidualConditioner(4)), **numbers)
+
+
+def test_a_learning_rate_finder_is_refused():
+    with pytest.raises(SetupError, match=r"Finder: .* set model\.optimizer\.init_args\.lr"):
+        check_callbacks([LearningRateFinder()])
 
 
 def test_batch_norms_are_deterministic_in_tests():

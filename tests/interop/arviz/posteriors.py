@@ -1,4 +1,4 @@
-"""A posterior that is known in closed form, and what differs between ArviZ 0.x and 1."""
+"""A posterior in closed form, and the differences between ArviZ 0.x and 1."""
 
 from __future__ import annotations
 

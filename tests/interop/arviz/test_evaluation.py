@@ -1,4 +1,4 @@
-"""Many draws in one run: the same numbers as one by one, or one by one with a warning."""
+"""Many draws in one run give the numbers of single draws, or fall back with a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of every conditioner, and what is each one's own."""
+"""Properties of all conditioners, and of each one."""
 
 from __future__ import annotations
 

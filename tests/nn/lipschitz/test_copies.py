@@ -1,4 +1,4 @@
-"""Copies, files and moves of layers compute the same, and keep to the norm."""
+"""Copied, saved and moved layers compute the same and keep their norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The maps that layers are: batches, padding, biases, kernels."""
+"""The linear maps of the layers: batches, padding, biases, kernels."""
 
 from __future__ import annotations
 

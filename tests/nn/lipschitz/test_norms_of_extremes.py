@@ -1,4 +1,4 @@
-"""Norms of weights near the ends of float32, and after changes that an iteration may miss."""
+"""Norms of extreme float32 weights, and after changes that an iteration may miss."""
 
 from __future__ import annotations
 

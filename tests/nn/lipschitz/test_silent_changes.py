@@ -1,4 +1,4 @@
-"""Changes of a weight that leave no trace but its values."""
+"""Changes of a weight's values that torch does not count are noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Power iteration runs by itself: after each change of a weight, and once only."""
+"""Power iteration runs automatically, once after each change of a weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The effective weight: its norm, gradients, precision, and what is refused."""
+"""The effective weight: its norm, gradients, precision, and errors."""
 
 from __future__ import annotations
 

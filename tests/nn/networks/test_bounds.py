@@ -1,4 +1,4 @@
-"""Networks' Lipschitz constants, and what is certified of them."""
+"""Lipschitz constants of networks, and their certified bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks that a chain would not call are refused by name."""
+"""A chain rejects hooks that it would not call."""
 
 from __future__ import annotations
 

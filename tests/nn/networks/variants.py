@@ -1,4 +1,4 @@
-"""Networks of every kind, small, by name."""
+"""Small networks of every kind, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalings are multiplied into the affine maps beside them."""
+"""Scalings are multiplied into the neighbouring affine maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalings by activations' gains, and shifts."""
+"""Scalings by the gains of activations, and shifts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transform remembers is used for as long as it holds, and no longer."""
+"""A transform uses its cache exactly as long as it is valid."""
 
 from __future__ import annotations
 

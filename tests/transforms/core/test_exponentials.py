@@ -1,4 +1,4 @@
-"""Noise where Pyro and torch exponentiate: refused, and what is linear left alone."""
+"""Noise in an exponential of Pyro or torch raises an error; linear uses do not."""
 
 from __future__ import annotations
 

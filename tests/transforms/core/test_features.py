@@ -1,4 +1,4 @@
-"""Images read off a composition on the way."""
+"""Images recorded inside a composition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass keeps alive, by counting references alone: nothing that nobody can reach."""
+"""A pass keeps nothing alive that cannot be reached, by reference counts alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of another range are refused, where the range is known."""
+"""Images outside the known range raise an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hessians, their products and score penalties: right with Exact, refused with noise."""
+"""Hessians, their products and score penalties: correct with Exact, an error with noise."""
 
 from __future__ import annotations
 

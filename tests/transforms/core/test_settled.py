@@ -1,4 +1,4 @@
-"""Networks that are another function of each batch or at each call are refused by name."""
+"""Networks that change with each batch or call raise an error."""
 
 from __future__ import annotations
 

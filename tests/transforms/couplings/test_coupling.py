@@ -1,4 +1,4 @@
-"""Couplings: what is kept, what is counted, contexts, and wrong shapes."""
+"""Couplings: kept entries, log-determinants, contexts, and wrong shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scales of affine maps, and what they start as."""
+"""Scales of affine maps, and their initial values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step of Flow++: what it is made of, and what its network sees."""
+"""The step of Flow++: its parts, and the input of its network."""
 
 from functools import partial
 

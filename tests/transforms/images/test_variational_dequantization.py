@@ -1,4 +1,4 @@
-"""Variational dequantization: in its bin, a density, a guide, and better than uniform noise."""
+"""Variational dequantization stays in its bin, is a density and a guide, and beats uniform."""
 
 from __future__ import annotations
 

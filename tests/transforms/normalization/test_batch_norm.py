@@ -1,4 +1,4 @@
-"""Batch normalisation: averages, gradients through the batch, modes, and batches met twice."""
+"""Batch normalisation: averages, gradients through the batch, modes, and repeated batches."""
 
 from __future__ import annotations
 

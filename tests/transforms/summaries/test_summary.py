@@ -1,4 +1,4 @@
-"""A summary says what a flow is made of, and measures nothing."""
+"""A summary lists the parts of a flow, and measures nothing."""
 
 from __future__ import annotations
 
