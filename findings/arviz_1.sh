@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # arviz 0.23.4, and arviz 1.3.0 with arviz-stats 1.3.3 and arviz-base 1.3.1; needs Python 3.12
 #
-# Behaviour: psislw takes log-weights in 0.23 and log-likelihoods, which it negates, in 1.3 (array API):
-# the same call diagnoses the other tail. There, 25 to 29 draws give a k of nan, and equal weights an
-# error. The tail effective sample size is that of the quantiles .05 and .95 in 0.23; in 1.3 of .11 and
-# .89, from the probability of the intervals that are shown, and with a setting of .5 that of the
-# median. The standard error of loo divides by n in 0.23 and by n - 1 in 1.3, and its k differs since
-# tails have other lengths. 1.3 installs no backend for to_netcdf.
-# One would have guessed: the same number of a diagnostic that is named in papers; a setting of plots
-# that diagnostics do not depend on; nan or a k, and an error, for a documented reason.
+# Behaviour: psislw takes log-weights in 0.23. In 1.3 (array API) it takes log-likelihoods and negates
+# them, so the same call diagnoses the opposite tail. In 1.3, 25 to 29 draws give a k of nan, and equal
+# weights raise an error. The tail effective sample size is that of the quantiles .05 and .95 in 0.23. In
+# 1.3 it is that of .11 and .89, which follow the probability of displayed intervals; with a setting of .5
+# it is that of the median. The standard error of loo divides by n in 0.23 and by n - 1 in 1.3, and its k
+# differs because the tails have different lengths. 1.3 installs no backend for to_netcdf.
+# One would have guessed: the same value of a published diagnostic in both versions; diagnostics that do
+# not depend on a setting of plots; a documented reason for nan and for errors.
 # Output seen:
 #   k of x and of -x for 1000 normal x: 0.38, 0.59 under 0.23.4
 #   k of x and of -x for 1000 normal x: 0.61, 0.37 under 1.3.0

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # FrEIA 0.2 with torch 2.14.1
 #
-# Behaviour: the log-determinant of IResNetLayer comes without a graph, so a loss of density plus
-# log-determinant trains on the density alone, with no error and no warning.
-# One would have guessed: a log-determinant with a gradient, as the package's other layers have.
+# Behaviour: the log-determinant of IResNetLayer has no autograd graph. A loss of density plus
+# log-determinant therefore trains the density alone, without an error or a warning.
+# One would have guessed: a log-determinant with a gradient, as in the package's other layers.
 # Output seen:
 #   IResNetLayer: output has a graph True, log-determinant False
 #   GLOWCouplingBlock: output has a graph True, log-determinant True

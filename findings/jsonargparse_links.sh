@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # jsonargparse 4.53.0
 #
-# Behaviour: a value for the target of link_arguments is refused on the command line with an error that
-# names the source, and dropped in silence where it comes from a YAML file.
+# Behaviour: a value for the target of link_arguments raises an error on the command line, which names
+# the source. In a YAML file it is ignored silently.
 # One would have guessed: one rule for both.
 # Output seen:
 #   YAML says net.size 7 and data.size 5: net.size is 5

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # lightning 2.6.6 with jsonargparse 4.53.0 and torch 2.14.1
 #
-# Behaviour: with --ckpt_path, LightningCLI takes the model's arguments from the checkpoint, also
-# those that the command line names otherwise, without a word. A resumed run loses the last update of
-# a ReduceLROnPlateau. EarlyStopping takes its patience from the checkpoint. max_steps below an epoch
-# with an EarlyStopping raises when training is over.
-# One would have guessed: the command line wins; a resumed run repeats the uninterrupted one; the
-# patience of the callback that was built; a run that ends quietly.
+# Behaviour: with --ckpt_path, LightningCLI takes the model's arguments from the checkpoint and silently
+# ignores other values on the command line. A resumed run loses the last update of a
+# ReduceLROnPlateau. EarlyStopping takes its patience from the checkpoint. With max_steps below an
+# epoch, EarlyStopping raises an error after training.
+# One would have guessed: the command line takes precedence; a resumed run repeats the uninterrupted
+# one; EarlyStopping uses the patience of its constructor; the run ends without an error.
 # Output seen:
 #   --model.size=3 with the checkpoint of a model of size 5: size 5
 #   learning rates of epochs 3 to 5: whole run 0.01, 0.001, 0.0001; resumed 0.1, 0.01, 0.001

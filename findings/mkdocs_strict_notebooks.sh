@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # mkdocs 1.6.1 with mkdocs-jupyter 0.26.3
 #
-# Behaviour: mkdocs build --strict succeeds where an executed notebook raises, and puts the traceback
-# on the page: mkdocs-jupyter's allow_errors is on by default, and it logs no warning. It succeeds as
-# well where links lead to headings that do not exist, which are logged as information. With --quiet
-# it succeeds whatever the warnings: they are not counted.
-# One would have guessed: --strict fails where the documentation is broken; --quiet changes what is
-# printed.
+# Behaviour: mkdocs build --strict succeeds if an executed notebook raises an error, and puts the
+# traceback on the page, because mkdocs-jupyter's allow_errors is on by default and logs no warning. It
+# also succeeds with links to missing headings, which it logs as information. With --quiet it always
+# succeeds, because it does not count warnings.
+# One would have guessed: --strict fails if the documentation is broken; --quiet changes only the
+# output.
 # Output seen:
 #   a notebook that raises: exit status 0, traceback on the page
 #   the same with allow_errors: false: exit status 1

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # normflows 1.7.3 with torch 2.14.1
 #
-# Behaviour: in train() and with reduce_memory=True, its default, the log-determinant that
-# nf.flows.Residual returns has the gradient of the log-determinant and another value, and its
-# gradient multiplies every sample's with the weight of the first sample. The norm of a
-# convolution belongs to the size of the first images that the layer sees: for larger ones it may
-# exceed the constant that was asked for, and even 1.
-# One would have guessed: a training loss that is the density's; gradients of the loss that is
-# written down; blocks that stay invertible at every image size.
+# Behaviour: in train() and with reduce_memory=True, the default, nf.flows.Residual returns a number
+# that has the gradient of the log-determinant, but not its value. Its gradient multiplies the gradient
+# of every sample by the weight of the first sample. A convolution is normalised for the size of the
+# first images that it gets: for larger images its norm may exceed the given constant, and even 1.
+# One would have guessed: the training loss is that of the density; the gradients are those of the
+# loss; blocks stay invertible at every image size.
 # Output seen:
 #   log-determinant 4.055: train() 3.35 +- 0.02, eval() 4.06 +- 0.00
 #   without reduce_memory: train() 4.06 +- 0.01

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # numpyro 0.22.0 with jax 0.12.0.1; needs Python 3.12
 #
-# Behaviour: where a log-scale of InverseAutoregressiveTransform is clipped (below -5, above 3),
-# automatic differentiation gives the gradient that it would have without the clip. At a kink jax
-# takes other derivatives than torch: clip 1/2 at its bound (torch: 0 for numbers), abs 1 at 0
-# (torch: 0), hard_tanh 1 at 1 (torch: 0).
-# One would have guessed: gradients that finite differences confirm; a model that was translated from
-# torch to jax has the same gradients everywhere.
+# Behaviour: where InverseAutoregressiveTransform clips a log-scale (below -5, above 3), its gradient
+# ignores the clip. At kinks, jax has other derivatives than torch: clip 1/2 at its bound (torch: 0 for
+# numbers), abs 1 at 0 (torch: 0), hard_tanh 1 at 1 (torch: 0).
+# One would have guessed: gradients agree with finite differences; a model that is translated from
+# torch to jax has the same gradients.
 # Output seen:
 #   InverseAutoregressiveTransform, clipped: largest gradient of the log-determinant 5.3e+03, by
 #     differences 0

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # pyro-ppl 1.9.2 with torch 2.14.1
 #
-# Behaviour: the log-determinant of Sylvester is not that of its map, so the ELBO of a guide of it
-# rises above the log-evidence. MatrixExponential sums 8 terms of a series and returns the
-# log-determinant of the whole series; with large weights its inverse is no inverse. Where a
-# log-scale of AffineAutoregressive is clipped, its gradient is what it would be without the clip.
-# RenyiELBO on a subsampled plate takes the logarithm of a mean of exponentials of noisy, scaled-up
-# sums, and so rises above the log-evidence as well.
-# One would have guessed: log-determinants that an autograd Jacobian confirms; gradients that finite
-# differences confirm; lower bounds up to noise (RenyiELBO's documentation calls it strict).
+# Behaviour: the log-determinant of Sylvester is not that of its map, so the ELBO of a Sylvester guide
+# exceeds the log-evidence. MatrixExponential sums 8 terms of a series, but returns the log-determinant
+# of the whole series; with large weights its inverse does not invert it. Where AffineAutoregressive
+# clips a log-scale, its gradient ignores the clip. RenyiELBO on a subsampled plate takes the logarithm
+# of a mean of exponentials of noisy, scaled sums, and therefore exceeds the log-evidence, too.
+# One would have guessed: log-determinants agree with an autograd Jacobian; gradients agree with finite
+# differences; bounds are lower bounds up to noise (RenyiELBO's documentation calls it strict).
 # Output seen:
 #   Sylvester: log-determinant -0.306, the Jacobian's -0.268
 #   Sylvester, fitted: ELBO -1.72, with the Jacobian -5.74, evidence -3.03

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # torch 2.14.1
 #
-# Behaviour: jacfwd of jacfwd of slogdet is 0, and of det another matrix than the Hessian; jacrev of
-# jacfwd of slogdet is 0 too. jvp of jvp of a custom Function has no second derivative. Where an
-# entry equals a bound, clamp has the gradient 0 for a number and 1/2 for a tensor as bound.
-# One would have guessed: the order of forward and reverse mode does not change a Hessian; a
-# derivative of 1, or one rule for both kinds of bounds.
+# Behaviour: jacfwd of jacfwd of slogdet is 0, and that of det is not the Hessian; jacrev of jacfwd of
+# slogdet is 0, too. jvp of jvp of a custom Function drops the second derivative. Where an entry equals
+# a bound, the gradient of clamp is 0 if the bound is a number and 1/2 if it is a tensor.
+# One would have guessed: the order of forward and reverse mode does not change a Hessian; clamp has
+# one rule for both kinds of bounds.
 # Output seen:
 #   slogdet, largest entry of the Hessian: fwd-fwd 0.000, rev-fwd 0.000, fwd-rev 1.406, rev-rev 1.406
 #   det, largest entry of the Hessian: fwd-fwd 1.363, rev-rev 1.000

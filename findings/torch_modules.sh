@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # torch 2.14.1
 #
-# Behaviour: spectral_norm keeps its singular vectors in eval(), also when the weight is set: the norm
-# is then anything. AveragedModel with use_buffers=True raises at its second update where the model
-# has a boolean buffer, and truncates the mean of an integer one. _foreach operations do not raise
-# `_version` under a TorchDispatchMode, as they do without one. log_prob of no samples works where
-# events are numbers, and raises where they are vectors (of Independent always, of MultivariateNormal
-# with validation). pixel_unshuffle of no images keeps their shape. The domain of a ComposeTransform asks its parts' five times over, so
-# that of nested ones takes exponentially long. Under torch.compile, with the backend "eager" too, the
-# jvp of a custom Function is not called, its forward is differentiated instead, and the gradient of
-# a Function has no graph.
+# Behaviour: spectral_norm keeps its singular vectors in eval() even if the weight changes, and then the
+# norm can have any value. AveragedModel with use_buffers=True raises an error at its second update if
+# the model has a boolean buffer, and truncates the mean of an integer buffer. Under a
+# TorchDispatchMode, _foreach operations do not increment `_version`. log_prob of an empty batch works
+# for scalar events, and raises an error for vectors (Independent always, MultivariateNormal with
+# validation). pixel_unshuffle of an empty batch keeps its shape. ComposeTransform.domain evaluates the
+# domains of its parts five times, so nested compositions take exponential time. Under torch.compile,
+# also with the backend "eager", the jvp of a custom Function is not called; its forward is
+# differentiated instead, and the gradient of a Function has no graph.
 # One would have guessed: a norm of 1 whenever the weight is read; buffers that cannot be averaged are
-# copied; versions that count every write; an empty batch in, an empty one out, in the shape that a
-# full batch has; a cost proportional to the number of transforms; the same derivatives compiled.
+# copied; versions count every write; an empty batch gives an empty batch of the usual event shape; the
+# cost is proportional to the number of transforms; compiled derivatives equal uncompiled ones.
 # Output seen:
 #   spectral_norm in eval(): norm 1.0, after copy_ to the weight 774.6
 #   AveragedModel, boolean buffer: NotImplementedError

@@ -2,11 +2,11 @@
 # torchflows 1.2.1 with torch 2.14.1
 #
 # Behaviour: five layers return a log-determinant that is not that of their map, in train() and in
-# eval(). ResFlowBlock estimates another number (every term of its series is divided by its order
-# once more, and the series starts a power late). The 1x1 convolution of the Glow architectures
-# counts one pixel. ProximalResFlowBlock and the sigmoid transformers take another formula. And
-# SpectralMatrix divides by the norm but never multiplies by the coefficient that it is given.
-# One would have guessed: log-determinants that an autograd Jacobian confirms; norms of .7 for c=.7.
+# eval(). ResFlowBlock divides every term of its series by its order a second time, and starts the
+# series one power late. The 1x1 convolution of the Glow architectures counts a single pixel.
+# ProximalResFlowBlock and the sigmoid transformers use a wrong formula. SpectralMatrix divides by the
+# norm, but does not multiply by its coefficient.
+# One would have guessed: log-determinants agree with an autograd Jacobian; norms of .7 for c=.7.
 # Output seen:
 #   ResFlowBlock, x / 2 in 10 dimensions: 2.97 +- 0.01, the Jacobian's 4.05
 #   AffineGlow, 8x8: 22.59, the Jacobian's 30.96
@@ -30,7 +30,7 @@ from torchflows.bijections.finite.residual.proximal import ProximalResFlowBlock
 
 
 def both(layer, x, *context):
-    """What the layer returns for one sample, and the log-determinant of its Jacobian."""
+    """The returned log-determinant for one sample, and that of the Jacobian."""
     value = layer(x, *context)[1].item()
     jacobian = torch.autograd.functional.jacobian(lambda x: layer(x, *context)[0], x)
     return value, torch.linalg.slogdet(jacobian.reshape(x.numel(), -1))[1].item()

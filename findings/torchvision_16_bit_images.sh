@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # torchvision 0.29.1 with torch 2.14.1 and pillow 13.0.0
 #
-# Behaviour: ImageFolder reads grey images of 16 bits as white wherever they exceed 255 of 65535.
-# ToTensor gives int16, negative from 32768 on and not scaled to [0, 1], where v2.ToImage gives
-# uint16. Scaled to uint16, white (1.0) becomes 0 and the white of 8 bits 65280. uint16 tensors have
-# no comparison and no min. A uint8 image loses levels on its way through float16 and back.
-# One would have guessed: levels in their order; 1.0 to 65535; ToTensor as documented for images;
-# what uint8 has; 11 bits of precision keep 8.
+# Behaviour: ImageFolder reads pixels of grey 16-bit images as white if they exceed 255 of 65535.
+# ToTensor gives int16, which is negative from 32768 on and not scaled to [0, 1]; v2.ToImage gives
+# uint16. When converted to uint16, white (1.0) becomes 0, and 8-bit white becomes 65280. uint16 tensors
+# have no comparison and no min. A uint8 image loses levels when converted to float16 and back.
+# One would have guessed: levels keep their order; 1.0 becomes 65535; ToTensor scales as documented;
+# uint16 has the operations of uint8; 11 bits of precision keep 8.
 # Output seen:
 #   levels 0, 255, 1000, 65535: ImageFolder 0, 255, 255, 255
 #   levels 0, 255, 1000, 65535: ToTensor 0, 255, 1000, -1 (torch.int16)

@@ -1,7 +1,7 @@
 # Sourced by the scripts here.
 #
 # install PACKAGE==VERSION ...   installs into a virtual environment in a temporary folder, which is
-#                                deleted when the script ends; $PYTHON says of which Python
+#                                deleted when the script ends; $PYTHON selects its interpreter
 # run [ARGUMENT ...] < PROGRAM   runs a Python program in it
 set -euo pipefail
 folder=$(mktemp -d)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # zuko 1.6.0 with torch 2.14.1
 #
-# Behaviour: the inverse of a MonotonicTransform looks between -10 and 10 and returns 10 for a root
-# that lies beyond, with no error and no warning. So do the flows made of it: an untrained GF.
-# One would have guessed: an error, or a bracket that widens until the root is inside.
+# Behaviour: the inverse of a MonotonicTransform searches between -10 and 10, and returns 10 for a
+# larger root, without an error or a warning. This affects the flows built from it, such as an
+# untrained GF.
+# One would have guessed: an error, or a bracket that grows until it contains the root.
 # Output seen:
 #   inverse of x / 4 at 3: 10.000
 #   GF(3): 79 % of 2,000 standard normal draws are not recovered to a relative .01

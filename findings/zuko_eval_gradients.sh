@@ -2,19 +2,17 @@
 # zuko 1.6.0 with torch 2.14.1
 #
 # Behaviour: in eval() the inverse of a NAF gives no gradient to half of the flow's parameters, and
-# a CNF raises in log_prob. In training mode both have all gradients. zuko 1.4.0 has them in both.
+# log_prob of a CNF raises an error. In training mode both have all gradients. zuko 1.4.0 has all
+# gradients in both modes.
 # One would have guessed: eval() changes dropout and batch norms, of which these flows have none.
 # Output seen:
 #   NAF train: gradients for 12 of 12 parameters
 #   NAF eval: gradients for 6 of 12 parameters
 #   CNF train: gradients for 6 of 6 parameters
 #   CNF eval: RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --no-cache-dir 'torch==2.14.1' 'zuko==1.6.0' numpy
-"$folder/venv/bin/python" - <<'PYTHON'
+source "$(dirname "$0")/venv.sh"
+install 'torch==2.14.1' 'zuko==1.6.0' numpy
+run <<'PYTHON'
 import sys
 
 import torch

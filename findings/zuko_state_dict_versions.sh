@@ -2,9 +2,9 @@
 # zuko 1.4.0 and 1.6.0 with torch 2.14.1
 #
 # Behaviour: a state dict of a MAF's transform that was saved under 1.4.0 loads into 1.6.0 with all
-# keys matched, and is another map: the smallest slope of its affine maps was 1e-4 and is 1e-3, and
-# the log-scale is computed from it at every point, not only near the limit.
-# One would have guessed: weights whose keys all match are the same density.
+# keys matched, but gives a different map: the smallest slope of its affine maps was 1e-4 and is 1e-3,
+# and the log-scale depends on it at every point, not only near the limit.
+# One would have guessed: weights whose keys all match give the same density.
 # Output seen:
 #   <All keys matched successfully>
 #   largest difference of log-determinants: 0.0838

@@ -56,7 +56,7 @@ class Contender:
 
     @property
     def caveat(self) -> str:
-        """What ``log_prob`` returns in training if not a log-density; otherwise empty."""
+        """The number that ``log_prob`` returns in training; empty for a log-density."""
         return ""
 
     def build(self, workload: Workload) -> Model:

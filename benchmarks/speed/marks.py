@@ -10,7 +10,7 @@ MARK = "†"
 
 
 def caveat(name: str) -> str:
-    """What the contender computes instead of a log-density; otherwise empty."""
+    """The number that a contender computes; empty for a log-density."""
     contender = CONTENDERS.get(name)
     return contender.caveat if contender is not None else ""
 

@@ -26,7 +26,7 @@ def divergence_error(
         trainer: The trainer.
         task: The task, with the gradients of the step if there are any.
         batch: The batch of the step.
-        event: What has happened, for the message.
+        event: The event to name in the message.
     """
     callbacks = reversed(trainer.checkpoint_callbacks)
     paths = [path for each in callbacks if (path := getattr(each, "last_model_path", ""))]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-class EarlyEnd(Exception):  # noqa: N818 an interruption is no error
+class EarlyEnd(Exception):  # noqa: N818 an interruption is not an error
     """A run has ended early.
 
     Args:

@@ -95,7 +95,7 @@ def load_all(folder: Path) -> list[Result]:
 def table(results: list[Result]) -> str:
     """Return a Markdown table of results."""
     lines = [
-        "| model | parameters | steps | seconds | ms a step | bits/dim |",
+        "| model | parameters | steps | seconds | ms per step | bits/dim |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for result in results:
