@@ -145,14 +145,24 @@ def _parts(groups: Sequence[Sequence[Tensor]]) -> list[dict[_Kind, _Part]]:
 def _indices_by_kind(groups: Sequence[Sequence[Tensor]]) -> dict[_Kind, list[list[int]]]:
     """For each kind, the indices of its tensors in each group; meta tensors are left out."""
     found: dict[_Kind, list[list[int]]] = {}
+    of_kind: list[list[int]] = []
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
     for group, tensors in enumerate(groups):
         for index, tensor in enumerate(tensors):
-            keeps_dtype = tensor.dtype in _MULTIPLIED or tensor.numel() <= REMEMBERED_WHOLE
-            kind = tensor.dtype if keeps_dtype else torch.float32, tensor.device
-            if kind not in found:
-                found[kind] = [[] for _ in groups]
-            found[kind][group].append(index)
+            # the kind is looked up only where it changes: to hash a device is slow
+            if tensor.dtype is not dtype or tensor.device != device:
+                kind = _kind(tensor)
+                of_kind = found.setdefault(kind, [[] for _ in groups])
+                dtype = tensor.dtype if tensor.dtype in _MULTIPLIED else None
+                device = tensor.device
+            of_kind[group].append(index)
     return {kind: indices for kind, indices in found.items() if kind[1].type != "meta"}
+
+
+def _kind(tensor: Tensor) -> _Kind:
+    keeps_dtype = tensor.dtype in _MULTIPLIED or tensor.numel() <= REMEMBERED_WHOLE
+    return tensor.dtype if keeps_dtype else torch.float32, tensor.device
 
 
 def _digests(tensors: Sequence[Tensor]) -> list[Tensor]:
