@@ -16,7 +16,7 @@ from .description import Checker
 from .errors import CorruptCheckpointError, UnknownVersionError
 from .layout import Header, bytes_of, pieces, read_header, read_tensor
 from .limits import Limits
-from .opening import Path_
+from .opening import PathLike
 from .replacing import replaced
 from .texts import listed, printable, quoted
 
@@ -50,7 +50,7 @@ class Contents(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def write(path: Path_, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write(path: PathLike, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a file; an existing file stays intact until the new one is complete.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from .description import KINDS
 from .files import begins_as_torch_file, read_shapes
 from .limits import Limits
-from .opening import Path_, reading
+from .opening import PathLike, reading
 from .reference.loading import Saved
 from .reference.torch_files import TorchFile
 from .texts import printable, quoted, shown
@@ -57,7 +57,7 @@ class Information:
         return "\n".join(lines)
 
 
-def info(path: Path_, *, limits: Limits | None = None) -> Information:
+def info(path: PathLike, *, limits: Limits | None = None) -> Information:
     """The contents of a checkpoint of this package or of the reference implementation.
 
     It builds no flow and runs nothing that the file names.

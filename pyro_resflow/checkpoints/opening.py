@@ -13,11 +13,11 @@ import torch
 from .errors import CheckpointError, CorruptCheckpointError
 from .texts import printable, shown_path
 
-Path_ = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 
 @contextmanager
-def reading(path: Path_) -> Iterator[BinaryIO]:
+def reading(path: PathLike) -> Iterator[BinaryIO]:
     """An open file. All reads use the same handle, even if another file takes its place meanwhile.
 
     Args:
@@ -33,7 +33,7 @@ def reading(path: Path_) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _errors_name(path: Path_) -> Iterator[None]:
+def _errors_name(path: PathLike) -> Iterator[None]:
     """Add the path to errors raised inside, once, and report unforeseen ones as damage."""
     try:
         yield
@@ -58,14 +58,14 @@ def size_of(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def _named(error: CheckpointError, path: Path_) -> CheckpointError:
+def _named(error: CheckpointError, path: PathLike) -> CheckpointError:
     named = type(error)(f"{shown_path(path)}: {error}")
     named.path = os.fspath(path)
     return named
 
 
 @contextmanager
-def _opened(path: Path_) -> Iterator[BinaryIO]:
+def _opened(path: PathLike) -> Iterator[BinaryIO]:
     with open(os.fspath(path), "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise CorruptCheckpointError("it is not a regular file.")

@@ -36,7 +36,7 @@ def replaced(target: Path) -> Iterator[BinaryIO]:
     """
     _remove_abandoned(target.parent)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
-    temporary, file = _made_in(target.parent, NEW if mode is None else mode)
+    temporary, file = _new_temporary(target.parent, NEW if mode is None else mode)
     try:
         with file:
             yield file
@@ -58,7 +58,7 @@ def replaced(target: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def _made_in(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
+def _new_temporary(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
     """A new file with a unique name, locked."""
     while True:
         path = folder / f"{START}{os.urandom(8).hex()}{END}"

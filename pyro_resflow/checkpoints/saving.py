@@ -26,7 +26,7 @@ from .files import check_description, read, write
 from .limits import Limits
 from .names import by_name, check_own_classes
 from .norm_check import norm_warning
-from .opening import Path_, reading, size_of
+from .opening import PathLike, reading, size_of
 from .structure import (
     apply_settings,
     check_alike,
@@ -40,7 +40,7 @@ from .texts import shown_path
 
 def save(
     flow: nn.Module,
-    path: Path_,
+    path: PathLike,
     *,
     notes: Mapping[str, str] | None = None,
     limits: Limits | None = None,
@@ -125,7 +125,7 @@ def _rebuilt(node: Any, encoder: Encoder, allocation: int) -> nn.Module:
 
 
 def load(
-    path: Path_,
+    path: PathLike,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,

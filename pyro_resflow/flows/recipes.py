@@ -38,6 +38,13 @@ class ConvBlock:
         kernel_sizes: one size per convolution.
         activation: builds one activation.
         coefficient: Lipschitz constant of each convolution.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.flows import ConvBlock
+        >>> net = ConvBlock(16)(torch.Size([3, 8, 8]), preactivation=True)
+        >>> net(torch.randn(7, 3, 8, 8)).shape
+        torch.Size([7, 3, 8, 8])
     """
 
     hidden_channels: int = 512

@@ -130,7 +130,7 @@ class AutoResidualFlow(AutoContinuous):
         """A sample of every latent variable, by name."""
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        self._agree_with_param_store()
+        self._sync_with_param_store()
         latent = self.sample_latent(*args, **kwargs)
         plates = self._create_plates(*args, **kwargs)
         result = {}
@@ -266,8 +266,8 @@ class AutoResidualFlow(AutoContinuous):
             parts.append(value.reshape(-1))
         return torch.cat(parts)
 
-    def _agree_with_param_store(self) -> None:
-        """Copy the values that Pyro's param store holds under our names, as Pyro's guides do.
+    def _sync_with_param_store(self) -> None:
+        """Copy the values in Pyro's param store to the parameters, as Pyro's guides do.
 
         After ``load_state_dict``, copy the loaded values to the store instead. The store contains
         no buffers; a guide's buffers follow from its parameters.
@@ -281,11 +281,11 @@ class AutoResidualFlow(AutoContinuous):
             if not parameter.requires_grad or name not in store or store[name] is parameter:
                 continue  # frozen parameters are not registered
             if not self._was_loaded:
-                self._take(name, parameter, store[name])
+                self._copy_stored(name, parameter, store[name])
             store[name] = parameter
         self._was_loaded = False
 
-    def _take(self, name: str, parameter: Tensor, stored: Tensor) -> None:
+    def _copy_stored(self, name: str, parameter: Tensor, stored: Tensor) -> None:
         if stored.shape != parameter.shape:
             raise ValueError(
                 f"{name}: expected shape {tuple(parameter.shape)} in the param store, got "

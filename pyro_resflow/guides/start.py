@@ -20,6 +20,11 @@ def guide_logdet(latent_dim: int) -> LogDetEstimator:
 
     Args:
         latent_dim: size D of the latent vector.
+
+    Example:
+        >>> from pyro_resflow.guides import guide_logdet
+        >>> type(guide_logdet(10)).__name__, type(guide_logdet(100)).__name__
+        ('Exact', 'Krylov')
     """
     return default_logdet(torch.Size((latent_dim,)), exact_up_to=GUIDE_EXACT_UP_TO)
 

@@ -34,6 +34,11 @@ class Geometric(Rebuildable):
 
     Raises:
         ValueError: for a ratio outside [0, 1).
+
+    Example:
+        >>> from pyro_resflow.logdet import Geometric
+        >>> Geometric(0.5).survival(3)
+        0.125
     """
 
     def __init__(self, ratio: float = 0.5) -> None:

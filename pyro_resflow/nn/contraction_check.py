@@ -19,6 +19,11 @@ def check_contraction(module: nn.Module) -> None:
     Raises:
         ValueError: naming the layer that exceeds its coefficient most, with its certified bound;
             or if there is no chain to certify.
+
+    Example:
+        >>> from pyro_resflow import residual_flow
+        >>> from pyro_resflow.nn import check_contraction
+        >>> check_contraction(residual_flow(2))  # raises no error
     """
     chains = list(_outermost_chains(module))
     if not chains:

@@ -31,6 +31,12 @@ class Logit(OnePassTransform):
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 4.1.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import Logit
+        >>> Logit(0.05)(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([-2.9444,  0.0000,  2.9444])
     """
 
     def __init__(self, alpha: float = 0.05, *, event_dim: int = 0, cache_size: int = 1) -> None:

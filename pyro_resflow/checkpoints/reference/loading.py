@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..limits import Limits
 from ..norm_check import norm_warning
-from ..opening import Path_, reading, size_of
+from ..opening import PathLike, reading, size_of
 from ..saving import isolated_construction, usable_device
 from ..structure import check_shapes
 from ..texts import BITS, quoted, shown_path
@@ -44,7 +44,7 @@ COUNTS = frozenset({"initialized", "last_n_samples", "spatial_dims"})
 
 
 def load_reference(
-    path: Path_,
+    path: PathLike,
     *,
     ema: bool = True,
     device: torch.device | str | None = None,
@@ -99,7 +99,7 @@ def load_reference(
 
 
 def loaded(
-    path: Path_,
+    path: PathLike,
     *,
     ema: bool,
     device: torch.device | str | None = None,

@@ -192,6 +192,13 @@ def to_jax(module: Any) -> Any:
 
     Raises:
         ValueError: for a module without a translation.
+
+    Example:
+        >>> import jax, torch
+        >>> from pyro_resflow.interop.numpyro import to_jax
+        >>> net = to_jax(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh()))
+        >>> net(jax.numpy.ones((7, 2))).shape
+        (7, 3)
     """
     raise ValueError(
         "module: expected a network of pyro_resflow.nn, or nn.Sequential, nn.Linear, nn.Conv2d, "

@@ -82,6 +82,9 @@ class Krylov:
 
     Raises:
         ValueError: for fewer than one product or probe.
+
+    Example:
+        See :func:`with_logdet`.
     """
 
     key: Array

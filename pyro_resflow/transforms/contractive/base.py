@@ -1,4 +1,4 @@
-"""What the transforms made of a contraction share."""
+"""Base classes of transforms by a contraction."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .calls import Network
 
 
 class HoldsContraction(EstimatesLogDet, nn.Module):
-    """A module with a contraction g, an estimator of its log-determinant, and a solver.
+    """A module with a contraction g, a log-determinant estimator and a solver.
 
-    Its constructor calls :meth:`_hold` once torch's has run.
+    Subclasses call :meth:`_set_contraction` in their constructor, after that of ``nn.Module``.
     """
 
     net: nn.Module
     solver: FixedPointSolver
 
-    def _hold(
+    def _set_contraction(
         self,
         net: object,
         event_dim: int | None,
@@ -38,7 +38,7 @@ class HoldsContraction(EstimatesLogDet, nn.Module):
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
-        """Real tensors of ``event_dim`` event dimensions."""
+        """Real tensors with ``event_dim`` event dimensions."""
         return constraints.independent(constraints.real, self._event_dim)
 
     codomain = domain
@@ -49,27 +49,26 @@ class HoldsContraction(EstimatesLogDet, nn.Module):
         return "one pass", type(self.solver).__name__
 
     def _check(self, name: str, x: Tensor, *, autocast: bool) -> None:
-        """Check the type and the shape of an input; ``autocast`` as in ``check_dtype``."""
+        """Check the dtype and the shape of an input; for ``autocast`` see ``check_dtype``."""
         check_dtype(name, x, self.net, autocast=autocast)
         if self._event_shape is not None:
             check_event_shape(name, x, self._event_shape)
 
 
 class ContractionTransform(HoldsContraction, OnePassTransform):
-    """A transform of a contraction g: the network, its log-determinant's estimator, its solver.
+    """Base class of transforms by a contraction g.
 
     Args:
         net: g, any module from ``(N, *event)`` to ``(N, *event)`` with Lipschitz constant below 1.
-        event_dim: number of event dimensions; default ``net.event_dim`` if there is one, else 1.
-        logdet: estimator of the log-determinant, see :mod:`pyro_resflow.logdet`; default
-            ``Exact()`` where ``net`` says that it takes events of up to 8 dimensions, else
-            ``Krylov()``.
-        solver: solver of the fixed point, see :mod:`pyro_resflow.solvers`; default ``Anderson()``.
+        event_dim: number of event dimensions; default ``net.event_dim`` if it exists, else 1.
+        logdet: estimator of the log-determinant, see :mod:`pyro_resflow.logdet`. The default is
+            ``Exact()`` if ``net`` declares an event shape of at most 8 entries, else ``Krylov()``.
+        solver: fixed-point solver, see :mod:`pyro_resflow.solvers`; default ``Anderson()``.
         cache_size: 0 or 1.
 
     Raises:
-        TypeError: for a ``logdet`` that is not a :class:`pyro_resflow.logdet.LogDetEstimator`, or
-            a ``solver`` that is not a :class:`pyro_resflow.solvers.FixedPointSolver`.
+        TypeError: if ``logdet`` is not a :class:`pyro_resflow.logdet.LogDetEstimator` or
+            ``solver`` is not a :class:`pyro_resflow.solvers.FixedPointSolver`.
     """
 
     def __init__(
@@ -82,4 +81,4 @@ class ContractionTransform(HoldsContraction, OnePassTransform):
         cache_size: int = 1,
     ) -> None:
         super().__init__(cache_size=cache_size)
-        self._hold(net, event_dim, logdet, solver)
+        self._set_contraction(net, event_dim, logdet, solver)

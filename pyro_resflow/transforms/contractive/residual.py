@@ -133,7 +133,7 @@ class ConditionalResidual(HoldsContraction, ConditionalBijection):
         solver: FixedPointSolver | None = None,
     ) -> None:
         super().__init__()
-        self._hold(net, event_dim, logdet, solver)
+        self._set_contraction(net, event_dim, logdet, solver)
 
     @property
     def _network(self) -> ConditionalNetwork:

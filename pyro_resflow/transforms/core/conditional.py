@@ -144,6 +144,15 @@ class ConditionalInverse(Rebuildable, Summarized, ConditionalTransformModule):
 
     Args:
         transform: the conditional transform.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import ConditionalAffine, ConditionalInverse
+        >>> t = ConditionalAffine(2, context_dim=3)
+        >>> context, x = torch.randn(7, 3), torch.randn(7, 2)
+        >>> y = t.condition(context)(x)
+        >>> torch.allclose(ConditionalInverse(t).condition(context)(y), x)
+        True
     """
 
     bijective = True

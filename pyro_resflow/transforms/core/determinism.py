@@ -110,6 +110,9 @@ def set_logdet(flow: object, logdet: LogDetEstimator) -> None:
     Raises:
         ValueError: if the flow contains no residual block.
         TypeError: if ``logdet`` is not a :class:`pyro_resflow.logdet.LogDetEstimator`.
+
+    Example:
+        See :func:`is_deterministic`.
     """
     blocks = list(_residual_blocks(flow))
     if not blocks:

@@ -27,6 +27,16 @@ class OnFullImage(Rebuildable, nn.Module):
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.4.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.nn import ConvConditioner
+        >>> from pyro_resflow.transforms import AffineMap, Checkerboard, Coupling, OnFullImage
+        >>> mask, affine = Checkerboard((1, 8, 8)), AffineMap()
+        >>> net = ConvConditioner(16)((1, 8, 8), affine.num_parameters, context_channels=1)
+        >>> t = Coupling(mask, affine, OnFullImage(mask, net))
+        >>> t(torch.randn(7, 1, 8, 8)).shape
+        torch.Size([7, 1, 8, 8])
     """
 
     def __init__(self, mask: Mask, net: nn.Module) -> None:

@@ -46,6 +46,12 @@ class BoundedLogScale(Rebuildable, nn.Module):
 
     Reference:
         Ho et al., Flow++, 2019; its published code.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import BoundedLogScale
+        >>> BoundedLogScale(2.0)(torch.tensor([-1000.0, 0.0, 1000.0]))
+        tensor([-2.,  0.,  2.])
     """
 
     def __init__(self, bound: float = 1.0) -> None:
@@ -90,6 +96,12 @@ class SigmoidScale(Rebuildable, nn.Module):
 
     Reference:
         Kingma and Dhariwal, Glow, 2018; its published code.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import SigmoidScale
+        >>> SigmoidScale()(torch.zeros(1)).exp()
+        tensor([0.8808])
     """
 
     def __init__(self, offset: float = 2.0) -> None:
@@ -110,6 +122,14 @@ class AffineMap(ElementwiseMap):
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import AffineMap
+        >>> affine, x, parameters = AffineMap(), torch.randn(7, 3), torch.randn(7, 2, 3)
+        >>> y, log_slope = affine(x, parameters)
+        >>> torch.allclose(affine.inverse(y, parameters)[0], x, atol=1e-5)
+        True
     """
 
     num_parameters = 2

@@ -115,6 +115,14 @@ class Columns(Mask):
 
     Reference:
         Ho et al., Flow++, 2019; its published code.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import Columns
+        >>> kept, changed = Columns((1, 2, 4)).split(torch.arange(8).reshape(1, 2, 4))
+        >>> kept
+        tensor([[[0, 2],
+                 [4, 6]]])
     """
 
     parity: int = 0

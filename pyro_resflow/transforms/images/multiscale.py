@@ -30,6 +30,12 @@ class Squeeze(OnePassTransform):
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.6.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import Squeeze
+        >>> Squeeze()(torch.randn(7, 1, 8, 8)).shape
+        torch.Size([7, 4, 4, 4])
     """
 
     def __init__(self, factor: int = 2, *, cache_size: int = 1) -> None:
@@ -76,6 +82,12 @@ class Flatten(Compose):
 
     Args:
         event_shape: ``(C, H, W)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import Flatten
+        >>> Flatten((3, 4, 4))(torch.randn(7, 3, 4, 4)).shape
+        torch.Size([7, 48])
     """
 
     def __init__(self, event_shape: Sequence[int]) -> None:
@@ -100,6 +112,13 @@ class Split(OnePassTransform):
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.6.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import ActNorm, Split
+        >>> split = Split(ActNorm(2, event_dim=3, initialized=True), (4, 4, 4))
+        >>> split(torch.randn(7, 4, 4, 4)).shape
+        torch.Size([7, 64])
     """
 
     def __init__(
@@ -167,6 +186,13 @@ class Multiscale(Compose):
 
     Raises:
         ValueError: without levels, or if a single channel is left to be halved.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import Multiscale, Squeeze
+        >>> flow = Multiscale([Squeeze(), Squeeze()], (1, 8, 8))
+        >>> flow(torch.randn(7, 1, 8, 8)).shape
+        torch.Size([7, 64])
     """
 
     def __init__(

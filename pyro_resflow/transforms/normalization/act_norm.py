@@ -34,6 +34,14 @@ class ActNorm(DataInitialized, OnePassTransform):
 
     Reference:
         Kingma and Dhariwal, Glow, 2018, section 3.1; per pixel: Ho et al., Flow++, 2019.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import ActNorm, initialize
+        >>> norm, x = ActNorm(3), 5 + 2 * torch.randn(100, 3)
+        >>> initialize(norm.inv, x)
+        >>> torch.allclose(norm(x).std(0), torch.ones(3), atol=1e-5)
+        True
     """
 
     def __init__(
