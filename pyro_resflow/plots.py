@@ -1,8 +1,8 @@
-"""Pictures of flows: density, samples, the grid of the latent plane, learning curve.
+"""Plots of flows in the plane: densities, samples, warped grids; and learning curves.
 
-They need matplotlib (``pip install 'pyro-resflow[plots]'``) and are imported by name:
-``from pyro_resflow import plots``. Every function draws on ``ax``, matplotlib's current axes by
-default, and returns it.
+They need matplotlib (``pip install 'pyro-resflow[plots]'``) and an explicit import,
+``from pyro_resflow import plots``. Every function draws on the axes ``ax``, by default
+matplotlib's current ones, and returns them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ with extra("plots"):
 Limits = tuple[float, float]
 
 CELLS = 200
-"""Cells of a density along each side: finer than what a figure of 3 inches shows."""
+"""Number of cells along each side of a density plot: finer than a figure of 3 inches shows."""
 
 POINTS_PER_LINE = 200
-"""Points of a line of the latent grid: enough for a bent line to look smooth."""
+"""Number of points on each line of a grid: enough for a curved line to look smooth."""
 
 FAINT = 0.3
 """Opacity of single losses behind their moving average."""
@@ -54,9 +54,9 @@ def density_2d(
 
     Args:
         density: a distribution of event shape ``(2,)`` and empty batch shape.
-        xlim: first and last value of the first coordinate.
-        ylim: first and last value of the second coordinate.
-        cells: number of cells along each side; each has the density at its centre.
+        xlim: range of the first coordinate.
+        ylim: range of the second coordinate.
+        cells: number of cells along each side; the colour of a cell is the density at its centre.
         ax: the axes to draw on; default matplotlib's current ones.
         **style: further arguments of matplotlib's ``pcolormesh``.
 
@@ -64,8 +64,8 @@ def density_2d(
         The axes.
 
     Raises:
-        ValueError: for another shape, for a flow that is not initialised yet, which the points of
-            the picture would initialise, for a log-density that is random, or that is nan.
+        ValueError: for a wrong shape, a flow that is not initialised (the plotted points must not
+            initialise it), or a log-density that is random or nan.
 
     Example:
         >>> import pyro.distributions as dist, torch
@@ -82,8 +82,8 @@ def density_2d(
     if bool(height.isnan().any()):
         raise ValueError(
             f"density: its log_prob is nan at {int(height.isnan().sum())} of {height.numel()} "
-            "points of the picture; give xlim and ylim inside its support, and look for nan among "
-            "its parameters."
+            "points of the plot; choose xlim and ylim inside its support, and check its "
+            "parameters for nan."
         )
     ax = _axes(ax)
     ax.pcolormesh(first.numpy(), second.numpy(), height.numpy(force=True), **style)
@@ -104,7 +104,7 @@ def samples(draws: Tensor, *, ax: Axes | None = None, **style: Any) -> Axes:
         The axes.
 
     Raises:
-        ValueError: for points that are not in the plane.
+        ValueError: if the points do not have two coordinates.
 
     Example:
         >>> import torch
@@ -134,15 +134,15 @@ def warped_grid(
     ax: Axes | None = None,
     **style: Any,
 ) -> Axes:
-    """Draw what a transform makes of a square grid: the latent plane, warped by the flow.
+    """Draw the image of a rectangular grid under a transform of the plane.
 
     Lines of constant first coordinate have one colour, lines of constant second coordinate
-    another. Lines of a bijection never cross others of their colour.
+    another. If the transform is a bijection, lines of one colour never cross.
 
     Args:
         transform: a transform of the plane, for instance a flow from noise to data.
-        xlim: first and last value of the first coordinate.
-        ylim: first and last value of the second coordinate.
+        xlim: range of the first coordinate.
+        ylim: range of the second coordinate.
         lines: number of lines in each direction, at least two.
         ax: the axes to draw on; default matplotlib's current ones.
         **style: further arguments of matplotlib's ``LineCollection``.
@@ -151,7 +151,8 @@ def warped_grid(
         The axes.
 
     Raises:
-        ValueError: for fewer than two lines, or if the transform leaves the plane.
+        ValueError: for fewer than two lines, or if the transform's values are not points in the
+            plane.
 
     Example:
         >>> from pyro_resflow import plots, residual_flow
@@ -191,9 +192,9 @@ def learning_curve(
     """Draw losses against the step.
 
     Args:
-        losses: one loss for each step, or several such lists by their names.
-        window: number of steps of a moving average; above 1 the single losses stay visible behind
-            it.
+        losses: one loss for each step, or several such sequences by name.
+        window: number of steps of the moving average. If it is above 1, the single losses are
+            drawn faintly behind it.
         ax: the axes to draw on; default matplotlib's current ones.
         **style: further arguments of matplotlib's ``plot``.
 
@@ -201,7 +202,7 @@ def learning_curve(
         The axes.
 
     Raises:
-        ValueError: for a list that is shorter than the window.
+        ValueError: for a sequence shorter than the window.
 
     Example:
         >>> from pyro_resflow import plots
@@ -238,19 +239,19 @@ def _named(xlim: Sequence[float], ylim: Sequence[float]) -> list[tuple[str, Sequ
 
 
 def _limits(name: str, limits: Sequence[float]) -> Limits:
-    """A pair of limits, checked."""
+    """Check a pair of limits and return it as floats."""
     if len(limits) != 2 or not float(limits[0]) < float(limits[1]):
         raise ValueError(f"{name}: expected two increasing numbers, got {tuple(limits)}.")
     return float(limits[0]), float(limits[1])
 
 
 def _grid(fixed: Tensor, running: Tensor) -> Tensor:
-    """Lines at each fixed first coordinate, shape ``(lines, points, 2)``."""
+    """Points on lines of fixed first coordinates, shape ``(lines, points, 2)``."""
     return torch.stack(torch.meshgrid(fixed, running, indexing="ij"), dim=-1)
 
 
 def _like(flow: object) -> Tensor:
-    """A tensor of the type and on the device of a flow's parameters; torch's default without."""
+    """A tensor with the dtype and device of a flow's parameters, or torch's defaults."""
     for part in inside(flow):
         if isinstance(part, nn.Module):
             for parameter in part.parameters():
@@ -259,7 +260,7 @@ def _like(flow: object) -> Tensor:
 
 
 def _check_density(density: dist.TorchDistribution) -> None:
-    """Raise unless a density can be drawn, and stays as it is when it is."""
+    """Raise unless a density can be drawn without noise and without being initialised by it."""
     if density.event_shape != (2,) or density.batch_shape != ():
         raise ValueError(
             "density: expected a distribution of event shape (2,) and batch shape (), got "
@@ -269,12 +270,12 @@ def _check_density(density: dist.TorchDistribution) -> None:
         if isinstance(part, DataInitialized) and not bool(part.initialized):
             raise ValueError(
                 f"density: its {type(part).__name__} is not initialised yet, and the points of "
-                "the picture must not initialise it; call "
+                "the plot must not initialise it; call "
                 "pyro_resflow.transforms.initialize(flow, data), or train it first."
             )
     if not is_deterministic(density):
         raise ValueError(
-            "density: its log_prob draws new noise at every call, and exp(log_prob) comes out too "
+            "density: its log_prob draws new noise at every call, which makes exp(log_prob) too "
             "high on average; call pyro_resflow.transforms.set_logdet(flow, logdet.Exact()), and "
             "eval() if the flow has batch norms or dropout."
         )

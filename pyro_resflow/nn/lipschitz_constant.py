@@ -1,4 +1,4 @@
-"""The Lipschitz constant that a network is held to, from its coefficients alone."""
+"""The nominal Lipschitz constant of a network, from its layers' coefficients."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from .networks import Chain, DenseConcatenation
 from .networks.norms import check_norms_chain
 
 
-def held_to(network: nn.Module) -> float | None:
-    """The Lipschitz constant that a network is held to; ``None`` if it is not known.
+def nominal_lipschitz_constant(network: nn.Module) -> float | None:
+    """The Lipschitz constant that a network's coefficients impose; ``None`` if it is not known.
 
-    It is the product over the layers: the coefficient of the norm of each linear layer, the bound
-    of each activation. Nothing is measured. :func:`check_contraction` certifies it, up to the
+    It is the product of the coefficient of each linear layer's norm and the bound of each
+    activation. No norm is measured. :func:`check_contraction` certifies the constant, up to the
     tolerance of the norms.
 
     Args:
-        network: one of the networks of this package, or a chain of layers of your own with a
-            method ``lipschitz_bound``.
+        network: a network of this package, or a chain of your own layers with a method
+            ``lipschitz_bound``.
 
     Example:
         >>> from pyro_resflow.nn import LipschitzMLP, SpectralNorm
-        >>> from pyro_resflow.nn.lipschitz_constant import held_to
-        >>> round(held_to(LipschitzMLP(2, [16], norm=SpectralNorm(0.9))), 6)
+        >>> from pyro_resflow.nn.lipschitz_constant import nominal_lipschitz_constant
+        >>> round(nominal_lipschitz_constant(LipschitzMLP(2, [16], norm=SpectralNorm(0.9))), 6)
         0.81
     """
     if isinstance(network, LipschitzLayer):
         return network.norm.coefficient
     if isinstance(network, ConditionalLipschitzMLP):
-        return held_to(network.chain)
+        return nominal_lipschitz_constant(network.chain)
     if isinstance(network, DenseConcatenation):
         return _of_concatenation(network)
     if isinstance(network, Chain):
@@ -47,11 +47,11 @@ def _of_chain(chain: Chain) -> float | None:
         check_norms_chain([layer.norm for layer in chain if isinstance(layer, LipschitzLayer)])
     except ValueError:
         return None
-    return _product(held_to(layer) for layer in chain)
+    return _product(nominal_lipschitz_constant(layer) for layer in chain)
 
 
 def _of_concatenation(layer: DenseConcatenation) -> float | None:
-    branch = held_to(layer.branch)
+    branch = nominal_lipschitz_constant(layer.branch)
     if branch is None or layer.raw_weights.is_meta:
         return None
     first, second = layer.weights().tolist()

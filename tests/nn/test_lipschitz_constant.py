@@ -19,7 +19,7 @@ from pyro_resflow.nn import (
     LipSwish,
     SpectralNorm,
 )
-from pyro_resflow.nn.lipschitz_constant import held_to
+from pyro_resflow.nn.lipschitz_constant import nominal_lipschitz_constant
 
 
 def large(network: nn.Module) -> nn.Module:
@@ -42,7 +42,7 @@ def large(network: nn.Module) -> nn.Module:
 def test_the_product_of_coefficients_bounds_the_certified_constant(
     network: Chain, constant: float
 ) -> None:
-    assert held_to(network) == pytest.approx(constant)
+    assert nominal_lipschitz_constant(network) == pytest.approx(constant)
     certified = float(large(network).lipschitz_bound())
     assert certified == pytest.approx(constant, rel=0.02)
 
@@ -50,23 +50,27 @@ def test_the_product_of_coefficients_bounds_the_certified_constant(
 def test_a_dense_net_is_bounded_by_its_weights() -> None:
     network = LipschitzDenseNet(3, depth=2, growth=4, norm=SpectralNorm(0.9))
     half = math.hypot(math.sqrt(0.5), math.sqrt(0.5) * 0.9)  # both parts weigh the same at first
-    assert held_to(network) == pytest.approx(half**2 * 0.9)
+    assert nominal_lipschitz_constant(network) == pytest.approx(half**2 * 0.9)
     assert float(large(network).lipschitz_bound()) == pytest.approx(half**2 * 0.9, rel=0.02)
 
 
 def test_a_context_changes_nothing() -> None:
     network = ConditionalLipschitzMLP(2, 3, [8], norm=SpectralNorm(0.9))
-    assert held_to(network) == held_to(network.bind(torch.randn(5, 3))) == pytest.approx(0.81)
+    assert (
+        nominal_lipschitz_constant(network)
+        == nominal_lipschitz_constant(network.bind(torch.randn(5, 3)))
+        == pytest.approx(0.81)
+    )
 
 
 def test_what_is_not_known() -> None:
-    assert held_to(nn.Linear(2, 2)) is None
+    assert nominal_lipschitz_constant(nn.Linear(2, 2)) is None
     norms = [InducedNorm(3.0, 2.0), InducedNorm(3.0, 2.0)]
     linear = [LipschitzLinear(2, 2, norm) for norm in norms]
-    assert held_to(Chain([linear[0], LipSwish(), linear[1]])) is None
+    assert nominal_lipschitz_constant(Chain([linear[0], LipSwish(), linear[1]])) is None
 
     class Stages(nn.Module):
         def stages(self) -> list[object]:
             return []
 
-    assert held_to(Chain([LipschitzLinear(2, 2), Stages()])) is None
+    assert nominal_lipschitz_constant(Chain([LipschitzLinear(2, 2), Stages()])) is None

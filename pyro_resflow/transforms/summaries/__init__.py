@@ -1,1 +1,1 @@
-"""A table of a flow: its blocks, shapes, parameters, directions and bounds."""
+"""Summarize a flow as a table of its transforms."""

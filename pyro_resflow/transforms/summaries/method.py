@@ -1,4 +1,4 @@
-"""What lets a transform summarize itself."""
+"""A mixin that lets a transform print a summary of itself."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from .summary import Summary, summary
 
 
 class Summarized:
-    """A transform that knows how its directions are computed, and prints itself as a table."""
+    """A transform that declares how its directions are computed, and prints itself as a table."""
 
     is_inverse = False
-    """Whether it runs another transform, its attribute ``transform``, backwards."""
+    """Whether it is the inverse of its attribute ``transform``."""
 
     @property
     def passes(self) -> tuple[str, str]:
-        """How a call and the inverse are computed: ``"one pass"``, or the class of the solver.
+        """How a call and the inverse are computed: ``"one pass"``, or the name of a solver class.
 
-        Override it in a transform of your own that iterates; an empty text stands for unknown.
+        Override this property in your own transform that iterates. An empty string means unknown.
         """
         return "one pass", "one pass"
 
     def summary(self, event_shape: Sequence[int] | None = None) -> Summary:
-        """Blocks, shapes, parameters, estimators, directions and bounds, as a table.
+        """Summarize the transform as a table, see :func:`pyro_resflow.summary`.
 
         Args:
-            event_shape: event shape of the input, for transforms that do not know it; see
-                :func:`pyro_resflow.summary`.
+            event_shape: event shape of the input, for transforms that do not know theirs.
         """
         return summary(self, event_shape)
 

@@ -1,4 +1,4 @@
-"""What a summary says of each step."""
+"""The rows of a summary, one for each step of a flow."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 from torch import nn
 from torch.distributions import Transform
 
-from ...nn.lipschitz_constant import held_to
+from ...nn.lipschitz_constant import nominal_lipschitz_constant
 from .shapes import Shape, shapes_between
 from .steps import Step, held_transforms
 
 ONE_PASS = "one pass"
 
 UNKNOWN = ""
-"""How another library's transform computes a direction is not known here."""
+"""Stands for the direction of a transform of another library, which may iterate."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a summary says of a step of a flow.
+    """One step of a flow.
 
     Attributes:
-        name: the transform's class and what it is made of; it ends in ``.inv`` where a call of
+        name: class names of the transform and its main parts; it ends in ``.inv`` if a call of
             the flow inverts the transform.
-        depth: how many transforms hold this one.
-        input_shape: event shape in front of the step, ``None`` if it is not known.
-        output_shape: event shape behind it.
-        parameters: number of the step's own parameters.
-        logdet: class of the estimator of the log-determinant, empty for a closed form.
-        random: whether that estimator draws new noise at every call.
-        call: how a call of the flow passes the step: ``"one pass"``, or the solver's class.
-        inverse: how the flow's inverse passes it.
-        lipschitz: the Lipschitz constant that the network of a residual block is held to.
+        depth: number of transforms that contain this one.
+        input_shape: event shape of the step's input, ``None`` if it is not known.
+        output_shape: event shape of its output, ``None`` if it is not known.
+        parameters: number of parameters, without those of transforms inside.
+        logdet: class of the log-determinant estimator, empty for a closed form.
+        random: whether the estimator draws new noise at every call.
+        call: how a call of the flow computes the step: ``"one pass"``, or a solver's class.
+        inverse: how the flow's inverse computes it.
+        lipschitz: nominal Lipschitz constant of a residual block's network, else ``None``.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Row:
 def rows_of(
     steps: Sequence[Step], before: Shape = None, after: Shape = None, depth: int = 0
 ) -> Iterator[Row]:
-    """The rows of steps, those of the transforms that a step holds below it."""
+    """Yield a row for each step, followed by the rows of the transforms inside it."""
     shapes = shapes_between(steps, before, after)
     for step, input_shape, output_shape in zip(steps, shapes, shapes[1:], strict=False):
         transform = step.own
@@ -69,21 +69,21 @@ def rows_of(
             random=logdet is not None and not logdet.is_deterministic,
             call=call,
             inverse=inverse,
-            lipschitz=held_to(transform.net) if logdet is not None else None,
+            lipschitz=nominal_lipschitz_constant(transform.net) if logdet is not None else None,
         )
         for chain in step.inside:
             yield from rows_of(chain, depth=depth + 1)
 
 
 def _passes(transform: Any) -> tuple[str, str]:
-    """How the two directions are computed."""
+    """How a transform computes a call and its inverse."""
     closed_form = type(transform).__module__ == Transform.__module__  # one of torch's own
     default = (ONE_PASS, ONE_PASS) if closed_form else (UNKNOWN, UNKNOWN)
     return getattr(transform, "passes", default)
 
 
 def _name(transform: Any) -> str:
-    """A transform's class, with those of the network, or of mask and map, that make it up."""
+    """The name of a transform's class, with the classes of its network, or of its mask and map."""
     made_of = [getattr(transform, name, None) for name in ("mask", "elementwise")]
     if hasattr(transform, "logdet"):
         made_of = [transform.net]
@@ -92,7 +92,7 @@ def _name(transform: Any) -> str:
 
 
 def _own_parameters(transform: Any) -> int:
-    """How many parameters a transform has beside those of the transforms that it holds."""
+    """The number of a transform's parameters, without those of the transforms inside it."""
     if not isinstance(transform, nn.Module):
         return 0
     held = {id(each) for each in nn.ModuleList(held_transforms(transform)).parameters()}

@@ -1,4 +1,4 @@
-"""The event shapes between the steps of a flow, as far as its parts tell them."""
+"""The event shapes between the steps of a flow, where they are known."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.distributions import Transform
 from .steps import Step
 
 Shape = torch.Size | None
-"""An event shape, ``None`` where it is not known."""
+"""An event shape; ``None`` if it is not known."""
 
 
 def shapes_between(
     steps: Sequence[Step], before: Shape = None, after: Shape = None
 ) -> list[Shape]:
-    """The event shape in front of each step, and behind the last one.
+    """The event shape of each step's input, and of the last step's output.
 
-    Each part that knows its own event shape says it, and ``forward_shape`` and ``inverse_shape``
-    carry it to the others.
+    Some transforms declare their event shape; ``forward_shape`` and ``inverse_shape`` propagate it
+    to the others.
 
     Args:
         steps: the steps.
-        before: the event shape in front of the first one, if it is known.
-        after: the event shape behind the last one, if it is known.
+        before: event shape of the first step's input, if it is known.
+        after: event shape of the last step's output, if it is known.
     """
     shapes: list[Shape] = [None] * (len(steps) + 1)
     for i, step in enumerate(steps):
@@ -33,14 +33,14 @@ def shapes_between(
         shapes[i + step.backwards] = shapes[i + step.backwards] or own
     shapes[0], shapes[-1] = before or shapes[0], after or shapes[-1]
     for i, step in enumerate(steps):
-        shapes[i + 1] = shapes[i + 1] or _carried(step, shapes[i], onwards=True)
+        shapes[i + 1] = shapes[i + 1] or _propagated(step, shapes[i], onwards=True)
     for i, step in reversed(list(enumerate(steps))):
-        shapes[i] = shapes[i] or _carried(step, shapes[i + 1], onwards=False)
+        shapes[i] = shapes[i] or _propagated(step, shapes[i + 1], onwards=False)
     return shapes
 
 
 def _own_shape(transform: Any) -> Shape:
-    """The event shape of a transform's input, if the transform says it."""
+    """The event shape of a transform's input, if the transform declares it."""
     mask = getattr(transform, "mask", None)
     for holder, name in (
         (transform, "event_shape"),
@@ -63,8 +63,8 @@ def _event_dim(transform: Any) -> int | None:
     return getattr(getattr(transform, "domain", None), "event_dim", None)
 
 
-def _carried(step: Step, shape: Shape, *, onwards: bool) -> Shape:
-    """The shape on the other side of a step."""
+def _propagated(step: Step, shape: Shape, *, onwards: bool) -> Shape:
+    """The shape on the other side of a step, given the shape on one side."""
     transform = step.own
     if shape is None or not isinstance(transform, Transform):
         return shape  # conditional transforms keep the shape
@@ -72,5 +72,5 @@ def _carried(step: Step, shape: Shape, *, onwards: bool) -> Shape:
     move: Callable[[Any], Any] = transform.forward_shape if forwards else transform.inverse_shape
     try:
         return torch.Size(move(shape))
-    except (ValueError, NotImplementedError):  # another shape than the transform takes
+    except (ValueError, NotImplementedError):  # the transform does not accept this shape
         return None

@@ -1,4 +1,4 @@
-"""The steps of a flow, in the order in which a call takes them."""
+"""The steps of a flow, in the order of a call."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
 
 HOLDS_A_FLOW = ("transforms", "flow_dist", "flow", "transform", "body", "base_dist")
-"""Attributes that hold a flow: of distributions, hybrid models, guides and classifiers."""
+"""Attributes of distributions, hybrid models, guides and classifiers that contain a flow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A transform that is no composition, and the direction in which the flow uses it.
+    """A transform other than a composition, and the direction in which the flow uses it.
 
     Args:
         transform: the transform, conditional or not.
@@ -33,37 +33,37 @@ class Step:
 
     @property
     def own(self) -> Any:
-        """The transform; of one at a context, the conditional transform that it was made of."""
+        """The transform; for a conditioned one, its conditional transform."""
         return getattr(self.transform, "conditional", self.transform)
 
     @property
     def inside(self) -> list[list[Step]]:
-        """The steps of each transform that this one holds, such as the levels behind a split."""
+        """The steps of each transform inside this one, for instance the levels after a split."""
         return [steps_of([part], backwards=self.backwards) for part in held_transforms(self.own)]
 
 
 def held_transforms(transform: object) -> list[Any]:
-    """The transforms among the attributes of a transform that is a module."""
+    """The transforms inside a transform, if that is a module."""
     children = transform.children() if isinstance(transform, nn.Module) else ()
     return [child for child in children if is_transform(child)]
 
 
 def is_transform(part: object) -> bool:
-    """Whether it is a transform, conditional or not."""
+    """Whether an object is a transform, conditional or not."""
     return isinstance(part, Transform | ConditionalTransform)
 
 
 def transforms_of(flow: object) -> list[Any]:
-    """The transforms of a flow, or of a distribution, guide or model that holds one.
+    """The transforms of a flow, or of a distribution, guide or model that contains one.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if it contains no transform.
     """
     found = _found(flow)
     if not found:
         raise ValueError(
-            "flow: expected a transform, or a distribution, guide or model that holds one, got "
-            f"{type(flow).__name__} without any. A guide has its flow from its first call on."
+            "flow: expected a transform, or a distribution, guide or model that contains one, got "
+            f"{type(flow).__name__} without any. A guide builds its flow at its first call."
         )
     return found
 
@@ -78,37 +78,37 @@ def _found(flow: object) -> list[Any]:
 
 
 def steps_of(parts: Iterable[Any], *, backwards: bool = False) -> list[Step]:
-    """The steps of transforms that are called one after the other.
+    """The steps of a sequence of transforms.
 
     Args:
-        parts: the transforms; compositions and inverses are taken apart.
-        backwards: whether they are inverted, the last one first.
+        parts: the transforms; compositions and inverses are expanded.
+        backwards: whether the sequence is inverted, starting with the last transform.
     """
     steps: list[Step] = []
     for part in reversed(list(parts)) if backwards else parts:
-        steps += _taken_apart(part, backwards)
+        steps += _expanded(part, backwards)
     return steps
 
 
-def _taken_apart(part: Any, backwards: bool) -> list[Step]:
+def _expanded(part: Any, backwards: bool) -> list[Step]:
     if isinstance(part, ConstantConditionalTransform):
-        return _taken_apart(part.transform, backwards)
+        return _expanded(part.transform, backwards)
     inverted = _inverted(part)
     if inverted is not None:
-        return _taken_apart(inverted, not backwards)
+        return _expanded(inverted, not backwards)
     parts = _parts(part)
     return [Step(part, backwards)] if parts is None else steps_of(parts, backwards=backwards)
 
 
 def _inverted(part: Any) -> Any:
-    """The transform that this one is the inverse of; ``None`` if it is no inverse."""
+    """The transform of which this is the inverse; ``None`` if it is not an inverse."""
     if isinstance(part, _InverseTransform):
         return part.inv
     return part.transform if getattr(part, "is_inverse", False) else None
 
 
 def _parts(part: Any) -> Sequence[Any] | None:
-    """The parts of a composition, ours, Pyro's or torch's; ``None`` for any other transform."""
+    """The parts of a composition of any library; ``None`` for any other transform."""
     if isinstance(part, ConditionalComposeTransformModule):
         return cast(Sequence[Any], part.transforms)
     parts = getattr(part, "parts", None)

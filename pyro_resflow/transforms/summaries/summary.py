@@ -16,13 +16,13 @@ from .table import shape_text, table
 
 @dataclass(frozen=True, repr=False)
 class Summary:
-    """What :func:`summary` found; ``print`` shows it as a table.
+    """The result of :func:`summary`; ``print`` shows it as a table.
 
     Attributes:
         name: class of the flow.
-        rows: one for each step, in the order in which a call of the flow takes them.
-        parameters: number of parameters, shared ones counted once.
-        trainable: number of those that want gradients.
+        rows: one for each step, in the order of a call.
+        parameters: number of parameters; shared ones count once.
+        trainable: number of parameters that require gradients.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Summary:
 
     @property
     def lipschitz(self) -> float | None:
-        """The largest constant that a residual block is held to; ``None`` without such blocks."""
+        """The largest nominal Lipschitz constant of a block; ``None`` without residual blocks."""
         return max((row.lipschitz for row in self.rows if row.lipschitz is not None), default=None)
 
     def __str__(self) -> str:
@@ -72,20 +72,20 @@ class Summary:
 def summary(flow: object, event_shape: Sequence[int] | None = None) -> Summary:
     """Summarize a flow: its blocks, shapes, parameters, estimators, directions and bounds.
 
-    Compositions and inverses are taken apart, so that each row is one step of a call, from noise
-    to data in a distribution. Nothing is computed: the Lipschitz constants are products of the
-    coefficients that the layers are held to.
+    Compositions and inverses are expanded, so that each row is one step of a call; in a
+    distribution a call maps noise to data. The Lipschitz constants are products of the layers'
+    coefficients; nothing is measured.
 
     Args:
-        flow: a transform, conditional or not, of this package, of Pyro's or torch's; or a
-            distribution, guide or model that holds one.
-        event_shape: event shape of the flow's input, for transforms that do not know it.
+        flow: a transform of this package, Pyro or torch, conditional or not; or a distribution,
+            guide or model that contains one.
+        event_shape: event shape of the flow's input, for transforms that do not know theirs.
 
     Returns:
         A :class:`Summary`; ``print`` shows it as a table.
 
     Raises:
-        ValueError: without a transform, for instance for a guide before its first call.
+        ValueError: if there is no transform, for instance in a guide before its first call.
 
     Example:
         >>> import pyro_resflow
@@ -107,13 +107,13 @@ def summary(flow: object, event_shape: Sequence[int] | None = None) -> Summary:
 
 
 def _parameters(steps: Sequence[Step]) -> list[Tensor]:
-    """The parameters of all steps, each once."""
+    """The parameters of all steps, without duplicates."""
     modules = [step.own for step in steps if isinstance(step.own, nn.Module)]
     return list(nn.ModuleList(modules).parameters())
 
 
 def _direction(rows: Sequence[Row], passes: Sequence[str]) -> str:
-    """How a whole direction is computed, from how each of its steps is."""
+    """Describe how a direction of the flow is computed, given those of its steps."""
     solvers = sorted({*passes} - {ONE_PASS, UNKNOWN})
     text = f"iterates ({', '.join(solvers)})" if solvers else ONE_PASS
     unknown = {row.name: None for row, each in zip(rows, passes, strict=True) if each == UNKNOWN}

@@ -1,4 +1,4 @@
-"""A summary as text: a table in which repeated steps stand once."""
+"""Print a summary as a table that shows repeated steps once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from .rows import Row
 from .shapes import Shape
 
 LONGEST_REPEAT = 8
-"""Steps of the longest sequence whose repetitions are found."""
+"""The largest number of steps in a repeated sequence."""
 
 HEADER = ("transform", "shape", "parameters", "log-det", "call", "inverse", "Lipschitz")
 NUMBERS = ("parameters", "Lipschitz")
-"""Columns that are set to the right."""
+"""Right-aligned columns."""
 
 Cells = tuple[str, ...]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows under their header, the columns as wide as they need to be."""
+    """Format rows as a table with a header."""
     lines = list(_lines(rows))
     widths = [max(map(len, column)) for column in zip(HEADER, *lines, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -26,7 +26,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def shape_text(shape: Shape) -> str:
-    """A shape as Python writes a tuple, ``?`` if it is not known."""
+    """A shape as a Python tuple; ``?`` if it is not known."""
     return str(tuple(shape)) if shape is not None else "?"
 
 
@@ -60,7 +60,7 @@ def _cells(row: Row, indent: int) -> Cells:
 
 
 def repeats(rows: Sequence[Row]) -> Iterator[tuple[int, Sequence[Row]]]:
-    """The rows in sequences, each with the number of times that it comes one after the other."""
+    """Split rows into sequences; yield each with its number of consecutive repetitions."""
     start = 0
     while start < len(rows):
         length, times = _repeat(rows, start)
@@ -69,11 +69,11 @@ def repeats(rows: Sequence[Row]) -> Iterator[tuple[int, Sequence[Row]]]:
 
 
 def _repeat(rows: Sequence[Row], start: int) -> tuple[int, int]:
-    """The sequence at a row whose repetitions cover most rows: its length, and how often."""
+    """Length and repetitions of the sequence at a row whose repetitions cover the most rows."""
     best = (1, 1)
     for length in range(1, min(LONGEST_REPEAT, (len(rows) - start) // 2) + 1):
         first, times = rows[start : start + length], 1
-        if any(row.depth < first[0].depth for row in first):  # it leaves a transform halfway
+        if any(row.depth < first[0].depth for row in first):  # the sequence leaves a transform
             break
         while rows[start + times * length : start + (times + 1) * length] == first:
             times += 1
