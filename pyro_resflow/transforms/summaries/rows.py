@@ -66,7 +66,8 @@ def rows_of(
             output_shape=output_shape,
             parameters=_own_parameters(transform),
             logdet=type(logdet).__name__ if logdet is not None else "",
-            random=logdet is not None and not logdet.is_deterministic,
+            # a damaged file may have set another object as the estimator
+            random=not getattr(logdet, "is_deterministic", True),
             call=call,
             inverse=inverse,
             lipschitz=nominal_lipschitz_constant(transform.net) if logdet is not None else None,
