@@ -1,4 +1,4 @@
-"""Docstrings are written for Sphinx, as Pyro's are; this makes Markdown of their markup."""
+"""Converts the Sphinx markup of the docstrings, which Pyro also uses, to Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = re.compile(r":(?:class|func|meth|mod|attr):`~?([^`]*)`")
 
 
 def to_markdown(text: str) -> str:
-    """The text with formulas for KaTeX, links, and the section that holds examples."""
+    """Convert formulas for KaTeX, links, and the title of the section of examples."""
     text = DISPLAY.sub(r"\1\\[ \2 \\]", text)
     text = INLINE.sub(r"\\(\1\\)", text)
     text = LINK.sub(r"[`\2`][\1]", text)
@@ -26,6 +26,6 @@ class Docstrings(griffe.Extension):
     """Apply `to_markdown` to every docstring of the package."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Rewrite the docstring of an object that has just been loaded."""
+        """Convert the docstring of a loaded object."""
         if obj.docstring is not None:
             obj.docstring.value = to_markdown(obj.docstring.value)

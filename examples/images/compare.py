@@ -11,7 +11,7 @@ The test images decide nothing: no checkpoint, no learning rate. The curves are 
     python -m examples.images.compare anchor                # for the authors' Residual Flow
 
 Each result is kept in a file named after its model, with the command, the commit and the machine.
-Every run makes the table and the two pictures anew from all results.
+Every run writes the table and the two pictures from all results in the folder.
 """
 
 import math

@@ -65,7 +65,7 @@ class FolderClaim(Callback):
 def claim(folder: Path) -> IO[str]:
     """Lock a folder for this process, until the returned file is closed.
 
-    The system releases the lock when the process ends, in whatever way.
+    The system releases the lock when the process ends, even if it is killed.
 
     Args:
         folder: An existing folder.
