@@ -17,7 +17,7 @@ from ..differentiation import (
     pushed_forward,
 )
 from ..linearization import without_history
-from .convergence import ConvergenceError, which
+from .convergence import ConvergenceError, check_finite, which
 from .tolerance import Iterative, Unsolved
 
 Increasing = Callable[..., tuple[Tensor, Tensor]]
@@ -255,8 +255,7 @@ class _ImplicitRoot(torch.autograd.Function):
         upper: Tensor,
         *coefficients: Tensor,
     ) -> Tensor:
-        if not y.is_meta and not bool(y.isfinite().all()):
-            raise ValueError("y: expected finite values, got nan or infinity.")
+        check_finite(y, "entries")
         tolerance, most = attempt.solver.tolerance_for(y.dtype), attempt.solver.max_iterations
         search = _Search(lambda x: function(x, *coefficients), y, tolerance, most)
         return attempt.run(search, lower, upper)

@@ -37,6 +37,29 @@ def which(failed: Tensor, what: str) -> str:
     return f"{len(indices)} of {failed.numel()} {what} ({', '.join(named)}{more})"
 
 
+def check_finite(y: Tensor, what: str) -> None:
+    """Raise if y holds nan or infinity, saying where.
+
+    Args:
+        y: the right-hand side. Of samples, shape ``(N, *event)``, or of entries, any shape.
+        what: ``"samples"`` or ``"entries"``.
+
+    Raises:
+        ValueError: naming y and how many samples or entries are not finite.
+    """
+    if y.is_meta:
+        return
+    finite = y.isfinite()
+    if bool(finite.all()):
+        return
+    failed = ~(finite.flatten(1).all(1) if what == "samples" else finite)
+    raise ValueError(
+        f"y: expected finite values, got nan or infinity for {which(failed, what)}. If the data "
+        "are finite, look for nan in the parameters of what computes y: later transforms, or a "
+        "coupling's conditioner. A solver with unsolved='nan' returns the rest."
+    )
+
+
 class FixedPointError(ConvergenceError):
     """No x with x + g(x) = y was found.
 

@@ -27,6 +27,7 @@ from ..differentiation import (
 from ..linearization import Linearizable, WithCoefficients
 from ..precision import full_precision
 from ..vmapped import VmappedNetwork, folded
+from .convergence import check_finite
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
 
@@ -75,8 +76,7 @@ class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(solver: Iterating, net: Linearizable, y: Tensor, *coefficients: Tensor) -> Tensor:
         tolerance = solver.tolerance_for(y.dtype)
-        if not y.is_meta and not bool(y.isfinite().all()):
-            raise ValueError("y: expected finite values, got nan or infinity.")
+        check_finite(y, "samples")
         with full_precision(y):  # a lower one cannot reach the tolerance
             network = WithCoefficients(net, coefficients)
             iteration = FixedPointIteration(network, y, tolerance, solver.max_iterations)

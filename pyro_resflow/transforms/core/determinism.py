@@ -64,6 +64,8 @@ def varies_between_calls(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.MultiheadAttention):
         return module.dropout > 0
+    if isinstance(module, nn.RNNBase):  # which drops between its layers
+        return module.dropout > 0 and module.num_layers > 1
     drops = isinstance(module, DROPOUTS) and module.p > 0
     return drops or isinstance(module, FollowsBatches | nn.RReLU)
 

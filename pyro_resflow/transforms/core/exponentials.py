@@ -43,6 +43,22 @@ def _weighed_predictive(frame: FrameType, batch: torch.Size, event_dim: int) -> 
     return "the weights of WeighedPredictive" if matches else None
 
 
+def _experimental_design(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
+    """Nested estimates of an expected information gain average densities of some sites."""
+    known = frame.f_locals
+    if frame.f_code.co_name == "nmc_eig":
+        labels = known["observation_labels"]
+    elif "theta_y_dict" in known:  # inside the loss of vnmc_eig
+        labels = [*known["observation_labels"], *known["target_labels"]]
+    else:
+        return None
+    names = (
+        inner.f_locals["name"] for inner in callers() if inner.f_code.co_name == "compute_log_prob"
+    )
+    is_averaged = next(names, None) in labels
+    return "the nested averages of nmc_eig and vnmc_eig" if is_averaged else None
+
+
 def _mixture(frame: FrameType, batch: torch.Size, event_dim: int) -> str | None:
     """Noise that all components share, for instance of one flow behind them all, factors out."""
     mixture = frame.f_locals.get("self")
@@ -101,6 +117,7 @@ EXPONENTIALS: dict[str, FrameTest] = {
     "pyro.infer.autoguide.guides": _laplace,
     "pyro.infer.traceenum_elbo": _enumeration,
     "pyro.infer.discrete": _enumeration,
+    "pyro.contrib.oed.eig": _experimental_design,
     "pyro.distributions.hmm": _mixture,
     "torch.distributions.mixture_same_family": _mixture,
 }

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.contrib.oed.eig import nmc_eig, vnmc_eig
 from pyro.infer import (
     Importance,
     RenyiELBO,
@@ -83,6 +84,57 @@ def test_laplace_of_a_noisy_density_is_refused() -> None:
     problem = Problem()
     with pytest.raises(ValueError, match="Hessian of AutoLaplaceApproximation"):
         laplace(problem)
+
+
+class Experiment:
+    """An outcome under a flow, and a nuisance under another, at the design's location."""
+
+    def __init__(self) -> None:
+        self.outcome = residual(3, [8], fast="density", logdet=Exact())
+        self.nuisance = residual(3, [8], fast="density", logdet=Exact())
+
+    def model(self, design: Tensor) -> None:
+        with pyro.plate_stack("plates", design.shape[:-1]):
+            base = dist.Normal(torch.zeros(*design.shape[:-1], 3), 1.0).to_event(1)
+            theta = pyro.sample("theta", dist.TransformedDistribution(base, [self.nuisance]))
+            around = dist.Normal(design * theta, 1.0).to_event(1)
+            pyro.sample("y", dist.TransformedDistribution(around, [self.outcome]))
+
+    def guide(self, y_dict: dict[str, Tensor], design: Tensor, *labels: object) -> None:
+        with pyro.plate_stack("plates", design.shape[:-1]):
+            base = dist.Normal(torch.zeros(*design.shape[:-1], 3), 1.0).to_event(1)
+            pyro.sample("theta", base)
+
+
+def nested(experiment: Experiment) -> Tensor:
+    return nmc_eig(experiment.model, torch.ones(2, 3), "y", "theta", N=4, M=2)
+
+
+def variational(experiment: Experiment) -> Tensor:
+    optimizer = pyro.optim.Adam({"lr": 1e-2})
+    samples = (3, 2)
+    design = torch.ones(2, 3)
+    return vnmc_eig(
+        experiment.model, design, "y", "theta", samples, 0, experiment.guide, optimizer, False
+    )
+
+
+@pytest.mark.parametrize("estimate", [nested, variational])
+def test_nested_averages_of_noisy_densities_are_refused(
+    estimate: Callable[[Experiment], Tensor],
+) -> None:
+    experiment = Experiment()
+    assert estimate(experiment).isfinite().all()
+    set_logdet(experiment.nuisance, Krylov())
+    if estimate is nested:  # whose average leaves the prior out
+        estimate(experiment)
+    else:
+        with pytest.raises(ValueError, match="nested averages of nmc_eig and vnmc_eig"):
+            estimate(experiment)
+    set_logdet(experiment.nuisance, Exact())
+    set_logdet(experiment.outcome, Krylov())
+    with pytest.raises(ValueError, match="nested averages of nmc_eig and vnmc_eig"):
+        estimate(experiment)
 
 
 def test_one_particle_of_renyis_is_no_exponential() -> None:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_resflow.logdet import Exact, Krylov
 from pyro_resflow.nn import Chain, LipschitzLinear
 from pyro_resflow.transforms import Monotone, Residual, is_deterministic
 
+
+
+class Recurrent(nn.GRU):
+    """Two layers, with dropout between them."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4, 2, dropout=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.3 * super().forward(x[None])[0][0]
+
+
 UNSETTLED = {
+    "Recurrent": Recurrent,
     "BatchNorm1d": lambda: nn.BatchNorm1d(4),
     "Dropout": lambda: nn.Dropout(0.5),
     "RReLU": nn.RReLU,
