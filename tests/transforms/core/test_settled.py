@@ -11,7 +11,6 @@ from pyro_resflow.nn import Chain, LipschitzLinear
 from pyro_resflow.transforms import Monotone, Residual, is_deterministic
 
 
-
 class Recurrent(nn.GRU):
     """Two layers, with dropout between them."""
 
