@@ -25,7 +25,7 @@ $(IMAGES) $(DIGITS) --trainer.default_root_dir $(1) $(2) "$$@"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-short bench test test-slow lint format types docs clean
+.PHONY: help demo demo-short bench test test-slow lint format types docs docs-execute clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ format: $(VENV)/.dev ## format, and mend what can be mended
 types: $(VENV)/.dev ## check the types of the package
 	@$(BIN)/mypy
 
+docs-execute: $(VENV)/.tutorials ## execute the tutorials, in docs/tutorials/, and keep their outputs
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/extensions/tutorials.py $(ARGS)
+
 docs: $(VENV)/.docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -77,7 +80,7 @@ $(VENV)/.torch: | $(VENV)/.python
 	@touch $@
 
 # A stamp for each extra: installed anew only when pyproject.toml has changed.
-$(VENV)/.images $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml
+$(VENV)/.images $(VENV)/.tutorials $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml
 	@echo "Installing pyro-resflow[$*] into $(VENV)"
 	@$(PIP) install --editable '.[$*]'
 	@touch $@
