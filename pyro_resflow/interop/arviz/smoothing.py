@@ -25,7 +25,7 @@ SMALLEST = math.log(np.finfo(np.float64).tiny)
 """Log weights below this are numerically zero relative to the largest, which is scaled to 0."""
 
 TOO_FEW = f"too few draws: the shape of a tail takes at least {LEAST_DRAWS}"
-ALL_EQUAL = "the weights are all equal: k is not defined, the guide fits"
+ALL_EQUAL = "the weights are all equal: k is not defined, the guide fits where it draws"
 TIED = (
     f"fewer than {LEAST_TAIL} weights are larger than the rest, which are equal: k is not "
     "defined; the number of effective draws is"
@@ -84,7 +84,7 @@ def psis(log_weights: np.ndarray) -> Smoothed:
         >>> round(psis(np.random.default_rng(0).exponential(0.4, size=10_000)).k, 1)
         0.4
         >>> psis(np.zeros(100)).note
-        'the weights are all equal: k is not defined, the guide fits'
+        'the weights are all equal: k is not defined, the guide fits where it draws'
     """
     values = np.array(log_weights, dtype=np.float64)
     if values.ndim != 1 or not values.size:

@@ -61,7 +61,7 @@ def test_a_tail_of_five_is_the_shortest() -> None:
 def test_equal_weights(noise: float) -> None:
     found = psis(-3.0 + noise * RNG.uniform(size=1000))
     assert math.isnan(found.k)
-    assert found.note == "the weights are all equal: k is not defined, the guide fits"
+    assert found.note.startswith("the weights are all equal: k is not defined, the guide fits")
     assert abs(found.effective_draws - 1000) < 1e-3
 
 

@@ -69,7 +69,7 @@ def test_too_few_draws_are_refused() -> None:
 
 def test_the_posterior_itself_fits() -> None:
     """Its weights are the evidence, but for rounding, to which no tail is to be fitted."""
-    says = "the weights are all equal: k is not defined, the guide fits"
+    says = "the weights are all equal: k is not defined, the guide fits where it draws"
     with pytest.warns(UserWarning, match=says) as found:
         k = pareto_k(posterior_guide, Y, model=conjugate, num_samples=100)
     assert math.isnan(k)
