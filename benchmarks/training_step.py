@@ -47,7 +47,8 @@ class TrainingStep:
         self.optimizer.step()
         # Under a dispatch mode, torch's foreach operations do not increment versions, and meta
         # tensors have no values that would show the norms that their weights have changed.
-        increment_version(list(self.flow.parameters()))
+        for parameter in self.flow.parameters():
+            increment_version(parameter)
         self.average.update_parameters(self.flow)
 
     def images(self, number: int) -> Tensor:

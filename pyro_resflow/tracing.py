@@ -80,7 +80,12 @@ def check_known(parameters: Iterable[Tensor]) -> None:
         ) from error
 
 
-@library.custom_op("pyro_resflow::call_back", mutates_args=())
+# torch before 2.5 cannot infer a schema from annotations that are not evaluated.
+@library.custom_op(
+    "pyro_resflow::call_back",
+    mutates_args=(),
+    schema="(SymInt key, Tensor seed, Tensor[] tensors) -> Tensor[]",
+)
 def _call(key: int, seed: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     with torch.no_grad():
         return [result.clone() for result in _run(key, seed, tensors)]

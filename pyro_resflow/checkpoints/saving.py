@@ -213,7 +213,7 @@ def _built(
 
 def usable_device(device: torch.device | str | None) -> torch.device:
     """The device to load to. torch raises here, before a file is opened, if it is unavailable."""
-    found = torch.device(device) if device is not None else torch.get_default_device()
+    found = torch.device(device) if device is not None else torch.empty(0).device
     torch.empty(0, device=found)
     return found
 

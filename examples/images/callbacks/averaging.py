@@ -38,18 +38,18 @@ class WeightAverage(EMAWeightAveraging):
         """Validate the averaged weights."""
         if _is_averaging(trainer):
             super().on_validation_epoch_start(trainer, pl_module)
-            increment_version(list(pl_module.parameters()))
+            _count_writes(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the current weights, to continue training."""
         if _is_averaging(trainer):
             super().on_validation_epoch_end(trainer, pl_module)
-            increment_version(list(pl_module.parameters()))
+            _count_writes(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the averaged weights in the module."""
         super().on_train_end(trainer, pl_module)
-        increment_version(list(pl_module.parameters()))
+        _count_writes(pl_module)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -61,3 +61,9 @@ class WeightAverage(EMAWeightAveraging):
 
 def _is_averaging(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _count_writes(module: LightningModule) -> None:
+    """Tell autograd that the parameters were written to, by ways that do not count it."""
+    for parameter in module.parameters():
+        increment_version(parameter)  # one by one: torch 2.4 takes no list

@@ -139,7 +139,12 @@ def _measure(layer: NormedLayer) -> None:
     (layer.norm_state.measured,) = _measured([layer])
 
 
-@library.custom_op("pyro_resflow::current_vectors", mutates_args=())
+# torch before 2.5 cannot infer a schema from annotations that are not evaluated.
+@library.custom_op(
+    "pyro_resflow::current_vectors",
+    mutates_args=(),
+    schema="(Tensor weight, SymInt key) -> (Tensor, Tensor)",
+)
 def recorded_vectors(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
     """:func:`updated_vectors` as one operation, which compiled and traced code runs each time.
 
