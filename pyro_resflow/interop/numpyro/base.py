@@ -11,7 +11,12 @@ with extra("numpyro"):
     import jax.numpy as jnp
     from jax import Array
     from jax.tree_util import tree_leaves, tree_structure
-    from numpyro.distributions.transforms import ComposeTransform, Transform, _InverseTransform
+    from numpyro.distributions.transforms import (
+        ComposeTransform,
+        IndependentTransform,
+        Transform,
+        _InverseTransform,
+    )
 
 Flattened = tuple[tuple[Any, ...], tuple[tuple[str, ...], dict[str, Any]]]
 """The result of ``tree_flatten``: the children, and their names with the static attributes."""
@@ -107,6 +112,18 @@ class Composition(Translated, ComposeTransform):
 
     def tree_flatten(self) -> Flattened:
         return (self.parts,), (("parts",), {})
+
+
+class Independent(Translated, IndependentTransform):
+    """NumPyro's ``IndependentTransform`` of the same arguments, with a hash.
+
+    Up to NumPyro 0.19 the number of dimensions was a leaf of NumPyro's class, and no integer any
+    more once ``jax.jit`` had traced it. Here it is static.
+    """
+
+    def tree_flatten(self) -> Flattened:
+        static = {"reinterpreted_batch_ndims": self.reinterpreted_batch_ndims}
+        return (self.base_transform,), (("base_transform",), static)
 
 
 def forward(transform: Transform, x: Array) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
 from ...extras import extra
+from .base import Independent
 from .conditioners import conditioner
 from .convolutions import check_evaluating
 from .halves import Halves
@@ -26,7 +27,6 @@ from .translation import feature_array, to_numpyro
 with extra("numpyro"):
     from numpyro.distributions.transforms import (
         AffineTransform,
-        IndependentTransform,
         ReshapeTransform,
     )
 
@@ -69,7 +69,7 @@ def _conv1x1(flow: transforms.InvertibleConv1x1) -> Conv1x1Transform:
 
 @to_numpyro.register
 @torch.no_grad()
-def _batch_norm(flow: transforms.BatchNorm) -> IndependentTransform:
+def _batch_norm(flow: transforms.BatchNorm) -> Independent:
     if not bool(flow.initialized):
         raise ValueError(
             "flow: expected an initialised flow, got one whose BatchNorm is not initialised; call "
@@ -81,7 +81,7 @@ def _batch_norm(flow: transforms.BatchNorm) -> IndependentTransform:
     affine = AffineTransform(
         feature_array(-flow.mean * scale, event_dim), feature_array(scale, event_dim)
     )
-    return IndependentTransform(affine, event_dim)
+    return Independent(affine, event_dim)
 
 
 @to_numpyro.register

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 from ...extras import extra
-from .base import Composition, Flattened, Translated
+from .base import Composition, Flattened, Independent, Translated
 from .calculus import invert
 from .layers import ConditionalNetwork, Layer, Negative
 from .logdet import Exact, Krylov, LogDet
@@ -19,7 +19,6 @@ with extra("numpyro"):
     from numpyro.distributions import constraints
     from numpyro.distributions.transforms import (
         AffineTransform,
-        IndependentTransform,
         Transform,
     )
 
@@ -160,11 +159,11 @@ class ConditionalAffine(NamedTuple):
     net: Layer
     largest_log_scale: Array
 
-    def condition(self, context: Array) -> IndependentTransform:
+    def condition(self, context: Array) -> Independent:
         """The transform at a context of shape ``(*batch, context_dim)``."""
         raw, shift = jnp.split(self.net(jnp.asarray(context)), 2, axis=-1)
         log_scale = self.largest_log_scale * jnp.tanh(raw / self.largest_log_scale)
-        return IndependentTransform(AffineTransform(shift, jnp.exp(log_scale)), 1)
+        return Independent(AffineTransform(shift, jnp.exp(log_scale)), 1)
 
 
 class ConditionalInverse(NamedTuple):

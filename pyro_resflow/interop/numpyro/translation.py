@@ -14,7 +14,7 @@ from torch.distributions import transforms as torch_transforms
 from ... import transforms
 from ...extras import extra
 from ...linearization import known_event_shape
-from .base import Composition
+from .base import Composition, Independent
 from .images import ImageNet
 from .layers import Chain, array, to_jax
 from .transforms import (
@@ -32,7 +32,6 @@ with extra("numpyro"):
     from jax import Array
     from numpyro.distributions.transforms import (
         AffineTransform,
-        IndependentTransform,
         LowerCholeskyAffine,
         PermuteTransform,
         ReshapeTransform,
@@ -164,7 +163,7 @@ def _compose(flow: Any) -> Composition:
 
 @to_numpyro.register
 @torch.no_grad()
-def _act_norm(flow: transforms.ActNorm) -> IndependentTransform:
+def _act_norm(flow: transforms.ActNorm) -> Independent:
     if not bool(flow.initialized):
         raise ValueError(
             "flow: expected an initialised flow, got one whose ActNorm is not initialised; call "
@@ -174,7 +173,7 @@ def _act_norm(flow: transforms.ActNorm) -> IndependentTransform:
     affine = AffineTransform(
         feature_array(flow.shift, event_dim), feature_array(flow.log_scale.exp(), event_dim)
     )
-    return IndependentTransform(affine, event_dim)
+    return Independent(affine, event_dim)
 
 
 @to_numpyro.register
@@ -186,9 +185,7 @@ def _permute(flow: Permute) -> PermuteTransform:
 
 @to_numpyro.register
 def _affine(flow: torch_dist.AffineTransform) -> Transform:
-    return IndependentTransform(
-        AffineTransform(array(flow.loc), array(flow.scale)), flow.event_dim
-    )
+    return Independent(AffineTransform(array(flow.loc), array(flow.scale)), flow.event_dim)
 
 
 @to_numpyro.register
