@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VERSION := -c 'import sys; print("Python %d.%d" % sys.version_info[:2])'
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # CPU=1 installs PyTorch without CUDA.
 TORCH_INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu)
+# CONSTRAINTS=FILE limits what pip may choose; test-lowest sets it.
+LIMITS := $(CONSTRAINTS:%=--constraint %)
 # The demo's layers are too small to share: more threads would wait longer than they compute.
 IMAGES := OMP_NUM_THREADS=1 $(BIN)/python -m examples.images
 DIGITS := fit_and_test --config examples/images/configs/residual_flow_digits.yaml
@@ -25,7 +28,7 @@ $(IMAGES) $(DIGITS) --trainer.default_root_dir $(1) $(2) "$$@"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-short bench test test-slow lint format types docs docs-execute clean
+.PHONY: help demo demo-short bench test test-slow test-lowest lint format types docs docs-execute clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +48,11 @@ test: $(VENV)/.test ## run the test suite, a process a core
 test-slow: $(VENV)/.test ## run the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
+test-lowest: ## run the tests under the lowest versions that pyproject.toml allows
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12) and \
+		"The lowest versions run on Python 3.10 and 3.11: make test-lowest PYTHON=python3.10")'
+	@$(MAKE) --no-print-directory test VENV=.venv-lowest CONSTRAINTS=tests/constraints-lowest.txt
+
 lint: $(VENV)/.dev ## check style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -63,10 +71,21 @@ docs: $(VENV)/.docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the environment and all that was made
-	rm -rf $(VENV) runs site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest runs site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.python:
+# An environment keeps the Python that made it: say so where another one is asked for.
+.PHONY: same-python
+same-python:
+ifneq ($(origin PYTHON),file)
+	@if [ -e $(BIN)/python ] && [ "$$($(BIN)/python $(VERSION))" != "$$($(PYTHON) $(VERSION))" ]; then \
+		echo "$(VENV) was made by $$($(BIN)/python $(VERSION)), which PYTHON=$(PYTHON) is not:" \
+			"run make clean first, or name another folder: VENV=.venv-other" >&2; \
+		exit 1; \
+	fi
+endif
+
+$(VENV)/.python: | same-python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
 		"Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "Creating $(VENV)"
@@ -76,13 +95,13 @@ $(VENV)/.python:
 # torch and torchvision in one call, so that pip chooses two that fit each other.
 $(VENV)/.torch: | $(VENV)/.python
 	@echo "Installing PyTorch into $(VENV), the first time only (CPU=1 leaves out CUDA, its largest part)"
-	@$(PIP) install $(TORCH_INDEX) 'torch>=2.4' torchvision
+	@$(PIP) install $(LIMITS) $(TORCH_INDEX) 'torch>=2.4' torchvision
 	@touch $@
 
 # A stamp for each extra: installed anew only when pyproject.toml has changed.
-$(VENV)/.images $(VENV)/.tutorials $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml
+$(VENV)/.images $(VENV)/.tutorials $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 	@echo "Installing pyro-resflow[$*] into $(VENV)"
-	@$(PIP) install --editable '.[$*]'
+	@$(PIP) install $(LIMITS) --editable '.[$*]'
 	@touch $@
 
 # The documentation is made from the sources: it takes neither PyTorch nor the package, only the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ case "$*" in
     echo "$*" > runs/demo/report.html
     ;;
 *" docs") printf 'mkdocs>=1\\n' ;;
+*"Python %d.%d"*) echo "$VENV_VERSION" ;;
+*"Python %d.%d"*) echo "$VENV_VERSION" ;;
 esac
 """
+THIS_PYTHON = "Python {}.{}".format(*sys.version_info)
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 
@@ -37,8 +41,10 @@ def project(tmp_path: Path) -> Path:
         (binaries / name).write_text(PYTHON)
         (binaries / name).chmod(0o755)
     shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "pyproject.toml").touch()
-    os.utime(tmp_path / "pyproject.toml", (0, 0))
+    (tmp_path / "tests").mkdir()
+    for path in (tmp_path / "pyproject.toml", tmp_path / "tests/constraints-lowest.txt"):
+        path.touch()
+        os.utime(path, (0, 0))
     for stamp in (".python", ".torch", ".images"):
         (tmp_path / ".venv" / stamp).touch()
     return tmp_path
@@ -101,3 +107,39 @@ def test_torch_without_cuda(project: Path) -> None:
     (project / ".venv" / ".torch").unlink()
     make(project, "demo", "CPU=1")
     assert "install --index-url https://download.pytorch.org/whl/cpu torch" in calls(project)[0]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="make test-lowest refuses this Python")
+def test_the_lowest_versions_are_installed_into_their_own_environment(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowest = project / ".venv-lowest"
+    shutil.copytree(project / ".venv", lowest)
+    (lowest / ".torch").unlink()
+    monkeypatch.setenv("VENV_VERSION", THIS_PYTHON)
+    make(project, "test-lowest", f"PYTHON={sys.executable}")
+    _, torch, package, suite = calls(project)
+    limit = "install --constraint tests/constraints-lowest.txt"
+    assert f"{limit} torch>=2.4 torchvision" in torch
+    assert f"{limit} --editable .[test]" in package
+    assert "-m pytest" in suite
+    assert not (project / ".venv/.test").exists()
+
+
+def test_an_environment_of_another_python_is_not_taken_for_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VENV_VERSION", "Python 2.7")
+    done = subprocess.run(
+        ["make", "test", f"PYTHON={sys.executable}"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f".venv was made by Python 2.7, which PYTHON={sys.executable} is not" in done.stderr
+    assert "VENV=.venv-other" in done.stderr
+    monkeypatch.setenv("VENV_VERSION", THIS_PYTHON)
+    make(project, "test", f"PYTHON={sys.executable}")
+    assert any("-m pytest" in call for call in calls(project))
