@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, Protocol, TypeVar
@@ -185,6 +186,11 @@ def initialize_by(run: Callable[[Any], object], batches: Sequence[Any]) -> None:
         chunks.set_module()
 
 
+def writing_to(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context to write to a tensor in: inference tensors take writes only in inference mode."""
+    return torch.inference_mode() if tensor.is_inference() else nullcontext()
+
+
 def is_initializing() -> bool:
     """Whether :func:`initialize_by` is among the callers."""
     return _STRATEGY.get() is not None
@@ -286,9 +292,9 @@ def _set(module: DataInitialized, moments: Moments, set_from: Setter) -> None:
             f"x: expected at least two samples to initialise this {type(module).__name__}; a "
             "single sample has no standard deviation."
         )
-    with torch.no_grad():
+    with torch.no_grad(), writing_to(module.initialized):
         set_from(moments)
-    module._mark_initialized()
+        module._mark_initialized()
 
 
 def _is_scored() -> tuple[bool, bool]:

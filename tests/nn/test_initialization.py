@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from pyro_resflow import residual_flow
+from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import InitializedConv2d, WeightNormConv2d, initialize_by
 from pyro_resflow.nn.initialization import Moments
-from pyro_resflow.transforms import ActNorm, Compose, initialize
+from pyro_resflow.transforms import ActNorm, BatchNorm, Compose, initialize
 
 LAYERS = [InitializedConv2d, WeightNormConv2d]
 
@@ -132,3 +134,24 @@ def test_an_average_of_buffers_too_is_initialised(averaged_by: Any) -> None:
     x = torch.randn(4, 3)
     torch.testing.assert_close(average.module.inv(x), flow.inv(x))
     assert bool(average.module.parts[0].initialized)
+
+
+@torch.no_grad()
+def test_flows_made_in_inference_mode_are_initialised_outside_of_it() -> None:
+    x = torch.randn(20, 3)
+    made = {}
+    for mode in (False, True):
+        torch.manual_seed(0)
+        with torch.inference_mode(mode):
+            made[mode] = residual_flow(
+                3, blocks=1, hidden_dims=[8], fast="density", logdet=Exact()
+            )
+        initialize(made[mode], x)
+    torch.testing.assert_close(made[True].inv(x), made[False].inv(x))
+    with torch.inference_mode():
+        norms = [BatchNorm(3), WeightNormConv2d(3, 5, 3)]
+    initialize(norms[0].inv, x)
+    initialize_by(norms[1], [torch.randn(10, 3, 6, 6)])
+    assert all(norm.initialized for norm in norms)
+    norms[0](x + 1)  # in training mode its averages follow
+    assert norms[0].mean.isfinite().all()

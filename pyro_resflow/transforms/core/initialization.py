@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from ...nn import DataInitialized, initialize_by
+from ...nn.initialization import writing_to
 from .checks import check_event_shape
 from .evaluation import clear_cache, event_dims, inverse_value
 from .inside import inside
@@ -70,7 +71,8 @@ def initialize(
         raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}.")
     for part in inside(flow):
         if isinstance(part, DataInitialized):
-            part.await_batch()
+            with writing_to(part.initialized):
+                part.await_batch()
 
     def to_noise(chunk: Chunk) -> None:
         samples, chunk_context = chunk

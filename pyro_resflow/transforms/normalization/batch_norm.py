@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...nn.initialization import DataInitialized, Moments, is_initializing
+from ...nn.initialization import DataInitialized, Moments, is_initializing, writing_to
 from ..core.base import OnePassTransform
 from ..core.checks import check_event_shape
 from ..core.determinism import FollowsBatches
@@ -118,11 +118,13 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
         if self._awaits_batch(x, samples):
             self._initialize(self._features(x).transpose(0, 1), self._start_averages)
             if not is_initializing():
-                self.num_batches.zero_()  # the update below counts a scored batch itself
+                with writing_to(self.num_batches):
+                    self.num_batches.zero_()  # the update below counts a scored batch itself
         if not (self.training and self._seen_initialized) or is_initializing():
             return self.mean, self.variance
         batch = self._batch_moments(x)
-        weight = self._update_averages(batch.detach())
+        with writing_to(self.mean):
+            weight = self._update_averages(batch.detach())
         # zero in value; it carries the gradient of the batch's share of the averages
         change = weight * (batch - batch.detach())
         return self.mean + change[0], self.variance + change[1]
