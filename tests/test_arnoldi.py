@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
 import scipy.linalg
 import torch
@@ -10,7 +8,6 @@ from torch import Tensor
 from pyro_resflow.arnoldi import ArnoldiBasis, LogarithmAndInverse, ShiftedSystems
 
 B, D = 5, 12
-_EXTEND = ShiftedSystems.extend
 Terms = tuple[tuple[float, float], ...]
 
 
@@ -240,16 +237,17 @@ def test_logarithm_of_matrices_far_from_normal() -> None:
     torch.testing.assert_close(logarithm(columns_of(h))[-1], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_systems_of_the_quadrature_are_begun_with_the_third_column() -> None:
-    functions = LogarithmAndInverse(torch.ones(B, dtype=torch.float64))
-    columns = columns_of(hessenberg(matrices()[:, :3, :3]))
-    with mock.patch.object(ShiftedSystems, "extend", autospec=True) as extend:
-        extend.side_effect = _EXTEND
-        for column in columns[:2]:
-            functions.extend(column)
-        assert [len(call.args[0].shifts) for call in extend.call_args_list] == [1, 1]
-        functions.extend(columns[2])
-    assert [len(call.args[0].shifts) for call in extend.call_args_list[2:]] == [1, 96, 96, 96]
+def test_last_column_leaves_the_entry_below_the_diagonal_away() -> None:
+    a, start = matrices(), torch.randn(B, D, dtype=torch.float64)
+    _, columns = grown(a, start, 4)
+    basis, first = grown(a, start, 3)
+    last = basis.last_column(torch.einsum("bij,bj->bi", a, basis.last))
+    torch.testing.assert_close(last, columns[-1][:, :-1])
+    assert len(basis.vectors) == 4
+    torch.testing.assert_close(logarithm([*first, last]), logarithm(columns))
+    weights = [1.0, 1.0, 0.5, 2.0]
+    found = basis.combine(inverse([*first, last], weights))
+    torch.testing.assert_close(found, grown(a, start, 4)[0].combine(inverse(columns, weights)))
 
 
 def test_single_precision_follows_double() -> None:

@@ -65,8 +65,9 @@ class Krylov(RouletteEstimator):
         extra = self.tail.draw(self.probe.host_generator())
         # 2. take the steps of Arnoldi's process
         steps = _KrylovSteps(vjp, probes, function)
-        for _ in range(self.terms + extra):
+        for _ in range(self.terms + extra - 1):
             steps.extend()
+        steps.finish()
         # 3. weigh the increments of the random steps by the chance of getting there
         weights = [1.0] * self.terms
         for j in range(1, extra + 1):
@@ -135,7 +136,7 @@ class AdaptiveKrylov(Krylov):
         settled_at = torch.full_like(steps.increments[0], self.terms, dtype=torch.long)
         for k in range(2, self.terms + 1):
             steps.extend()
-            settled = steps.increments[-1].abs() <= self.tolerance
+            settled = (steps.increments[-1] * steps.square).abs() <= self.tolerance
             settled_at = torch.where(settled, settled_at.clamp(max=k), settled_at)
             if settled.is_meta or bool((settled_at <= k).all()):
                 break
@@ -157,25 +158,32 @@ class _KrylovSteps:
     """The Krylov space of J^T and the probes, and what each step adds to the estimate.
 
     Attributes:
-        increments: q_k - q_{k-1} for each step, shape ``(B,)``.
+        increments: (q_k - q_{k-1}) / |e|^2 for each step, shape ``(B,)``.
+        square: |e|^2, shape ``(B,)``.
     """
 
     def __init__(self, vjp: Vjp, probes: Tensor, function: SpectralFunction) -> None:
         self.vjp = vjp
         self.shape = probes.shape
-        self.basis = ArnoldiBasis(probes.flatten(2).flatten(0, 1))
+        self.rows = probes.shape[0] * probes.shape[1], probes.shape[2:].numel()
+        self.basis = ArnoldiBasis(probes.reshape(self.rows))
         self.square = self.basis.norm.square()
         self.functions = LogarithmAndInverse(self.basis.norm, function.terms)
         self.increments: list[Tensor] = []
 
     def extend(self) -> None:
         """One more product."""
-        product = self.vjp(self.basis.last.reshape(self.shape)).flatten(2).flatten(0, 1)
-        increment = self.functions.extend(self.basis.extend(product))
-        self.increments.append(increment * self.square)
+        self.increments.append(self.functions.extend(self.basis.extend(self._product())))
+
+    def finish(self) -> None:
+        """One more product, the last one."""
+        self.increments.append(self.functions.extend(self.basis.last_column(self._product())))
+
+    def _product(self) -> Tensor:
+        return self.vjp(self.basis.last.view(self.shape)).reshape(self.rows)
 
     def weighted(self, weights: Sequence[Tensor | float]) -> Estimate:
         """The sum of the increments, each times its weight: a number or shape ``(B,)``."""
-        value = weighted_sum(self.increments, weights)
+        value = weighted_sum(self.increments, weights) * self.square
         adjoint = self.basis.combine(self.functions.inverse(weights))
-        return Estimate(value.reshape(self.shape[:2]), adjoint.reshape(self.shape))
+        return Estimate(value.view(self.shape[:2]), adjoint.view(self.shape))

@@ -31,8 +31,10 @@ from .conditioners import (
 from .contraction_check import check_contraction
 from .initialization import DataInitialized, initialize_by, scores_data
 from .lipschitz.base import LipschitzLayer
+from .lipschitz.induced_norm import InducedNorm
 from .lipschitz.linear import LipschitzConv2d, LipschitzLinear
-from .lipschitz.norms import InducedNorm, OperatorNorm, SpectralNorm
+from .lipschitz.operator_norm import OperatorNorm
+from .lipschitz.spectral_norm import SpectralNorm
 from .lipschitz.state import NonFiniteWeightError
 from .lipschitz.update import update_norms
 from .networks import (

@@ -20,8 +20,9 @@ from ...rebuilding import Rebuildable
 from ...tracing import tracing_state
 from ..stages import Affine, Stage
 from .divided import REMEDY, DividedByNorm
-from .norms import OperatorNorm, SpectralNorm
+from .operator_norm import OperatorNorm
 from .operators import LinearOperator
+from .spectral_norm import SpectralNorm
 from .state import NonFiniteWeightError, NormedLayer, NormState
 from .update import iterated, recorded_vectors, update_layer, updated_measured, updated_vectors
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .convolution import is_thin, kernel_gradient
+from .squaring import SQUARED_SIDE
 
 
 class OperatorGroup(Protocol):
@@ -28,6 +29,9 @@ class OperatorGroup(Protocol):
 
     def gram(self, near: Tensor) -> Tensor:
         """The product of each Gram map with its vector, ``(L, n)`` to ``(L, n)``."""
+
+    def gram_matrices(self) -> Tensor | None:
+        """The Gram maps as matrices, ``(L, n, n)``; ``None`` if these would be large."""
 
     def across(self, near: Tensor) -> Tensor:
         """A or A^T times vectors of the near side: ``(L, n)`` to ``(L, m)``."""
@@ -73,10 +77,16 @@ class MatrixGroup:
         return torch.stack([w if on_domain else w.mT for w, on_domain in pairs])
 
     def gram(self, near: Tensor) -> Tensor:
-        return (self._matrices.mT @ self.across(near)[..., None]).squeeze(-1)
+        return torch.bmm(self._matrices.mT, self.across(near)[..., None]).squeeze(-1)
+
+    def gram_matrices(self) -> Tensor | None:
+        matrices = self._matrices
+        if matrices.shape[-1] > SQUARED_SIDE:
+            return None
+        return torch.bmm(matrices.mT, matrices)
 
     def across(self, near: Tensor) -> Tensor:
-        return (self._matrices @ near[..., None]).squeeze(-1)
+        return torch.bmm(self._matrices, near[..., None]).squeeze(-1)
 
     def outers(self, near: Tensor, far: Tensor) -> list[Tensor]:
         products = torch.bmm(far[:, :, None], near[:, None])
@@ -108,6 +118,9 @@ class ThinConvolutionGroup:
     @cached_property
     def _gram_matrices(self) -> Tensor:
         return self._kernels.mT @ self._kernels
+
+    def gram_matrices(self) -> None:
+        return None
 
     def gram(self, near: Tensor) -> Tensor:
         products = self._gram_matrices @ self._patches(near)
@@ -147,6 +160,9 @@ class ConvolutionGroup:
         """Those of :meth:`across` and of its adjoint, all operators side by side."""
         kernels = _expanding(self.weights)
         return kernels.flatten(0, 1), _adjoint_kernels(kernels).flatten(0, 1)
+
+    def gram_matrices(self) -> None:
+        return None
 
     def gram(self, near: Tensor) -> Tensor:
         return self._convolved(self.across(near), self._kernels[1])

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .directions import unit
+
 NEGLIGIBLE = 10
 """Times eps and the length of a vector: the most that rounding leaves of it if a basis spans it.
 A longer remainder is a new direction."""
@@ -64,9 +66,3 @@ def _next_basis_vector(basis: Tensor, vector: Tensor) -> Tensor:
     rest = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
     negligible = NEGLIGIBLE * torch.finfo(vector.dtype).eps * size.clamp_min(SMALLEST_LENGTH)
     return torch.where(rest > negligible, vector / rest, 0)
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """Vectors of length 1, shape ``(L, n)``; zero stays zero."""
-    size = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / size.clamp_min(torch.finfo(vectors.dtype).tiny)

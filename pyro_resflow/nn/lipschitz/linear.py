@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from .base import LipschitzLayer
 from .convolution import convolve
-from .norms import OperatorNorm, SpectralNorm
+from .operator_norm import OperatorNorm
 from .operators import ConvolutionOperator, LinearOperator, MatrixOperator
+from .spectral_norm import SpectralNorm
 
 
 class LipschitzLinear(LipschitzLayer):

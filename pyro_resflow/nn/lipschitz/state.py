@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...fingerprints import Fingerprint, which_fit
 from .divided import Measured
-from .norms import OperatorNorm
+from .operator_norm import OperatorNorm
 from .operators import LinearOperator
 
 _KEYS = itertools.count()

@@ -6,6 +6,7 @@ of a module at once, which saves time, and :func:`norms_updated` asks once for a
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +27,7 @@ from ...precision import full_precision, refuse_half_precision
 from ...tracing import tracing_state, untraced
 from ...walk import modules_inside
 from .divided import Measured
-from .norms import SpectralNorm
+from .spectral_norm import SpectralNorm
 from .state import NormedLayer, layer_of, out_of_date, trust
 
 LOADED_WITHIN = 0.01
@@ -230,8 +231,8 @@ def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
 
 def _check_lengths(found: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Raise a RuntimeError if the length of a vector is nan or overflows."""
-    lengths = torch.stack([torch.linalg.vector_norm(x) for pair in found for x in pair])
-    if not bool(lengths.isfinite().all()):
+    lengths = torch._foreach_norm([x for pair in found for x in pair])
+    if not math.isfinite(float(torch.stack(lengths).sum())):
         raise RuntimeError("a norm is not finite")
 
 

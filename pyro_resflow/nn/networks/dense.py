@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...rebuilding import Rebuildable
 from ..activations import Activation, CLipSwish
 from ..lipschitz.linear import LipschitzConv2d, LipschitzLinear
-from ..lipschitz.norms import OperatorNorm
+from ..lipschitz.operator_norm import OperatorNorm
 from ..stages import Concatenate, Stage
 from .chain import Chain, refuse_hooks
 from .conv import checked_image_shape

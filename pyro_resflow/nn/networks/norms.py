@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..lipschitz.norms import InducedNorm, OperatorNorm, SpectralNorm
+from ..lipschitz.induced_norm import InducedNorm
+from ..lipschitz.operator_norm import OperatorNorm
+from ..lipschitz.spectral_norm import SpectralNorm
 
 Norms = OperatorNorm | Sequence[OperatorNorm] | None
 """One norm for all layers, one for each, or the default."""

@@ -22,8 +22,7 @@ from pyro_resflow.logdet import (
     NoTail,
     RussianRoulette,
 )
-from pyro_resflow.nn import ConditionalLipschitzMLP, LipschitzMLP
-from pyro_resflow.nn.lipschitz.norms import InducedNorm
+from pyro_resflow.nn import ConditionalLipschitzMLP, InducedNorm, LipschitzMLP
 from pyro_resflow.solvers import Anderson
 from tests.derivatives import check_gradients, hessian_by_differences
 from tests.transforms.contractions import CONTRACTIONS, contraction, density, point

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pyro_resflow.nn import InducedNorm, OperatorNorm, SpectralNorm
-from pyro_resflow.nn.lipschitz.groups import MatrixGroup, OperatorGroup
-from pyro_resflow.nn.lipschitz.operators import ConvolutionOperator, LinearOperator, MatrixOperator
+from pyro_resflow.nn import InducedNorm
+from pyro_resflow.nn.lipschitz.operators import ConvolutionOperator, MatrixOperator
 from tests.derivatives import central_differences
+from tests.nn.lipschitz.norms import CONVERGED, measured
 
 ORDERS = [(2.0, 2.0), (3.0, 1.5), (1.5, 3.0), (4.0, 4.0), (1.2, 1.2), (1.5, 1.1)]
-CONVERGED = {"tolerance": 1e-15, "max_iterations": 2000}
 
 
 def induced(p: float, q: float) -> InducedNorm:
@@ -27,143 +24,6 @@ def brute_force(matrix: Tensor, p: Tensor, q: Tensor) -> Tensor:
     directions = torch.stack([angles.cos(), angles.sin()])
     images = torch.linalg.vector_norm(matrix @ directions, q.item(), dim=0)
     return (images / torch.linalg.vector_norm(directions, p.item(), dim=0)).max()
-
-
-def measured(norm: OperatorNorm, operator: LinearOperator, codomain: int, domain: int) -> Tensor:
-    """The norm by iteration from a random start."""
-    u, v = torch.randn(codomain, dtype=torch.float64), torch.randn(domain, dtype=torch.float64)
-    return norm.sigma(operator, *norm.iterate(operator, u, v))
-
-
-class CountingOperator(MatrixOperator):
-    """Counts products with the matrix, or with it and its transpose."""
-
-    applications = 0
-
-    def apply(self, v: Tensor) -> Tensor:
-        self.applications += 1
-        return super().apply(v)
-
-    @classmethod
-    def group(cls, operators: Sequence[CountingOperator]) -> OperatorGroup:
-        return CountingGroup(operators)
-
-
-class CountingGroup(MatrixGroup):
-    def __init__(self, operators: Sequence[CountingOperator]) -> None:
-        super().__init__([each.weight for each in operators])
-        self.operator = operators[0]
-
-    def gram(self, near: Tensor) -> Tensor:
-        self.operator.applications += 1
-        return super().gram(near)
-
-
-@pytest.mark.parametrize("shape", [(1, 4), (5, 3), (8, 8), (60, 60)])
-def test_spectral_norm_converges_to_the_largest_singular_value(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, dtype=torch.float64)
-    sigma = measured(SpectralNorm(**CONVERGED), MatrixOperator(matrix), *shape)
-    truth = torch.linalg.matrix_norm(matrix, 2)
-    torch.testing.assert_close(sigma, truth, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-@pytest.mark.parametrize("size", [(2, 2), (1, 5), (6, 4)])
-def test_spectral_norm_converges_to_the_norm_of_the_convolution(
-    kernel: int, size: tuple[int, int]
-) -> None:
-    weight = torch.randn(3, 2, kernel, kernel, dtype=torch.float64)
-    pixels = size[0] * size[1]
-    units = torch.eye(2 * pixels, dtype=torch.float64).view(-1, 2, *size)
-    matrix = F.conv2d(units, weight, padding=kernel // 2).flatten(1)
-    sigma = measured(
-        SpectralNorm(**CONVERGED), ConvolutionOperator(weight, size), 3 * pixels, 2 * pixels
-    )
-    torch.testing.assert_close(sigma, torch.linalg.matrix_norm(matrix, 2))
-
-
-def test_measured_norm_is_a_lower_bound_and_grows_from_update_to_update() -> None:
-    matrix = torch.randn(60, 60, dtype=torch.float64)
-    truth = torch.linalg.matrix_norm(matrix, 2)
-    norm = SpectralNorm(tolerance=None, max_iterations=12)
-    u, v = torch.randn(2, 60, dtype=torch.float64)
-    last = torch.tensor(0.0, dtype=torch.float64)
-    for _ in range(30):
-        u, v = norm.iterate(MatrixOperator(matrix), u, v)
-        sigma = norm.sigma(MatrixOperator(matrix), u, v)
-        # of the generic share of the start twelve products leave this much
-        assert last * (1 - 1e-5) <= sigma <= truth * (1 + 1e-14)
-        last = sigma
-    assert last > 0.999 * truth
-
-
-@pytest.mark.parametrize("norm", [SpectralNorm, InducedNorm])
-def test_without_tolerance_all_iterations_are_taken(norm: type[OperatorNorm]) -> None:
-    operator = CountingOperator(torch.diag(torch.tensor([1.0, 0.1])))
-    norm(tolerance=None, max_iterations=17).iterate(operator, torch.ones(2), torch.ones(2))
-    assert operator.applications == 17
-
-
-@pytest.mark.parametrize("norm", [SpectralNorm, InducedNorm])
-def test_iteration_stops_at_the_tolerance(norm: type[OperatorNorm]) -> None:
-    matrix = torch.randn(300, 300, dtype=torch.float64)
-    truth = torch.linalg.matrix_norm(matrix, 2)
-    applications, errors = [], []
-    for tolerance in (1e-2, 1e-6, 1e-12):
-        operator = CountingOperator(matrix)
-        measure = norm(tolerance=tolerance, max_iterations=2000).double()
-        sigma = measured(measure, operator, 300, 300)
-        applications.append(operator.applications)
-        errors.append((1 - sigma / truth).item())
-    assert 2 < applications[0] < applications[1] < applications[2] < 2000
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 1e-9
-
-
-def test_update_that_starts_at_its_goal_is_short() -> None:
-    operator = CountingOperator(torch.randn(30, 30, dtype=torch.float64))
-    norm = SpectralNorm()
-    u, v = norm.iterate(operator, *torch.randn(2, 30, dtype=torch.float64))
-    operator.applications = 0
-    norm.iterate(operator, u, v)
-    assert operator.applications <= norm.cycle
-
-
-@pytest.mark.parametrize("norm", [SpectralNorm, InducedNorm])
-def test_zero_is_measured_and_left_again(norm: type[OperatorNorm]) -> None:
-    zero = MatrixOperator(torch.zeros(6, 5))
-    u, v = norm().iterate(zero, torch.randn(6), torch.randn(5))
-    assert norm().sigma(zero, u, v) < 1e-30
-    matrix = torch.randn(6, 5)
-    u, v = norm().iterate(MatrixOperator(matrix), u, v)
-    sigma = norm().sigma(MatrixOperator(matrix), u, v)
-    assert sigma.item() == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item(), rel=1e-3)
-
-
-@pytest.mark.parametrize("value", [3.5, 5.0, 9.0, 30.0])
-@pytest.mark.parametrize(("norm", "updates"), [(SpectralNorm(), 1), (InducedNorm(), 10)])
-def test_direction_orthogonal_to_the_last_one_is_found(
-    norm: OperatorNorm, updates: int, value: float
-) -> None:
-    diagonal = torch.tensor([3.0, 1.0, 1.0, 1.0, 0.5, 0.2, 0.1])
-    u, v = norm.iterate(MatrixOperator(diagonal.diag()), *torch.eye(7)[[0, 0]])
-    diagonal[4] = value
-    operator = MatrixOperator(diagonal.diag())
-    for _ in range(updates):
-        u, v = norm.iterate(operator, u, v)
-    assert norm.sigma(operator, u, v).item() == pytest.approx(value, rel=1e-3)
-
-
-def test_number_of_iterations_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_iterations"):
-        SpectralNorm(max_iterations=0)
-
-
-@pytest.mark.parametrize("coefficient", [-0.5, 0.0, 1.0, 1.5, math.nan])
-@pytest.mark.parametrize("make", [SpectralNorm, lambda c: InducedNorm(2.0, 2.0, c)])
-def test_coefficient_outside_the_unit_interval_is_refused(make, coefficient: float) -> None:
-    with pytest.raises(ValueError, match="coefficient"):
-        make(coefficient)
 
 
 @pytest.mark.parametrize("order", [0.5, 1.0, math.inf, math.nan])

@@ -1,0 +1,91 @@
+r"""The base of the norms that layers are held to, and products on flat vectors.
+
+A norm object is a strategy: it says which norm a layer is held to, with which coefficient, and how
+the norm is measured. Its only state is the orders that it learns; the vectors of the iteration
+belong to the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ...rebuilding import Rebuildable
+from .operators import GRAM_STEPS, LinearOperator
+
+
+class OperatorNorm(Rebuildable, nn.Module):
+    """A norm that layers are held to, and how it is measured.
+
+    Args:
+        coefficient: the Lipschitz constant that layers are held to, in (0, 1).
+        tolerance: relative change of the measured norm at which the iteration stops; ``None``
+            always takes ``max_iterations`` steps, so that an accelerator need not synchronise
+            for each check.
+        max_iterations: largest number of applications of the operator in one update.
+
+    Raises:
+        ValueError: for a coefficient outside (0, 1) or no iterations.
+    """
+
+    def __init__(
+        self, coefficient: float, *, tolerance: float | None, max_iterations: int
+    ) -> None:
+        super().__init__()
+        if not 0 < coefficient < 1:
+            raise ValueError(
+                "coefficient: a residual block is invertible for a Lipschitz constant below 1; "
+                f"expected 0 < coefficient < 1, got {coefficient}."
+            )
+        if max_iterations < 1:
+            raise ValueError(
+                f"max_iterations: expected an integer of at least 1, got {max_iterations}."
+            )
+        self.coefficient = coefficient
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+
+    def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the vectors: u of shape ``(out,)``, v of shape ``(in,)``."""
+        raise NotImplementedError
+
+    def settings(self) -> tuple[object, ...]:
+        """The numbers that decide how large a layer's effective weight is."""
+        return self.coefficient, self.tolerance, self.max_iterations
+
+    def orders(self) -> tuple[Tensor, ...]:
+        """The tensors other than the weight that the norm depends on; by default none."""
+        return ()
+
+    def kind(self) -> tuple[object, ...]:
+        """A key that is equal for norms that can be measured together; by default its own."""
+        return (id(self),)
+
+    def iterate_together(
+        self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """:meth:`iterate` for several operators, of one shape or of the transposed one."""
+        return [self.iterate(*each) for each in zip(operators, us, vs, strict=True)]
+
+    def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
+        """The norm at the vectors u and v, a scalar, differentiable in the weight."""
+        raise NotImplementedError
+
+    def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:
+        """Whether an update of this operator can have given these vectors, up to rounding."""
+        return True
+
+    def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:
+        """A certified upper bound of the norm, a scalar."""
+        raise NotImplementedError
+
+
+def apply_flat(operator: LinearOperator, v: Tensor) -> Tensor:
+    """A v on flat vectors, shape ``(in,)`` to ``(out,)``."""
+    return operator.apply(v.view(1, *operator.domain)).flatten()
+
+
+def adjoint_flat(operator: LinearOperator, u: Tensor) -> Tensor:
+    """A^T u on flat vectors, shape ``(out,)`` to ``(in,)``."""
+    return operator.adjoint(u.view(1, *operator.codomain)).flatten()

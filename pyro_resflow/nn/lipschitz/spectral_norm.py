@@ -1,0 +1,181 @@
+"""The spectral norm, from powers of the Gram matrix or from a Krylov space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .directions import generic_direction, unit, with_generic_share
+from .divided import Measured
+from .groups import OperatorGroup, is_on_domain, near_and_far
+from .lanczos import largest_eigenvectors
+from .operator_norm import OperatorNorm, adjoint_flat, apply_flat
+from .operators import GRAM_STEPS, LinearOperator, grouped
+from .squaring import GramPower
+
+BELONG_WITHIN = 1e-4
+"""Relative error with which one vector of a pair is the image of the other: far above the rounding
+of a product in float32, far below the change that another weight makes."""
+
+Cycle = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
+"""From vectors and a number of products: better vectors, their values, and their last rise."""
+
+HEADROOM = 2
+"""Between the fourth power of a norm and the largest number, for the rounding in products."""
+
+
+class SpectralNorm(OperatorNorm):
+    r"""The largest singular value :math:`\sigma(A) = \max_v |Av|_2/|v|_2`.
+
+    Measured from :math:`A^T A`, or from :math:`A A^T` if that is smaller. A matrix with a side of
+    at most 64 is measured by the power method with the 256th power of that product, see
+    :mod:`.squaring`; any other operator by the Lanczos process, which takes several times fewer
+    products than power iteration, whose slow last stretch leaves the norm too low. The measured
+    norm is a lower bound; :meth:`upper_bound` is certified. Both iterations start from the vector
+    of the last update and a share of a generic one, since the last one alone may have become
+    orthogonal to the vector that is sought. They stop when the last step of a cycle has raised the
+    value by less than the tolerance. The Lanczos process departs from the textbook in two places:
+
+    - it restarts after :attr:`cycle` products, with the best vector found, so that memory and the
+      small eigenvalue problem stay small;
+    - its basis is orthogonalized in full, see :mod:`.lanczos`.
+
+    Args:
+        coefficient: see :class:`OperatorNorm`.
+        tolerance: see :class:`OperatorNorm`.
+        max_iterations: see :class:`OperatorNorm`.
+
+    Reference:
+        Miyato et al., Spectral Normalization for GANs, 2018 (power iteration); Gouk et al., 2018
+        (convolutions); Golub and Kahan, 1965.
+    """
+
+    cycle = 12
+    """Products of one Krylov space; the next one starts from the best vector of the last. Two
+    steps with a power of the Gram matrix count as many."""
+
+    def __init__(
+        self,
+        coefficient: float = 0.98,
+        *,
+        tolerance: float | None = 1e-5,
+        max_iterations: int = 200,
+    ) -> None:
+        super().__init__(coefficient, tolerance=tolerance, max_iterations=max_iterations)
+
+    def kind(self) -> tuple[object, ...]:
+        return (type(self), *self.settings())
+
+    def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return self.iterate_together([operator], [u], [v])[0]
+
+    @torch.no_grad()
+    def iterate_together(
+        self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        group = grouped(operators)
+        # 1. Start from the vectors of the last update and a share of a generic direction.
+        start = [
+            v if on_domain else u for u, v, on_domain in zip(us, vs, group.on_domain, strict=True)
+        ]
+        vectors = with_generic_share(torch.stack(start))
+        # 2. Repeat cycles of products, each from the best vectors so far, until all settle.
+        cycle = _power_cycle(group) or _krylov_cycle(operators)
+        spent = 0
+        while spent < self.max_iterations:
+            steps = min(self.cycle, self.max_iterations - spent, vectors.shape[1])
+            vectors, values, rise = cycle(vectors, steps)
+            spent += steps
+            if vectors.is_meta or self._settled(values, rise):
+                break
+        # 3. A weight of zero has mapped its vector to zero: replace it, or it would stay there.
+        vanished = (vectors == 0).all(1, keepdim=True)
+        near = torch.where(vanished, generic_direction(vectors[0]), unit(vectors))
+        # 4. The vector of the other side is the image, whose length is the norm.
+        far = group.across(near)
+        pairs = zip(near.unbind(), far.unbind(), group.on_domain, strict=True)
+        return [(f, n) if on_domain else (n, f) for n, f, on_domain in pairs]
+
+    def _settled(self, values: Tensor, rise: Tensor) -> bool:
+        if self.tolerance is None:
+            return False
+        # values are squares of norms, so that their relative change is twice that of the norms
+        return bool((rise <= 2 * self.tolerance * values.abs()).all())
+
+    def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
+        return (operator.weight * self.gradient(operator, u, v)).sum()
+
+    @torch.no_grad()
+    def gradient(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
+        """The norm's gradient by the weight, of its shape: that of u A v at unit vectors."""
+        outer = operator.outer(u.view(1, *operator.codomain), v.view(1, *operator.domain))
+        return outer / self.value(u, v).clamp_min(torch.finfo(v.dtype).tiny)
+
+    @torch.no_grad()
+    def measured(
+        self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
+    ) -> list[Measured]:
+        """The norms of several operators and their gradients, at vectors from an iteration."""
+        group = grouped(operators)
+        near, far = near_and_far(group.on_domain, us, vs)
+        sigma = self.value(near, far)
+        c = self.coefficient
+        contractions = c / sigma.clamp_min(c)
+        inverses = torch.where(sigma > c, 1 / sigma, 0)
+        scale = sigma.clamp_min(torch.finfo(sigma.dtype).tiny).reciprocal()
+        gradients = group.outers(near * scale[:, None], far)
+        found = zip(contractions.unbind(), inverses.unbind(), gradients, strict=True)
+        return [Measured(*each) for each in found]
+
+    @torch.no_grad()
+    def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:
+        # step 4 of the iteration has made one vector the image of the other
+        if is_on_domain(operator.weight):
+            found, image = u, apply_flat(operator, v)
+        else:
+            found, image = v, adjoint_flat(operator, u)
+        difference = torch.linalg.vector_norm(found - image)
+        return bool(difference <= BELONG_WITHIN * torch.linalg.vector_norm(image))
+
+    @staticmethod
+    def value(u: Tensor, v: Tensor) -> Tensor:
+        """The norm at vectors from an iteration, ``(*, out)`` and ``(*, in)``."""
+        return torch.linalg.vector_norm(u, dim=-1) * torch.linalg.vector_norm(v, dim=-1)
+
+    def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:
+        return operator.spectral_bound(steps)
+
+
+def _power_cycle(group: OperatorGroup) -> Cycle | None:
+    """Steps of the power method with a power of the Gram matrices, if these are small."""
+    matrices = group.gram_matrices()
+    if matrices is None:
+        return None
+    powers = GramPower(matrices)
+    return lambda vectors, _: powers.cycle(vectors)
+
+
+def _krylov_cycle(operators: Sequence[LinearOperator]) -> Cycle:
+    """The best vectors of a Krylov space of the Gram maps."""
+    return partial(largest_eigenvectors, grouped(_brought_into_range(operators)).gram)
+
+
+def _brought_into_range(operators: Sequence[LinearOperator]) -> Sequence[LinearOperator]:
+    """Operators divided by powers of two, if their norms to the fourth power would overflow.
+
+    The Lanczos process takes the squared length of products with A^T A.
+    """
+    weights = [operator.weight for operator in operators]
+    if weights[0].is_meta:
+        return operators
+    largest = torch.stack(torch._foreach_norm(weights, torch.inf))
+    # the Frobenius norm bounds a matrix's norm, and times the kernel's side a convolution's
+    factor = weights[0].numel() ** 0.5 * (weights[0].shape[-1] if weights[0].dim() > 2 else 1)
+    if not bool((factor * largest > (torch.finfo(largest.dtype).max) ** 0.25 / HEADROOM).any()):
+        return operators
+    scales = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
+    pairs = zip(operators, scales.unbind(), strict=True)
+    return [operator.with_weight(operator.weight / scale) for operator, scale in pairs]
