@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import Any, Protocol
 
 import torch
@@ -48,8 +49,8 @@ class LinearOperator(Protocol):
     def adjoint(self, u: Tensor) -> Tensor:
         """A^T u, from shape ``(*batch, *codomain)`` to ``(*batch, *domain)``; differentiable."""
 
-    def outer(self, u: Tensor, v: Tensor) -> Tensor:
-        """The gradient of the sum of u A v by the weight, of the weight's shape; u, v as above."""
+    def outer(self, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+        """The gradient by the weight, of its shape, of the sum of u A v over pairs (u, v)."""
 
     @classmethod
     def group(cls, operators: Sequence[Any]) -> OperatorGroup:
@@ -91,14 +92,22 @@ class MatrixOperator:
     def with_weight(self, weight: Tensor) -> MatrixOperator:
         return MatrixOperator(weight)
 
+    @cached_property
+    def _transposed(self) -> Tensor:
+        return self.weight.t()
+
     def apply(self, v: Tensor) -> Tensor:
-        return F.linear(v, self.weight)
+        return v @ self._transposed
 
     def adjoint(self, u: Tensor) -> Tensor:
-        return F.linear(u, self.weight.t())
+        return u @ self.weight
 
-    def outer(self, u: Tensor, v: Tensor) -> Tensor:
-        return u.reshape(-1, u.shape[-1]).t() @ v.reshape(-1, v.shape[-1])
+    def outer(self, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+        (first_u, first_v), *others = pairs
+        total = _rows(first_u).t() @ _rows(first_v)
+        for u, v in others:
+            total.addmm_(_rows(u).t(), _rows(v))
+        return total
 
     @classmethod
     def group(cls, operators: Sequence[MatrixOperator]) -> OperatorGroup:
@@ -138,16 +147,16 @@ class ConvolutionOperator:
         return ConvolutionOperator(weight, self.input_size)
 
     def apply(self, v: Tensor) -> Tensor:
-        images = convolve(v.reshape(-1, *v.shape[-3:]), self.weight)
-        return images.reshape(*v.shape[:-3], *images.shape[1:])
+        images = convolve(_images(v), self.weight)
+        return images if v.dim() == 4 else images.reshape(*v.shape[:-3], *images.shape[1:])
 
     def adjoint(self, u: Tensor) -> Tensor:
-        images = convolve_transposed(u.reshape(-1, *u.shape[-3:]), self.weight)
-        return images.reshape(*u.shape[:-3], *images.shape[1:])
+        images = convolve_transposed(_images(u), self.weight)
+        return images if u.dim() == 4 else images.reshape(*u.shape[:-3], *images.shape[1:])
 
-    def outer(self, u: Tensor, v: Tensor) -> Tensor:
-        images = (u.reshape(-1, *u.shape[-3:]), v.reshape(-1, *v.shape[-3:]))
-        return kernel_gradient(*images, self.weight.shape)
+    def outer(self, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+        gradients = (kernel_gradient(_images(u), _images(v), self.weight.shape) for u, v in pairs)
+        return reduce(Tensor.add_, gradients)
 
     @classmethod
     def group(cls, operators: Sequence[ConvolutionOperator]) -> OperatorGroup:
@@ -188,6 +197,16 @@ class ConvolutionOperator:
     def row_norms(self, order: Tensor) -> Tensor:
         rows = _norms(self.weight, order, (1, 2, 3))
         return rows.repeat_interleave(self.input_size[0] * self.input_size[1])
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Vectors, ``(*, n)``, as the rows of a matrix."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _images(x: Tensor) -> Tensor:
+    """Images, ``(*, C, H, W)``, with one leading dimension."""
+    return x if x.dim() == 4 else x.reshape(-1, *x.shape[-3:])
 
 
 def _norms(weight: Tensor, order: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -111,7 +111,7 @@ class SpectralNorm(OperatorNorm):
     @torch.no_grad()
     def gradient(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         """The norm's gradient by the weight, of its shape: that of u A v at unit vectors."""
-        outer = operator.outer(u.view(1, *operator.codomain), v.view(1, *operator.domain))
+        outer = operator.outer((u.view(1, *operator.codomain), v.view(1, *operator.domain)))
         return outer / self.value(u, v).clamp_min(torch.finfo(v.dtype).tiny)
 
     @torch.no_grad()

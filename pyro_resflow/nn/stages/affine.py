@@ -80,15 +80,11 @@ class Affine(Stage[AffineSaved]):
         self, saved: AffineSaved, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
     ) -> tuple[Tensor, Gradients]:
         x, operator = saved
-        weight = None
+        of_value, weight = cotangents[0], None
         if needed[0]:
-            of_value = operator.outer(cotangents[:1], x[None])
-            weight = of_value.add_(operator.outer(cotangents[1:], v))
+            weight = operator.outer((of_value, x), (cotangents[1:], v))
+        pulled = operator.adjoint(cotangents)
         if len(needed) == 1:
-            return operator.adjoint(cotangents), (weight,)
-        bias = _sum_to_bias(cotangents[0], len(operator.codomain)) if needed[1] else None
-        return operator.adjoint(cotangents), (weight, bias)
-
-
-def _sum_to_bias(cotangent: Tensor, event_dim: int) -> Tensor:
-    return cotangent.sum((0, *range(2, 1 + event_dim)))
+            return pulled, (weight,)
+        bias = of_value.sum((0, *range(2, of_value.dim()))) if needed[1] else None
+        return pulled, (weight, bias)

@@ -5,8 +5,9 @@ A layer breaks into stages (:meth:`Layer.stages`): affine maps, elementwise func
 over the features. A stage does not hold the tensors that it depends on. It is given its input and
 its coefficients, which are all tensors that may want a gradient, and returns tensors.
 
-Shapes: x is ``(N, *features)``; tangents v and cotangents w are ``(S, N, *features)``. The
-cotangents of a value and of S tangents stand in one tensor, ``(1 + S, N, *features)``.
+Shapes: x is ``(N, *features)``; tangents v and cotangents w are ``(S, N, *features)``, or
+``(N, *features)`` if there is one for each sample. The cotangents of a value and of S tangents
+stand in one tensor, ``(1 + S, N, *features)``.
 """
 
 from __future__ import annotations

@@ -62,13 +62,13 @@ class Concatenate(Stage[ConcatenateSaved]):
 
     def vjp(self, saved: ConcatenateSaved, w: Tensor) -> Tensor:
         first, second = self._split(w, saved.x)
-        return torch.add(saved.a * first, saved.branch.vjp(saved.b * second))
+        return torch.add(saved.a * first, saved.branch.pulled(saved.b * second))
 
     def _split(self, joined: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return joined.tensor_split([x.shape[self.feature_dim]], dim=self.feature_dim)
 
     def jvp(self, saved: ConcatenateSaved, v: Tensor) -> Tensor:
-        return self._join(saved.a * v, saved.b * saved.branch.jvp(v))
+        return self._join(saved.a * v, saved.b * saved.branch.pushed(v))
 
     def dual_vjp(
         self, saved: ConcatenateSaved, v: Tensor, cotangents: Tensor, needed: Sequence[bool]

@@ -73,8 +73,8 @@ class Core(Stage[CoreSaved]):
     def dual_vjp(
         self, saved: CoreSaved, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
     ) -> tuple[Tensor, Gradients]:
-        products = v.mul_(cotangents[1:])
-        products = products[0] if len(v) == 1 else products.sum(0)
+        is_single = v.dim() == saved.x.dim()
+        products = v.mul_(cotangents[1]) if is_single else v.mul_(cotangents[1:]).sum(0)
         cotangents = self.activation.times_slope_(cotangents, saved.for_slope)
         self.activation.add_curvature_times_(cotangents[0], products, saved.x, saved.value)
         return cotangents, ()

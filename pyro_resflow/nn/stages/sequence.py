@@ -42,14 +42,22 @@ class LinearizedStages:
 
     def vjp(self, w: Tensor) -> Tensor:
         """J^T w for w of shape ``(S, N, *event)``."""
+        return self.pulled(w[0])[None] if len(w) == 1 else self.pulled(w)
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v for v of shape ``(S, N, *event)``."""
+        return self.pushed(v[0])[None] if len(v) == 1 else self.pushed(v)
+
+    def pulled(self, w: Tensor) -> Tensor:
+        """J^T w for w of shape ``(S, N, *event)`` or ``(N, *event)``."""
         given = w
         for stage, saved in zip(reversed(self.stages), reversed(self.saved), strict=True):
             in_place = w is not given and not torch.is_grad_enabled()
             w = stage.vjp_(saved, w) if in_place else stage.vjp(saved, w)
         return w
 
-    def jvp(self, v: Tensor) -> Tensor:
-        """J v for v of shape ``(S, N, *event)``."""
+    def pushed(self, v: Tensor) -> Tensor:
+        """J v for v of shape ``(S, N, *event)`` or ``(N, *event)``."""
         for stage, saved in zip(self.stages, self.saved, strict=True):
             v = stage.jvp(saved, v)
         return v
@@ -91,7 +99,7 @@ class LinearizedStages:
     ) -> list[Tensor | None]:
         """See :meth:`pyro_resflow.linearization.Linearization.dual_vjp`; can be called once."""
         self.copy_shared()
-        v = v.clone()
+        v = (v[0] if len(v) == 1 else v).clone()
         inputs = []
         for stage, saved in zip(self.stages, self.saved, strict=True):
             inputs.append(v)

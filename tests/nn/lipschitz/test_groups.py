@@ -87,5 +87,5 @@ def test_outer_products_together_are_those_of_each_operator(name: str) -> None:
         operators, found, near, far, group.on_domain, strict=True
     ):
         u, v = (f, n) if on_domain else (n, f)
-        expected = operator.outer(u.view(1, *operator.codomain), v.view(1, *operator.domain))
+        expected = operator.outer((u.view(1, *operator.codomain), v.view(1, *operator.domain)))
         torch.testing.assert_close(outer, expected)

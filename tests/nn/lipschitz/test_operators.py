@@ -49,7 +49,7 @@ def check_gradient(operator: LinearOperator) -> None:
     v = torch.randn(2, 3, *operator.domain, dtype=torch.float64)
     operator.weight.requires_grad_()
     (expected,) = torch.autograd.grad((u * operator.apply(v)).sum(), operator.weight)
-    torch.testing.assert_close(operator.outer(u, v), expected)
+    torch.testing.assert_close(operator.outer((u, v)), expected)
 
 
 def test_matrix_operator_is_the_matrix() -> None:
