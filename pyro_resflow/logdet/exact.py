@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
-from typing import Any
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +15,18 @@ from ..differentiation import (
     pulled_back,
     torch_func_is_active,
 )
-from ..linearization import (
-    AutogradNetwork,
-    Linearizable,
-    Linearization,
-    differentiable_point,
-)
+from ..linearization import AutogradNetwork, Linearizable, differentiable_point
 from ..precision import SurroundingPrecision, full_precision
 from .base import LogDetEstimator
 from .functions import LOG_ONE_PLUS, SpectralFunction
+from .jacobians import (
+    KEPT_ENTRIES,
+    FullJacobian,
+    JacobianByProducts,
+    full_jacobian,
+    identity,
+    unit_vectors,
+)
 
 
 class Exact(LogDetEstimator):
@@ -33,7 +36,9 @@ class Exact(LogDetEstimator):
     as much as an estimate up to 8 dimensions in batches of hundreds, and the choice for contract
     tests, Hamiltonian Monte Carlo and importance-weighted bounds. The gradient is that of
     :math:`\sum_i w_i^T J e_i` at fixed :math:`w_i = (I+J)^{-T} e_i`, in one pass over the network.
-    For the trace of another :class:`SpectralFunction` f, :math:`w_i = f'(J)^T e_i`.
+    For the trace of another :class:`SpectralFunction` f, :math:`w_i = f'(J)^T e_i`. The Jacobian
+    of a multilayer perceptron is multiplied out layer by layer; that of any other network consists
+    of its products with the unit vectors.
 
     Args:
         dtype: type in which the determinant is computed from the Jacobian; default: the
@@ -87,15 +92,15 @@ class Exact(LogDetEstimator):
         else:
             linearization = net.linearize(x, coefficients)
             g = linearization.value
-            matrix = torch.cat([linearization.jvp(units) for units in self.units(g)])
-        return g, _differentiable_trace(function, self.jacobian(matrix))
+            matrix = torch.cat([linearization.jvp(units) for units in self._units(g)])
+        return g, _trace(_factorized(function, self.in_full(matrix.flatten(2).movedim(1, 0))))
 
     def _by_torch_func(
         self, net: Linearizable, x: Tensor, coefficients: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         vjp: Any = torch.func.vjp  # of a return type that depends on its arguments
         g, pull = vjp(lambda point: net.evaluate(point, coefficients), x)
-        rows = [torch.func.vmap(pull)(chunk)[0] for chunk in self.units(g)]
+        rows = [torch.func.vmap(pull)(chunk)[0] for chunk in self._units(g)]
         return g, torch.cat(rows)
 
     def _by_the_engine(
@@ -115,55 +120,82 @@ class Exact(LogDetEstimator):
                     retain_graph=True,
                     materialize_grads=True,
                 )[0]
-                for chunk in self.units(g)
+                for chunk in self._units(g)
             ]
         together = torch.cat(rows)
         return (g, together) if differentiable else (g.detach(), together.detach())
 
-    def units(self, x: Tensor) -> Iterator[Tensor]:
-        """The unit vectors of every sample, ``(D, N, *event)``, in chunks."""
-        size = x.shape[1:].numel()
-        units = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *x.shape[1:])
-        yield from units.expand(size, *x.shape).split(self.chunk_size or max(1, size))
+    def _units(self, x: Tensor) -> Iterator[Tensor]:
+        return unit_vectors(x, self.chunk_size)
 
-    def jacobian(self, columns: Tensor) -> Tensor:
-        """J of each sample, shape ``(N, D, D)``, from its columns, shape ``(D, N, *event)``."""
+    def jacobian(
+        self, net: Linearizable, x: Tensor, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, FullJacobian]:
+        """g(x), and the whole Jacobian of g at x, shape ``(N, *event)``."""
+        linearization = net.linearize(x, coefficients)
+        if self.chunk_size is None:
+            return linearization.value, full_jacobian(linearization)
+        again = partial(net.linearize, x, coefficients)
+        return linearization.value, JacobianByProducts(linearization, again, self.chunk_size)
+
+    def in_full(self, matrix: Tensor) -> Tensor:
+        """A Jacobian in the type in which the determinant is computed."""
         # linear algebra knows no half precision, in which autocast leaves a network's output
-        dtype = self.dtype or torch.promote_types(columns.dtype, torch.float32)
-        return columns.flatten(2).permute(1, 2, 0).to(dtype)
+        return matrix.to(self.dtype or torch.promote_types(matrix.dtype, torch.float32))
 
 
-def _trace(function: SpectralFunction, jacobian: Tensor) -> Tensor:
-    """tr f(J) of each sample, shape ``(N,)``."""
-    logdets = [s * torch.linalg.slogdet(_shifted(jacobian, t))[1] for s, t in function.terms]
-    return torch.stack(logdets).sum(0)
+class _Factorized(NamedTuple):
+    """The matrix I + tJ of a logarithm, factorized by Gauss's elimination.
 
-
-def _differentiable_trace(function: SpectralFunction, jacobian: Tensor) -> Tensor:
-    """The same, with derivatives of all orders in both modes.
-
-    By the factors of Gauss's elimination: of ``torch.linalg.slogdet`` a derivative in forward mode
-    has none of its own but zero.
+    Attributes:
+        s: the logarithm's factor.
+        t: see above.
+        factors: L and U in one matrix, shape ``(N, D, D)``.
+        pivots: the rows that were exchanged, shape ``(N, D)``.
     """
-    factors = [(s, torch.linalg.lu_factor_ex(_shifted(jacobian, t))[0]) for s, t in function.terms]
-    pivots = [(s, factor.diagonal(dim1=-2, dim2=-1)) for s, factor in factors]
-    return reduce(torch.add, (s * pivot.abs().log().sum(-1) for s, pivot in pivots))
+
+    s: float
+    t: float
+    factors: Tensor
+    pivots: Tensor
 
 
-def _derivative(function: SpectralFunction, jacobian: Tensor) -> Tensor:
-    """f'(J) of each sample, shape ``(N, D, D)``."""
-    inverses = [s * t * torch.linalg.inv(_shifted(jacobian, t)) for s, t in function.terms]
-    return torch.stack(inverses).sum(0)
+def _factorized(function: SpectralFunction, jacobian: Tensor) -> list[_Factorized]:
+    """The matrices of all logarithms, differentiable any number of times in both modes.
+
+    Of ``torch.linalg.slogdet`` a derivative in forward mode has none of its own but zero.
+    """
+    unit = identity(jacobian.shape[-1], jacobian.dtype, jacobian.device)
+    found = []
+    for s, t in function.terms:
+        factors, pivots, _ = torch.linalg.lu_factor_ex(torch.add(unit, jacobian, alpha=t))
+        found.append(_Factorized(s, t, factors, pivots))
+    return found
 
 
-def _shifted(jacobian: Tensor, t: float) -> Tensor:
-    """I + t J."""
-    size = jacobian.shape[-1]
-    return t * jacobian + torch.eye(size, dtype=jacobian.dtype, device=jacobian.device)
+def _trace(matrices: Sequence[_Factorized]) -> Tensor:
+    """tr f(J) of each sample, shape ``(N,)``."""
+    pivots = (each.factors.diagonal(dim1=-2, dim2=-1) for each in matrices)
+    logdets = (pivot.abs().log().sum(-1) for pivot in pivots)
+    return reduce(torch.add, map(_times, logdets, (each.s for each in matrices)))
+
+
+def _derivative(matrices: Sequence[_Factorized]) -> Tensor:
+    """The transpose of f'(J) of each sample, shape ``(N, D, D)``."""
+    like = matrices[0].factors
+    unit = identity(like.shape[-1], like.dtype, like.device).expand_as(like)
+    inverses = (
+        torch.linalg.lu_solve(each.factors, each.pivots, unit, adjoint=True) for each in matrices
+    )
+    return reduce(torch.add, map(_times, inverses, (each.s * each.t for each in matrices)))
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1.0 else factor * x
 
 
 class _ExactLogDet(torch.autograd.Function):
-    """g(x) and the log-determinant; the columns of J are tangents of the unit vectors."""
+    """g(x) and the log-determinant, with the gradient by the transposed inverse of I + J."""
 
     @staticmethod
     def forward(
@@ -175,34 +207,47 @@ class _ExactLogDet(torch.autograd.Function):
         x: Tensor,
         *coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        linearization = net.linearize(x.detach(), coefficients)
-        value = linearization.value
-        columns = torch.cat([linearization.jvp(units) for units in exact.units(value)])
+        value, jacobian = exact.jacobian(net, x.detach(), coefficients)
         with full_precision(x):
-            jacobian = exact.jacobian(columns)
-            logdet = _trace(function, jacobian)
-            adjoints = None
-            if differentiable:  # ctx.needs_input_grad does not know of torch.no_grad
-                adjoints = _derivative(function, jacobian).permute(1, 0, 2).to(value.dtype)
+            matrices = _factorized(function, exact.in_full(jacobian.rows))
+            logdet = _trace(matrices)
         ctx.exact, ctx.net, ctx.function = exact, net, function
         ctx.ambient = SurroundingPrecision.of(x)
-        ctx.linearization = linearization if exact.chunk_size is None else None
-        ctx.save_for_backward(x, adjoints, *coefficients)
+        kept = differentiable and exact.chunk_size is None and jacobian.entries <= KEPT_ENTRIES
+        ctx.jacobian = jacobian if kept else None
+        # ctx.needs_input_grad does not know of torch.no_grad
+        factors = [tensor for each in matrices for tensor in each[2:]] if differentiable else []
+        ctx.save_for_backward(x, *coefficients, *factors)
         # what is returned refers to this node, and what the node holds must not refer back
         return value.detach(), logdet
 
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
+        number = len(ctx.needs_input_grad) - 4
         saved = ctx.saved_tensors  # to be asked for once: a checkpoint computes them anew
-        x, _, *coefficients = saved
+        x, *coefficients = saved[:number]
         with ctx.ambient.in_force():
             if needs_graph(x, grad_g, grad_logdet, *coefficients):
                 gradients = _ExactLogDet._by_autograd(ctx, x, coefficients, grad_g, grad_logdet)
             else:
-                gradients = _ExactLogDet._by_adjoints(ctx, saved, grad_g, grad_logdet)
+                kept, ctx.jacobian = ctx.jacobian, None
+                if kept is None:
+                    _, kept = ctx.exact.jacobian(ctx.net, x.detach(), coefficients)
+                adjoint = _ExactLogDet._adjoint(ctx, saved[number:], grad_logdet)
+                cotangents = grad_g, adjoint.to(grad_g.dtype)
+                gradients = kept.pulled(*cotangents, ctx.needs_input_grad[4:])
         tensors = zip(gradients, (x, *coefficients), strict=True)
         cast = (g if g is None else g.to(tensor.dtype) for g, tensor in tensors)
         return None, None, None, None, *cast
+
+    @staticmethod
+    def _adjoint(ctx: Any, factors: Sequence[Tensor], grad_logdet: Tensor) -> Tensor:
+        """The gradient by the transposed Jacobian, shape ``(N, D, D)``."""
+        pairs = zip(factors[::2], factors[1::2], strict=True)
+        terms = zip(ctx.function.terms, pairs, strict=True)
+        matrices = [_Factorized(s, t, lu, pivots) for (s, t), (lu, pivots) in terms]
+        with full_precision(grad_logdet):
+            return _derivative(matrices) * grad_logdet[:, None, None]
 
     @staticmethod
     def _by_autograd(
@@ -215,25 +260,3 @@ class _ExactLogDet(torch.autograd.Function):
 
         cotangents = (grad_g, grad_logdet)
         return pulled_back(outputs, [x, *coefficients], cotangents, ctx.needs_input_grad[4:])
-
-    @staticmethod
-    def _by_adjoints(
-        ctx: Any, saved: Sequence[Tensor], grad_g: Tensor, grad_logdet: Tensor
-    ) -> Sequence[Tensor | None]:
-        x, adjoints, *coefficients = saved
-        needed = ctx.needs_input_grad[4:]
-        weighted = adjoints.unflatten(2, x.shape[1:]) * grad_logdet.view(-1, *[1] * (x.dim() - 1))
-        parts = []
-        for units in ctx.exact.units(x):
-            linearization = _ExactLogDet._linearization(ctx, x, coefficients)
-            part, weighted = weighted[: len(units)], weighted[len(units) :]
-            parts.append(linearization.dual_vjp(units, grad_g, part, needed))
-            grad_g = torch.zeros_like(grad_g)  # counts once
-        return [None if each[0] is None else sum(each) for each in zip(*parts, strict=True)]
-
-    @staticmethod
-    def _linearization(ctx: Any, x: Tensor, coefficients: list[Tensor]) -> Linearization:
-        kept, ctx.linearization = ctx.linearization, None
-        if kept is not None:
-            return kept
-        return ctx.net.linearize(x.detach(), coefficients)

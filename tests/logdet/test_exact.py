@@ -1,12 +1,15 @@
 """The exact log-determinant equals closed forms and derivatives."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_resflow.linearization import AutogradNetwork
-from pyro_resflow.logdet import Exact, exact
-from pyro_resflow.nn import LipschitzMLP
+from pyro_resflow.logdet import LOG_CAYLEY, LOG_ONE_PLUS, Exact, SpectralFunction, exact
+from pyro_resflow.nn import ELU, Activation, LipschitzMLP, LipSwish, Pila, Softplus, Tanh
+from pyro_resflow.nn.stages.perceptron import PerceptronJacobian
 from tests.derivatives import weighted_gradients
 from tests.networks import NETWORKS
 
@@ -101,12 +104,52 @@ def test_autocast_computes_the_determinant_and_gives_gradients_in_single_precisi
         torch.testing.assert_close(found, expected, rtol=0.03, atol=0.03)
 
 
-def test_without_gradients_nothing_is_prepared_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_backward_pass_inverts_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     net = LipschitzMLP(3, [8])
     x = torch.randn(5, 3)
     expected = Exact()(net, x)[1]
     monkeypatch.setattr(exact, "_derivative", None)
-    with torch.no_grad():
-        torch.testing.assert_close(Exact()(net, x)[1], expected)
+    g, logdet = Exact()(net, x)
+    torch.testing.assert_close(logdet, expected)
     with pytest.raises(TypeError):
-        Exact()(net, x)
+        logdet.sum().backward()
+
+
+@pytest.mark.parametrize("function", [LOG_ONE_PLUS, LOG_CAYLEY])
+@pytest.mark.parametrize("activation", [LipSwish, ELU, Tanh, Softplus, Pila])
+@pytest.mark.parametrize("hidden", [[7], [7, 6], [5, 4, 6]])
+def test_the_closed_form_is_that_of_products_with_unit_vectors(
+    hidden: list[int], activation: Callable[[], Activation], function: SpectralFunction
+) -> None:
+    net = LipschitzMLP(3, hidden, activation=activation).double()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+
+    def value_and_gradients(logdet: Exact) -> list[Tensor]:
+        found = logdet(net, x, function=function)
+        loss = sum((w * f).sum() for w, f in zip(weights, found, strict=True))
+        return [*found, *torch.autograd.grad(loss, [x, *net.parameters()])]
+
+    assert isinstance(net.linearize(x.detach()).full_jacobian(), PerceptronJacobian)
+    for pair in zip(*map(value_and_gradients, (Exact(), Exact(chunk_size=1))), strict=True):
+        torch.testing.assert_close(*pair)
+
+
+def test_the_closed_form_is_for_perceptrons_alone() -> None:
+    for name in ("mlp", "dense_net", "conv_net"):
+        net, event_shape = NETWORKS[name](0.9)
+        found = net.linearize(torch.randn(2, *event_shape)).full_jacobian()
+        assert (found is not None) == (name == "mlp")
+
+
+@pytest.mark.parametrize("kept", [0, 2**22])
+def test_large_jacobians_are_computed_again(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "KEPT_ENTRIES", kept)
+    net = LipschitzMLP(3, [8])
+    x = torch.randn(5, 3)
+    _, logdet = Exact()(net, x)
+    assert (logdet.grad_fn.jacobian is None) == (kept == 0)
+    found = torch.autograd.grad(logdet.sum(), list(net.parameters())[:1])
+    _, again = Exact(chunk_size=2)(net, x)
+    expected = torch.autograd.grad(again.sum(), list(net.parameters())[:1])
+    torch.testing.assert_close(found, expected)

@@ -106,7 +106,7 @@ class MatrixOperator:
         (first_u, first_v), *others = pairs
         total = _rows(first_u).t() @ _rows(first_v)
         for u, v in others:
-            total.addmm_(_rows(u).t(), _rows(v))
+            total = torch.addmm(total, _rows(u).t(), _rows(v))
         return total
 
     @classmethod
