@@ -8,6 +8,7 @@ constant of at most 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from ..differentiation import is_transformed
 from ..rebuilding import Rebuildable
-from .stages import BothSigns, Core, Scale, Stage, scaled
+from .stages import BothSigns, Core, Gain, Scale, Stage, scaled
 
 LIPSWISH_BOUND = 1.1
 """The largest slope of Swish, 1.09984, rounded up as in the paper: one constant for every beta."""
@@ -133,6 +134,16 @@ class LipSwish(Activation):
 
     def output_gain(self) -> Tensor:
         return torch.reciprocal(LIPSWISH_BOUND * F.softplus(self.raw_beta))
+
+    @classmethod
+    def gains_together(cls, activations: Sequence[LipSwish]) -> dict[Gain, Tensor | float]:
+        """The input and output gains of several activations, by the methods that compute them."""
+        betas = F.softplus(torch.stack([each.raw_beta for each in activations]))
+        outputs = torch.reciprocal(LIPSWISH_BOUND * betas)
+        found: dict[Gain, Tensor | float] = {}
+        for each, beta, output in zip(activations, betas.unbind(), outputs.unbind(), strict=True):
+            found[each.input_gain], found[each.output_gain] = beta, output
+        return found
 
     def core(self, h: Tensor) -> Tensor:
         # without gradients enabled, the derivative of torch's silu has no forward mode

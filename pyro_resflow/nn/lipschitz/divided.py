@@ -48,15 +48,10 @@ class DividedByNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, contraction, inverse, direction, *saved_gain = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(weight, grad):
-            # the formula can be differentiated by grad and gain, but not by the weight: the
-            # derivative of the norm's gradient is unknown
-            weight = refusing(weight, REMEDY)
         gain = saved_gain[0] if saved_gain else ctx.gain
-        factor = contraction * gain
-        share = (grad * weight).sum()
-        by_weight = torch.addcmul(grad * factor, direction, share * factor * inverse, value=-1)
-        return None, by_weight, share * contraction if saved_gain else None
+        measured = Measured(contraction, inverse, direction)
+        by_weight, by_gain = pulled_to_weight(grad, weight, measured, gain)
+        return None, by_weight, by_gain if saved_gain else None
 
     @staticmethod
     @forward_rule
@@ -76,3 +71,18 @@ class DividedByNorm(torch.autograd.Function):
         if gain_tangent is not None:
             found = found + weight * (contraction * gain_tangent)
         return found
+
+
+def pulled_to_weight(
+    grad: Tensor, weight: Tensor, measured: Measured, gain: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """The gradients by a weight and by its gain, from that by the effective weight."""
+    contraction, inverse, direction = measured
+    if torch.is_grad_enabled() or is_transformed(weight, grad):
+        # the formula can be differentiated by grad and gain, but not by the weight: the derivative
+        # of the norm's gradient is unknown
+        weight = refusing(weight, REMEDY)
+    factor = contraction * gain
+    share = (grad * weight).sum()
+    by_weight = torch.addcmul(grad * factor, direction, share * factor * inverse, value=-1)
+    return by_weight, share * contraction

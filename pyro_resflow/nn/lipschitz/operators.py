@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -92,12 +92,8 @@ class MatrixOperator:
     def with_weight(self, weight: Tensor) -> MatrixOperator:
         return MatrixOperator(weight)
 
-    @cached_property
-    def _transposed(self) -> Tensor:
-        return self.weight.t()
-
     def apply(self, v: Tensor) -> Tensor:
-        return v @ self._transposed
+        return v @ self.weight.t()
 
     def adjoint(self, u: Tensor) -> Tensor:
         return u @ self.weight

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ...differentiation import saving_hooks, torch_func_is_active
 from ...linearization import Linearizable
 from ...rebuilding import Rebuildable
+from ...tracing import tracing_state
+from ...walk import modules_inside
 from ..lipschitz.base import LipschitzLayer
-from ..lipschitz.update import layers_updated
 from ..stages import Layer, LinearizedStages, Stage, Translate, evaluate, folded
+from .coefficients import coefficients_of
 from .norms import check_norms_chain
+
+PREPARED_ENTRIES = 2**20
+"""Parameters of a flow whose coefficients are computed together, at most: 4 MiB in float32. In
+larger flows the operations on the features cost much more than their number."""
 
 
 class Chain(Rebuildable, nn.Sequential):
@@ -73,6 +82,9 @@ class Chain(Rebuildable, nn.Sequential):
         Raises:
             ValueError: for hooks on the chain or a layer, which would not be called.
         """
+        prepared = _PREPARED.get().get(id(self))
+        if prepared is not None and not saving_hooks():  # a checkpoint computes its part again
+            return prepared
         return self._bound() if self._is_evaluated_by_stages else self
 
     def _bound(self) -> BoundChain:
@@ -124,16 +136,18 @@ class Chain(Rebuildable, nn.Sequential):
 class BoundChain:
     """A chain whose stages have been built, see :meth:`Chain.bound`.
 
-    Its coefficients are computed anew at each call; layers added to the chain later, and hooks,
-    go unnoticed.
+    Unless they are known, its coefficients are computed anew at each call; layers added to the
+    chain later, and hooks, go unnoticed.
 
     Args:
         stages: of the chain.
         event_dim: event dimensions of the input.
+        known: the coefficients.
     """
 
     stages: Sequence[Stage[Any]]
     event_dim: int
+    known: tuple[Tensor, ...] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The chain at x of shape ``(N, *event)``."""
@@ -141,15 +155,7 @@ class BoundChain:
 
     def coefficients(self) -> tuple[Tensor, ...]:
         """See :meth:`Chain.coefficients`."""
-        found: list[Tensor] = []
-        layers: list[object] = []
-        for stage in self.stages:
-            layers.extend(stage.layers)
-        with layers_updated(layers):
-            for stage in self.stages:
-                if stage.size:
-                    found.extend(stage.coefficients())
-        return tuple(found)
+        return coefficients_of([self.stages])[0] if self.known is None else self.known
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """See :meth:`Chain.evaluate`."""
@@ -161,6 +167,45 @@ class BoundChain:
         """See :meth:`Chain.linearize`."""
         given = self.coefficients() if coefficients is None else coefficients
         return LinearizedStages(self.stages, x, given)
+
+
+_PREPARED: ContextVar[Mapping[int, BoundChain]] = ContextVar("prepared", default={})  # noqa: B039
+"""The chains that a pass around has prepared, by identity."""
+
+
+@contextmanager
+def prepared_together(module: nn.Module) -> Iterator[None]:
+    """A context for one pass, in which the coefficients of all chains are computed together.
+
+    Args:
+        module: any module. The chains are those that its transforms hold as their ``net``.
+    """
+    chains = [
+        net
+        for net in (each._modules.get("net") for each in modules_inside(module))
+        if isinstance(net, Chain) and net._is_evaluated_by_stages
+    ]
+    entries = sum(p.numel() for chain in chains for p in chain.parameters())
+    if len(chains) < 2 or entries > PREPARED_ENTRIES or not _is_eager():
+        yield
+        return
+    bound = [chain._bound() for chain in chains]
+    coefficients = coefficients_of([each.stages for each in bound])
+    known = {
+        id(chain): replace(each, known=tensors)
+        for chain, each, tensors in zip(chains, bound, coefficients, strict=True)
+    }
+    token = _PREPARED.set(known)
+    try:
+        yield
+    finally:
+        _PREPARED.reset(token)
+
+
+def _is_eager() -> bool:
+    """Whether nothing records or transforms the operations of a pass."""
+    recorded = torch.compiler.is_compiling() or tracing_state() is not None
+    return not recorded and not torch_func_is_active()
 
 
 def refuse_hooks(kind: str, modules: Mapping[str, nn.Module | None]) -> None:

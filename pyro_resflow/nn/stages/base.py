@@ -12,7 +12,7 @@ stand in one tensor, ``(1 + S, N, *features)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
@@ -93,11 +93,19 @@ class Stage(Generic[Saved]):
         raise NotImplementedError
 
 
-def product(gains: Iterable[Gain]) -> Tensor | float:
-    """The product of gains, 1.0 if there are none."""
+NONE: Mapping[Gain, Tensor | float] = {}
+
+
+def product(gains: Iterable[Gain], known: Mapping[Gain, Tensor | float] = NONE) -> Tensor | float:
+    """The product of gains, 1.0 if there are none.
+
+    Args:
+        gains: the gains.
+        known: values of gains that have been computed already.
+    """
     total: Tensor | float = 1.0
     for gain in gains:
-        factor = gain()
+        factor = known[gain] if gain in known else gain()
         total = factor if isinstance(total, float) and total == 1.0 else total * factor
     return total
 

@@ -14,6 +14,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from ...nn import NonFiniteWeightError
 from ...nn.lipschitz.update import norms_updated
+from ...nn.networks.chain import prepared_together
 from ...precision import HalfPrecisionError
 from .base import OnePassTransform
 from .evaluation import Steps
@@ -34,7 +35,7 @@ def measured_once(module: nn.Module) -> Iterator[None]:
         return
     token = _MEASURED.set(True)
     try:
-        with norms_updated(module):
+        with norms_updated(module), prepared_together(module):
             yield
     finally:
         _MEASURED.reset(token)
