@@ -162,7 +162,9 @@ class ShiftedSystems:
         size = len(self.y)
         solution: list[Tensor] = []  # from the last entry to the first
         for i in reversed(range(size)):
-            left = weighted(self.y[i][:shifts], weights[i])
+            left, weight = self.y[i][:shifts], weights[i]
+            if isinstance(weight, Tensor) or weight != 1.0:
+                left = left * weight
             for j, x in enumerate(solution):
                 left = torch.addcmul(left, self.upper[size - 1 - j][i][:shifts], x, value=-1)
             solution.append(left / self.upper[i][i][:shifts])
@@ -185,7 +187,6 @@ class LogarithmAndInverse:
     """
 
     def __init__(self, like: Tensor, terms: Sequence[tuple[float, float]] = ((1.0, 1.0),)) -> None:
-        self._factors = [s * t for s, t in terms]
         self._rule = _rule(tuple(terms), like.dtype, like.device)
         self._systems = ShiftedSystems(self._rule.shifts)
 
@@ -202,20 +203,19 @@ class LogarithmAndInverse:
 
     def inverse(self, weights: Sequence[Tensor | float]) -> Tensor:
         """The weighted sum of the increments of the inverse's first column, shape ``(B, k)``."""
-        entries = self._systems.solve(weights, len(self._factors))
-        return weighted_sum(torch.stack(entries, dim=-1).unbind(), self._factors)
-
-
-def weighted(x: Tensor, weight: Tensor | float) -> Tensor:
-    """x times a weight; x itself if that is 1.0."""
-    return x if isinstance(weight, float) and weight == 1.0 else x * weight
+        factors = self._rule.factors
+        entries = self._systems.solve(weights, len(factors))
+        return weighted_sum(torch.stack(entries, dim=-1).unbind(), factors)
 
 
 def weighted_sum(values: Sequence[Tensor], weights: Sequence[Tensor | float]) -> Tensor:
     """The sum of values, each times its weight; at least one."""
-    total = weighted(values[0], weights[0])
-    for value, weight in zip(values[1:], weights[1:], strict=True):
-        total = total + weighted(value, weight)
+    total: Tensor | None = None
+    for value, weight in zip(values, weights, strict=True):
+        if isinstance(weight, Tensor) or weight != 1.0:
+            value = value * weight
+        total = value if total is None else total + value
+    assert total is not None  # for the type checker
     return total
 
 
@@ -225,6 +225,7 @@ class _Rule(NamedTuple):
     Attributes:
         ends: the t of each logarithm, shape ``(terms, 1)``.
         signs: the s of each logarithm, shape ``(terms,)``.
+        factors: s t of each logarithm.
         shifts: the ends, and the nodes of all integrals, shape ``(terms + T, 1)``.
         minus_weights: of the shifts, negated and divided by t, shape ``(terms + T,)``; the ends
             are no nodes and have weight 0.
@@ -232,6 +233,7 @@ class _Rule(NamedTuple):
 
     ends: Tensor
     signs: Tensor
+    factors: tuple[float, ...]
     shifts: Tensor
     minus_weights: Tensor
 
@@ -246,6 +248,7 @@ def _rule(
     return _Rule(
         ends=t[:, None],
         signs=s,
+        factors=tuple(s * t for s, t in terms),
         shifts=torch.cat([t, (t[:, None] * nodes).flatten()])[:, None],
         minus_weights=torch.cat([torch.zeros_like(t), (-s[:, None] * weights / nodes).flatten()]),
     )

@@ -8,20 +8,31 @@ first derivatives by the engine. :func:`is_transformed` tells whether another wa
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 Function = Callable[..., Tensor]
+Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
-def torch_func_is_active() -> bool:
-    """Whether a transform of ``torch.func`` is active."""
-    return torch._C._are_functorch_transforms_active()
+def with_signature(forward: Forward) -> Forward:
+    """A ``forward`` of an autograd function that has a ``setup_context``, with its signature.
+
+    torch asks for the signature in each call of ``apply``. To work it out takes longer than an
+    operation on small tensors.
+    """
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward
+
+
+torch_func_is_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+"""Whether a transform of ``torch.func`` is active."""
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:
@@ -47,6 +58,7 @@ class _Outside(torch.autograd.Function):
     """A call outside all transforms: torch runs a function's forward pass below them."""
 
     @staticmethod
+    @with_signature
     def forward(function: Callable[[], None]) -> None:
         function()
 
@@ -243,6 +255,7 @@ class _Refusing(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(x: Tensor, remedy: str) -> Tensor:
         return x.view_as(x)
 
@@ -279,6 +292,7 @@ class _DifferentiableOnce(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(x: Tensor, remedy: str) -> Tensor:
         return x.view_as(x)
 

@@ -88,38 +88,46 @@ def which_fit(
     A single comparison of values suffices unless values have changed without a change of identity,
     version or address.
     """
-    pairs = list(zip(fingerprints, groups, strict=True))
-    same = [each._identities == _identities(tensors) for each, tensors in pairs]
-    candidates = [pair for pair, is_same in zip(pairs, same, strict=True) if is_same]
+    same: list[bool] = []
+    candidates: list[tuple[Fingerprint, Sequence[Tensor]]] = []
+    for each, tensors in zip(fingerprints, groups, strict=True):
+        same.append(each._identities == _identities(tensors))
+        if same[-1]:
+            candidates.append((each, tensors))
     if not candidates or _values_equal(candidates):
         return same
+    pairs = zip(fingerprints, groups, strict=True)
     return [is_same and _values_equal([pair]) for pair, is_same in zip(pairs, same, strict=True)]
 
 
 def _values_equal(pairs: Sequence[tuple[Fingerprint, Sequence[Tensor]]]) -> bool:
     """Whether the tensors of all pairs still have the recorded values."""
-    for kind in {kind for each, _ in pairs for kind in each._parts}:
-        of_kind = [(each._parts[kind], tensors) for each, tensors in pairs if kind in each._parts]
-        with torch.no_grad():
-            now = _bits(_digests([tensors[i] for part, tensors in of_kind for i in part.indices]))
-        if not torch.equal(_concatenated([part.bits for part, _ in of_kind]), now):
-            return False
+    recorded: dict[_Kind, list[Tensor]] = {}
+    present: dict[_Kind, list[Tensor]] = {}
+    for each, tensors in pairs:
+        for kind, part in each._parts.items():
+            recorded.setdefault(kind, []).append(part.bits)
+            present.setdefault(kind, []).extend(map(tensors.__getitem__, part.indices))
+    with torch.no_grad():
+        for kind, bits in recorded.items():
+            before = bits[0] if len(bits) == 1 else torch.cat(bits)
+            if not torch.equal(before, _bits(_digests(present[kind]))):
+                return False
     return True
-
-
-def _concatenated(vectors: list[Tensor]) -> Tensor:
-    return vectors[0] if len(vectors) == 1 else torch.cat(vectors)
 
 
 def _identities(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
     """The identity, version and address of each tensor; most writes change one of them."""
+    found: list[tuple[int, int, int]] = []
     try:
-        return [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors]
+        for tensor in tensors:
+            found.append((id(tensor), tensor._version, tensor.data_ptr()))
     except RuntimeError:  # inference tensors have no version, fake tensors have no address
         return [
             (id(tensor), -1 if tensor.is_inference() else tensor._version, address(tensor))
             for tensor in tensors
         ]
+    return found
 
 
 def _parts(groups: Sequence[Sequence[Tensor]]) -> list[dict[_Kind, _Part]]:
@@ -167,7 +175,10 @@ def _kind(tensor: Tensor) -> _Kind:
 
 def _digests(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Each tensor, or its product with the random vector if it is large."""
-    return [each if each.numel() <= REMEMBERED_WHOLE else _product(each) for each in tensors]
+    found: list[Tensor] = []
+    for each in tensors:
+        found.append(each if each.numel() <= REMEMBERED_WHOLE else _product(each))
+    return found
 
 
 def _bits(tensors: list[Tensor]) -> Tensor:

@@ -26,9 +26,8 @@ _COMPUTATIONS: dict[int, Computation] = {}
 _KEYS = itertools.count()
 
 
-def tracing_state() -> Any | None:
-    """The state of the trace that is being recorded; ``None`` outside of tracing."""
-    return _tracer._get_tracing_state()
+tracing_state: Callable[[], Any | None] = _tracer._get_tracing_state
+"""The state of the trace that is being recorded; ``None`` outside of tracing."""
 
 
 def untraced() -> AbstractContextManager[None]:

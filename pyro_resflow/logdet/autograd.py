@@ -24,6 +24,7 @@ from ..differentiation import (
     pulled_back,
     pushed_forward,
     refusing,
+    with_signature,
 )
 from ..linearization import Linearizable
 from ..precision import SurroundingPrecision, full_precision
@@ -82,6 +83,7 @@ def value_and_logdet(
 
 class _ValueAndLogDet(torch.autograd.Function):
     @staticmethod
+    @with_signature
     def forward(
         net: Linearizable,
         estimation: Estimation,

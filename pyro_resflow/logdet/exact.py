@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..arnoldi import weighted_sum
 from ..differentiation import (
     is_transformed,
     needs_graph,
@@ -175,23 +176,22 @@ def _factorized(function: SpectralFunction, jacobian: Tensor) -> list[_Factorize
 
 def _trace(matrices: Sequence[_Factorized]) -> Tensor:
     """tr f(J) of each sample, shape ``(N,)``."""
-    pivots = (each.factors.diagonal(dim1=-2, dim2=-1) for each in matrices)
-    logdets = (pivot.abs().log().sum(-1) for pivot in pivots)
-    return reduce(torch.add, map(_times, logdets, (each.s for each in matrices)))
+    logdets, factors = [], []
+    for each in matrices:
+        logdets.append(each.factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1))
+        factors.append(each.s)
+    return weighted_sum(logdets, factors)
 
 
 def _derivative(matrices: Sequence[_Factorized]) -> Tensor:
     """The transpose of f'(J) of each sample, shape ``(N, D, D)``."""
     like = matrices[0].factors
     unit = identity(like.shape[-1], like.dtype, like.device).expand_as(like)
-    inverses = (
-        torch.linalg.lu_solve(each.factors, each.pivots, unit, adjoint=True) for each in matrices
-    )
-    return reduce(torch.add, map(_times, inverses, (each.s * each.t for each in matrices)))
-
-
-def _times(x: Tensor, factor: float) -> Tensor:
-    return x if factor == 1.0 else factor * x
+    inverses, factors = [], []
+    for each in matrices:
+        inverses.append(torch.linalg.lu_solve(each.factors, each.pivots, unit, adjoint=True))
+        factors.append(each.s * each.t)
+    return weighted_sum(inverses, factors)
 
 
 class _ExactLogDet(torch.autograd.Function):

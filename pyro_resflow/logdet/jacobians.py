@@ -23,9 +23,8 @@ class FullJacobian(Protocol):
     rows: Tensor
     """The derivatives of all outputs by each input, shape ``(N, D, D)``."""
 
-    @property
-    def entries(self) -> int:
-        """The number of entries that it keeps."""
+    entries: int
+    """The number of entries that it keeps for :meth:`pulled`."""
 
     def pulled(
         self, value_cotangent: Tensor, rows_cotangent: Tensor, needed: Sequence[bool]

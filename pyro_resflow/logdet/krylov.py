@@ -67,7 +67,7 @@ class Krylov(RouletteEstimator):
         steps = _KrylovSteps(vjp, probes, function)
         for _ in range(self.terms + extra - 1):
             steps.extend()
-        steps.finish()
+        steps.extend(is_last=True)
         # 3. weigh the increments of the random steps by the chance of getting there
         weights = [1.0] * self.terms
         for j in range(1, extra + 1):
@@ -171,16 +171,11 @@ class _KrylovSteps:
         self.functions = LogarithmAndInverse(self.basis.norm, function.terms)
         self.increments: list[Tensor] = []
 
-    def extend(self) -> None:
-        """One more product."""
-        self.increments.append(self.functions.extend(self.basis.extend(self._product())))
-
-    def finish(self) -> None:
-        """One more product, the last one."""
-        self.increments.append(self.functions.extend(self.basis.last_column(self._product())))
-
-    def _product(self) -> Tensor:
-        return self.vjp(self.basis.last.view(self.shape)).reshape(self.rows)
+    def extend(self, *, is_last: bool = False) -> None:
+        """One more product; the last one needs no further basis vector."""
+        product = self.vjp(self.basis.last.view(self.shape)).reshape(self.rows)
+        column = self.basis.last_column(product) if is_last else self.basis.extend(product)
+        self.increments.append(self.functions.extend(column))
 
     def weighted(self, weights: Sequence[Tensor | float]) -> Estimate:
         """The sum of the increments, each times its weight: a number or shape ``(B,)``."""

@@ -15,6 +15,7 @@ from ..differentiation import (
     needs_graph,
     pulled_back,
     pushed_forward,
+    with_signature,
 )
 from ..linearization import without_history
 from .convergence import ConvergenceError, check_finite, which
@@ -247,6 +248,7 @@ class _ImplicitRoot(torch.autograd.Function):
     """The root x of f(x) = y, with gradients of any order by the implicit function theorem."""
 
     @staticmethod
+    @with_signature
     def forward(
         attempt: _EntrywiseAttempt,
         function: Increasing,

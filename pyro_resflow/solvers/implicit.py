@@ -23,6 +23,7 @@ from ..differentiation import (
     only,
     pulled_back,
     pushed_forward,
+    with_signature,
 )
 from ..linearization import Linearizable, WithCoefficients
 from ..precision import full_precision
@@ -74,6 +75,7 @@ class _ImplicitSolve(torch.autograd.Function):
     """x with x + g(x) = y; the gradient solves one linear system with the transpose of I + J."""
 
     @staticmethod
+    @with_signature
     def forward(solver: Iterating, net: Linearizable, y: Tensor, *coefficients: Tensor) -> Tensor:
         tolerance = solver.tolerance_for(y.dtype)
         check_finite(y, "samples")
@@ -221,6 +223,7 @@ class _LinearSolve(torch.autograd.Function):
     """u with M u = b, where M is the matrix of a :class:`_System` at a point."""
 
     @staticmethod
+    @with_signature
     def forward(system: _System, x: Tensor, right: Tensor, *coefficients: Tensor) -> Tensor:
         with full_precision(right):
             return system.solution(x.detach(), right, coefficients)

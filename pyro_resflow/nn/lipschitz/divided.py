@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...differentiation import forward_rule, is_transformed, refusing
+from ...differentiation import forward_rule, is_transformed, refusing, with_signature
 
 REMEDY = "the norm of a weight is differentiable once by the weight."
 
@@ -34,6 +34,7 @@ class DividedByNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(measured: Measured, weight: Tensor, gain: Tensor | float) -> Tensor:
         return weight * (measured.contraction * gain)
 

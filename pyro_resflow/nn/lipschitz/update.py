@@ -94,7 +94,10 @@ def norms_updated(module: nn.Module) -> AbstractContextManager[None]:
 def layers_updated(layers: Iterable[object]) -> Iterator[None]:
     """:func:`norms_updated` for the layers among some objects that have a weight of their own."""
     updated = _UPDATED.get()
-    mine = {layer.norm_state.key: layer for layer in _with_own_weight(layers)}
+    mine: dict[int, NormedLayer] = {}
+    for layer in layers:
+        if isinstance(layer, NormedLayer) and isinstance(layer.weight, nn.Parameter):
+            mine[layer.norm_state.key] = layer
     if mine.keys() <= updated or torch.compiler.is_compiling() or tracing_state() is not None:
         yield  # compiled and traced code has each layer ask by an operation
         return

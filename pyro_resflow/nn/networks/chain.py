@@ -22,8 +22,8 @@ from .coefficients import coefficients_of
 from .norms import check_norms_chain
 
 PREPARED_ENTRIES = 2**20
-"""Parameters of a flow whose coefficients are computed together, at most: 4 MiB in float32. In
-larger flows the operations on the features cost much more than their number."""
+"""Entries of the weights of a flow whose coefficients are computed together, at most: 4 MiB in
+float32. In larger flows the operations on the features cost much more than their number."""
 
 
 class Chain(Rebuildable, nn.Sequential):
@@ -180,26 +180,31 @@ def prepared_together(module: nn.Module) -> Iterator[None]:
     Args:
         module: any module. The chains are those that its transforms hold as their ``net``.
     """
-    chains = [
-        net
-        for net in (each._modules.get("net") for each in modules_inside(module))
-        if isinstance(net, Chain) and net._is_evaluated_by_stages
-    ]
-    entries = sum(p.numel() for chain in chains for p in chain.parameters())
-    if len(chains) < 2 or entries > PREPARED_ENTRIES or not _is_eager():
+    if not _is_eager():
         yield
         return
-    bound = [chain._bound() for chain in chains]
-    coefficients = coefficients_of([each.stages for each in bound])
-    known = {
-        id(chain): replace(each, known=tensors)
-        for chain, each, tensors in zip(chains, bound, coefficients, strict=True)
-    }
-    token = _PREPARED.set(known)
+    chains: dict[int, BoundChain] = {}
+    entries = 0
+    for each in modules_inside(module):
+        if isinstance(each, LipschitzLayer):
+            entries += each.weight.numel()
+        net = each._modules.get("net")
+        if isinstance(net, Chain) and net._is_evaluated_by_stages and id(net) not in chains:
+            chains[id(net)] = net._bound()
+    if len(chains) < 2 or entries > PREPARED_ENTRIES:
+        yield
+        return
+    found = coefficients_of([each.stages for each in chains.values()])
+    known = map(_with_coefficients, chains.values(), found)
+    token = _PREPARED.set(dict(zip(chains, known, strict=True)))
     try:
         yield
     finally:
         _PREPARED.reset(token)
+
+
+def _with_coefficients(chain: BoundChain, coefficients: tuple[Tensor, ...]) -> BoundChain:
+    return replace(chain, known=coefficients)
 
 
 def _is_eager() -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from ..activations import LipSwish
@@ -23,14 +23,16 @@ def coefficients_of(chains: Sequence[Stages]) -> list[tuple[Tensor, ...]]:
     Args:
         chains: the stages of each.
     """
-    stages = [stage for chain in chains for stage in chain]
-    layers = [layer for stage in stages for layer in stage.layers]
+    stages = [*chain.from_iterable(chains)]
+    layers: list[object] = []
+    for stage in stages:
+        layers.extend(stage.layers)
     with layers_updated(layers):
-        together = {} if torch.compiler.is_compiling() else _together(stages)
+        together = _together(stages) if len(chains) > 1 else {}
         found = []
-        for chain in chains:
+        for each in chains:
             coefficients: list[Tensor] = []
-            for stage in chain:
+            for stage in each:
                 if stage.size:
                     coefficients.extend(together.get(stage) or stage.coefficients())
             found.append(tuple(coefficients))
@@ -66,18 +68,20 @@ def _affine_coefficients(
     measured = measured_together(layers) if len(layers) > 1 else None
     if measured is None:
         return {}
-    gains = [stage.gains(known) for stage in stages]
-    scaled = [i for i, stage in enumerate(stages) if stage.after and stage.size > 1]
-    weights, biases = scaled_together(
-        [layer.weight for layer in layers],
-        measured,
-        [gain for gain, _ in gains],
-        [cast(Tensor, layers[i].bias) for i in scaled],
-        [gains[i][1] for i in scaled],
-    )
-    bias_of = dict(zip(scaled, biases, strict=True))
+    weights, gains = [], []
+    scaled, biases, bias_gains = [], [], []
+    for stage, layer in zip(stages, layers, strict=True):
+        gain, after = stage.gains(known)
+        weights.append(layer.weight)
+        gains.append(gain)
+        if stage.after and layer.bias is not None:
+            scaled.append(stage)
+            biases.append(layer.bias)
+            bias_gains.append(after)
+    effective, scaled_biases = scaled_together(weights, measured, gains, biases, bias_gains)
+    bias_of = dict(zip(scaled, scaled_biases, strict=True))
     found: dict[Stage[Any], tuple[Tensor, ...]] = {}
-    for i, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
-        bias = bias_of.get(i, layers[i].bias)
+    for stage, layer, weight in zip(stages, layers, effective, strict=True):
+        bias = bias_of.get(stage, layer.bias)
         found[stage] = (weight,) if bias is None else (weight, bias)
     return found

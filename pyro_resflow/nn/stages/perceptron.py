@@ -28,21 +28,17 @@ def is_perceptron(saved: Sequence[object]) -> bool:
     Args:
         saved: what their linearization has saved.
     """
-    return (
-        len(saved) > 1
-        and len(saved) % 2 == 1
-        and all(map(_is_dense, saved[::2]))
-        and all(isinstance(each, CoreSaved) for each in saved[1::2])
-    )
-
-
-def _is_dense(saved: object) -> bool:
-    """Whether it is what a matrix times vectors, ``(N, D)``, has saved."""
-    return (
-        isinstance(saved, AffineSaved)
-        and isinstance(saved.operator, MatrixOperator)
-        and saved.x.dim() == 2
-    )
+    for i, each in enumerate(saved):
+        if i % 2:
+            if not isinstance(each, CoreSaved):
+                return False
+        elif (
+            not isinstance(each, AffineSaved)
+            or each.x.dim() != 2
+            or not isinstance(each.operator, MatrixOperator)
+        ):
+            return False
+    return len(saved) > 1 and len(saved) % 2 == 1
 
 
 class PerceptronJacobian:
@@ -54,6 +50,7 @@ class PerceptronJacobian:
 
     Attributes:
         rows: :math:`J^T`, shape ``(N, D, D)``.
+        entries: number of entries that it keeps for :meth:`pulled`.
     """
 
     def __init__(
@@ -61,6 +58,7 @@ class PerceptronJacobian:
     ) -> None:
         self.stages = stages
         self.saved = saved
+        self.entries = 0
         self.slopes: list[Tensor | None] = []
         self.inputs: list[Tensor | None] = []  # the rows that go into each stage
         rows: Tensor | None = None
@@ -75,16 +73,12 @@ class PerceptronJacobian:
             assert rows is not None  # for the type checker
             rows = rows.to(each.x.dtype)  # autocast has lowered the features, not the weight
             self.inputs.append(rows)
+            self.entries += 2 * each.x.numel() * rows.shape[-2]  # before and after
             slope = stage.activation.times_slope(torch.ones_like(each.x), each.for_slope)[:, None]
             self.slopes.append(slope)
             rows = rows * slope
         assert rows is not None  # for the type checker
         self.rows = rows
-
-    @property
-    def entries(self) -> int:
-        """The number of entries that it keeps."""
-        return sum(rows.numel() for rows in self.inputs if rows is not None)
 
     def pulled(
         self, value_cotangent: Tensor, rows_cotangent: Tensor, needed: Sequence[bool]
