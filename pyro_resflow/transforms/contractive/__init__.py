@@ -1,1 +1,1 @@
-"""Transforms made of a contraction: residual and monotone ones."""
+"""Residual and monotone transforms by a contraction."""

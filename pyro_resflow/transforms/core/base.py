@@ -31,7 +31,7 @@ class OnePassTransform(
 
     With ``cache_size=1`` each thread caches its last pass and finds it again by the identity of
     the input or the output. The cache returns a log-determinant once: a second call of
-    :meth:`log_abs_det_jacobian` draws a new estimate. A cached pass is discarded
+    :meth:`log_abs_det_jacobian` draws a new estimate. A cached pass is not reused
 
     - when a parameter, a buffer, the input or the output has changed its value or its
       ``requires_grad``,

@@ -21,10 +21,10 @@ from .one_pass import OnePass
 class RemembersLastPass(nn.Module):
     """A transform that remembers its last pass, in each thread, while that pass is valid.
 
-    A pass is valid until a parameter, a buffer, the input or the output changes its value or its
-    ``requires_grad``, until a module inside switches between training and evaluation mode, and
-    until a backward pass goes through it. It is valid only in its gradient mode and under its
-    autocast.
+    A pass is valid while the parameters, the buffers, the input and the output have the values and
+    the ``requires_grad`` that they had, while the modules inside are in the same training or
+    evaluation mode, and until a backward pass goes through it. It is valid only in its gradient
+    mode and under its autocast.
     """
 
     def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> None:
