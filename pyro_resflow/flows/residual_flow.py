@@ -11,7 +11,7 @@ from torch.distributions import Transform
 from ..logdet import LogDetEstimator
 from ..solvers import FixedPointSolver
 from ..transforms import ActNorm, Flatten, Logit, Residual, Squeeze
-from ..transforms.contractive.base import ContractionTransform
+from ..transforms.contractive.contraction_transform import ContractionTransform
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, MLPBlock, NetworkRecipe
 from .scales import joined, steps_by_scale

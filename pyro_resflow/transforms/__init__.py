@@ -9,7 +9,6 @@ from .contractive.residual import (
     conditional_residual,
     residual,
 )
-from .core.base import OnePassTransform
 from .core.compose import Compose
 from .core.conditional import (
     ConditionalBijection,
@@ -28,6 +27,7 @@ from .core.determinism import (
 from .core.features import image_features
 from .core.initialization import initialize
 from .core.inverse import Inverse
+from .core.one_pass_transform import OnePassTransform
 from .couplings.coupling import (
     ConditionalCoupling,
     ConditionedCoupling,

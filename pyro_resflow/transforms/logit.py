@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from .core.base import OnePassTransform
 from .core.evaluation import sum_rightmost
+from .core.one_pass_transform import OnePassTransform
 from .core.ranges import check_interval
 
 

@@ -5,7 +5,6 @@
 """
 
 from . import conditioners, convolutions, image_translation  # noqa: F401 (registers translations)
-from .base import Composition
 from .images import (
     ChannelPermutationTransform,
     Conv1x1Transform,
@@ -26,6 +25,7 @@ from .transforms import (
     ResidualTransform,
     with_logdet,
 )
+from .translated import Composition
 from .translation import to_numpyro
 
 __all__ = [

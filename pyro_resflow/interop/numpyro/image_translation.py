@@ -7,7 +7,6 @@ from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
 from ...extras import extra
-from .base import Independent
 from .conditioners import conditioner
 from .convolutions import check_evaluating
 from .halves import Halves
@@ -22,6 +21,7 @@ from .images import (
 )
 from .layers import array
 from .maps import to_jax_map
+from .translated import Independent
 from .translation import feature_array, to_numpyro
 
 with extra("numpyro"):

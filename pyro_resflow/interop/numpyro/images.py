@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from ...extras import extra
-from .base import Flattened, OnePassTransform, backward, forward
 from .conditioners import Conditioner
 from .halves import Halves
 from .layers import Layer
 from .maps import ElementwiseMap
+from .translated import Flattened, OnePassTransform, backward, forward
 
 with extra("numpyro"):
     import jax

@@ -6,10 +6,10 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 from ...extras import extra
-from .base import Composition, Flattened, Independent, Translated
 from .calculus import invert
 from .layers import ConditionalNetwork, Layer, Negative
 from .logdet import Exact, Krylov, LogDet
+from .translated import Composition, Flattened, Independent, Translated
 
 with extra("numpyro"):
     import jax

@@ -14,7 +14,6 @@ from torch.distributions import transforms as torch_transforms
 from ... import transforms
 from ...extras import extra
 from ...linearization import known_event_shape
-from .base import Composition, Independent
 from .images import ImageNet
 from .layers import Chain, array, to_jax
 from .transforms import (
@@ -26,6 +25,7 @@ from .transforms import (
     MonotoneTransform,
     ResidualTransform,
 )
+from .translated import Composition, Independent
 
 with extra("numpyro"):
     import numpyro.distributions as dist

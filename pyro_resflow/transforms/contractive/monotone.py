@@ -13,8 +13,8 @@ from ...linearization import Negative, as_linearizable
 from ...logdet import LOG_CAYLEY, LogDetEstimator
 from ...nn import LipschitzMLP
 from ...solvers import FixedPointSolver
-from .base import ContractionTransform
 from .calls import Network, estimated, solved
+from .contraction_transform import ContractionTransform
 
 
 class Monotone(ContractionTransform):

@@ -12,7 +12,6 @@ from ...linearization import Linearizable
 from ...logdet import LogDetEstimator
 from ...nn import ConditionalLipschitzMLP, LipschitzMLP
 from ...solvers import FixedPointSolver
-from ..core.base import OnePassTransform
 from ..core.conditional import (
     ConditionalBijection,
     ConditionalInverse,
@@ -20,8 +19,9 @@ from ..core.conditional import (
     check_context,
 )
 from ..core.inverse import Inverse
-from .base import ContractionTransform, HoldsContraction
+from ..core.one_pass_transform import OnePassTransform
 from .calls import Network, estimated, evaluated, solved, without_nan
+from .contraction_transform import ContractionTransform, HoldsContraction
 
 Fast = Literal["sampling", "density"]
 

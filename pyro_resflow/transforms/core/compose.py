@@ -16,9 +16,9 @@ from ...nn import NonFiniteWeightError
 from ...nn.lipschitz.update import norms_updated
 from ...nn.networks.chain import prepared_together
 from ...precision import HalfPrecisionError
-from .base import OnePassTransform
 from .evaluation import Steps
 from .inverse import Inverse
+from .one_pass_transform import OnePassTransform
 
 _MEASURED: ContextVar[bool] = ContextVar("measured", default=False)
 """Whether an enclosing composition has measured the norms of all layers inside it."""

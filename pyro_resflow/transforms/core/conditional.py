@@ -13,10 +13,10 @@ from torch.distributions import Transform, constraints
 
 from ...rebuilding import Rebuildable
 from ..summaries.method import Summarized
-from .base import OnePassTransform
 from .checks import check_dtype
 from .compose import Compose, MeasuredTogether, flattened
 from .inverse_memory import InverseMemory
+from .one_pass_transform import OnePassTransform
 
 
 class ConditionalBijection(Rebuildable, InverseMemory, Summarized, ConditionalTransformModule):

@@ -10,9 +10,9 @@ from torch.distributions import constraints
 
 from ...linearization import flatten_batch
 from ...tracing import called_back, tracing_state
-from ..core.base import OnePassTransform
 from ..core.checks import check_dtype, check_event_shape
 from ..core.conditional import ConditionalBijection, ConditionedTransform, check_context
+from ..core.one_pass_transform import OnePassTransform
 from .maps import ElementwiseMap
 from .masks import Mask
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from ..core.base import OnePassTransform
 from ..core.checks import check_event_shape
 from ..core.compose import Compose
 from ..core.evaluation import call_and_ladj, event_dims, inverse_and_ladj, sum_rightmost
+from ..core.one_pass_transform import OnePassTransform
 from .masks import Mask
 
 Evaluate = Callable[[Transform, Tensor], tuple[Tensor, Tensor]]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..core.base import OnePassTransform
 from ..core.conditional import ConditionalBijection
+from ..core.one_pass_transform import OnePassTransform
 from .noise import Entrywise, EntrywiseNoise
 
 

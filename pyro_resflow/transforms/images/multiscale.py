@@ -10,10 +10,10 @@ from torch.distributions import ReshapeTransform, Transform, constraints
 from torch.nn import functional as F
 
 from ...nn import Conditioner
-from ..core.base import OnePassTransform
 from ..core.checks import check_event_shape
 from ..core.compose import Compose
 from ..core.evaluation import call_and_ladj, inverse_and_ladj
+from ..core.one_pass_transform import OnePassTransform
 from ..couplings.masks import first_half
 from .split_prior import SplitPrior
 

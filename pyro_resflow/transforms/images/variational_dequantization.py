@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ...linearization import flatten_batch
 from ...nn import GatedAttentionConditioner, GatedEncoder
-from ..core.base import OnePassTransform
 from ..core.conditional import ConditionalCompose, ConditionedTransform, check_context
+from ..core.one_pass_transform import OnePassTransform
 from ..couplings.masks import Checkerboard, Mask
 from ..couplings.step import CouplingStep
 from .dequantization import ConditionedUniformDequantization, Dequantization, rounding_margin

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..core.base import OnePassTransform
 from ..core.checks import check_event_shape
+from ..core.one_pass_transform import OnePassTransform
 
 
 class ChannelPermutation(OnePassTransform):

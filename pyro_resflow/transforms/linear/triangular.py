@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...precision import full_precision
-from ..core.base import OnePassTransform
 from ..core.checks import check_dtype, check_event_shape
+from ..core.one_pass_transform import OnePassTransform
 
 
 class TriangularAffine(OnePassTransform):

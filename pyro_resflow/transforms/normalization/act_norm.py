@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...nn.initialization import DataInitialized, Moments
-from ..core.base import OnePassTransform
 from ..core.checks import check_event_shape
+from ..core.one_pass_transform import OnePassTransform
 
 
 class ActNorm(DataInitialized, OnePassTransform):

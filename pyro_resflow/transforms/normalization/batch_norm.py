@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...nn.initialization import DataInitialized, Moments, is_initializing, writing_to
-from ..core.base import OnePassTransform
 from ..core.checks import check_event_shape
 from ..core.determinism import FollowsBatches
+from ..core.one_pass_transform import OnePassTransform
 
 
 class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):

@@ -8,9 +8,9 @@ from torch.distributions import constraints
 from ...linearization import known_event_shape, resolve_event_dim
 from ...logdet import LogDetEstimator, default_logdet
 from ...solvers import Anderson, FixedPointSolver
-from ..core.base import OnePassTransform
 from ..core.checks import check_dtype, check_event_shape
 from ..core.determinism import EstimatesLogDet
+from ..core.one_pass_transform import OnePassTransform
 from .calls import Network
 
 
