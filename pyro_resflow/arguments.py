@@ -76,16 +76,16 @@ def checked(passing_to: type | None = None) -> Callable[[F], F]:
     def decorate(target: F) -> F:
         if is_dataclass(target):
             init = vars(target)["__init__"]
-            setattr(target, "__init__", _checking(init, target.__name__, None, 1))  # noqa: B010
+            setattr(target, "__init__", _with_checks(init, target.__name__, None, 1))  # noqa: B010
             return target
         name = target.__qualname__.removesuffix(".__init__")
         skipped = int(name != target.__qualname__)
-        return cast(F, _checking(target, name, passing_to, skipped))
+        return cast(F, _with_checks(target, name, passing_to, skipped))
 
     return decorate
 
 
-def _checking(
+def _with_checks(
     function: Callable[..., Any], name: str, passing_to: type | None, skipped: int
 ) -> Callable[..., Any]:
     @wraps(function)
@@ -119,17 +119,17 @@ def check(name: str, signature: Signature, args: Sequence[Any], kwargs: dict[str
     """
     for argument in kwargs:
         if argument not in signature.named and not signature.open:
-            raise TypeError(_unknown(name, argument, signature.named))
+            raise TypeError(_unknown_argument_message(name, argument, signature.named))
     for argument, value in (*zip(signature.positional, args, strict=False), *kwargs.items()):
         expectation = signature.expected.get(argument)
         if expectation is not None and not expectation.met(value):
-            raise TypeError(_wrong(name, argument, value, expectation.words))
+            raise TypeError(_wrong_type_message(name, argument, value, expectation.words))
         is_size = argument in SIZES and (name, argument) not in CHECKED_BY_THEIR_CLASS
         if is_size and not _at_least_one(value):
             raise ValueError(f"{name}: {argument}: expected at least 1, got {value}.")
 
 
-def _unknown(name: str, argument: str, known: Iterable[str]) -> str:
+def _unknown_argument_message(name: str, argument: str, known: Iterable[str]) -> str:
     """The error for an unknown argument, which suggests the nearest known one."""
     inside = sorted((each for each in known if each in argument), key=len, reverse=True)
     around = sorted(each for each in known if len(argument) >= SHORTEST and argument in each)
@@ -138,7 +138,7 @@ def _unknown(name: str, argument: str, known: Iterable[str]) -> str:
     return f"{name}: there is no argument {argument!r}; {meant}"
 
 
-def _wrong(name: str, argument: str, value: Any, words: str) -> str:
+def _wrong_type_message(name: str, argument: str, value: Any, words: str) -> str:
     """The error for a value of a wrong type, with a suggestion where possible."""
     meant = ""
     if argument == "event_shape":
@@ -185,7 +185,7 @@ def expectation(hint: Any) -> Expectation | None:
     if origin in (Sequence, Iterable):
         return Expectation(lambda value: hasattr(value, "__iter__"), "a sequence")
     if origin is Callable:
-        return _maker(arguments[-1]) if arguments[:1] == ([],) else _CALLABLE
+        return _factory(arguments[-1]) if arguments[:1] == ([],) else _CALLABLE
     if origin is not None or not inspect.isclass(hint) or hint in (Any, bool):
         return None
     return _of_class(hint)
@@ -213,7 +213,7 @@ def _one_of(parts: list[Expectation | None]) -> Expectation | None:
     return Expectation(lambda value: any(p.met(value) for p in known), " or ".join(words))
 
 
-def _maker(made: Any) -> Expectation:
+def _factory(made: Any) -> Expectation:
     """Expect a factory: a class, or a function without arguments, that returns such an object."""
     if not inspect.isclass(made) or getattr(made, "_is_protocol", False):
         return _CALLABLE

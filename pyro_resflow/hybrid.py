@@ -114,8 +114,11 @@ def feature_shapes(flow: ImageFlow) -> list[torch.Size]:
 
     They are computed with a copy on the meta device, without arithmetic.
 
+    Args:
+        flow: the flow of images.
+
     Raises:
-        ValueError: if there are none.
+        ValueError: if the flow has no features.
     """
     encoder = copy.deepcopy(flow.encoder).to("meta")
     dtypes = [parameter.dtype for parameter in encoder.parameters()]

@@ -40,8 +40,8 @@ class Rebuildable:
             raise TypeError(f"{cls.__name__}() takes no arguments")
         check_constructor(cls, args, kwargs)
         self = super().__new__(cls)
-        kept = {name: _kept(value) for name, value in kwargs.items()}
-        self.__dict__["_made_with"] = MadeWith(tuple(map(_kept, args)), kept)
+        kept = {name: _recorded(value) for name, value in kwargs.items()}
+        self.__dict__["_made_with"] = MadeWith(tuple(map(_recorded, args)), kept)
         return self
 
     @property
@@ -68,29 +68,29 @@ class NotKept:
     description: str
 
 
-def _kept(value: Any) -> Any:
+def _recorded(value: Any) -> Any:
     """The recorded form of an argument: a copy of a list or dict, a placeholder for a function."""
     if type(value) in (list, tuple):
-        return type(value)(map(_kept, value))
+        return type(value)(map(_recorded, value))
     if type(value) is dict:
-        return {key: _kept(entry) for key, entry in value.items()}
+        return {key: _recorded(entry) for key, entry in value.items()}
     if isinstance(value, FunctionType | MethodType | BuiltinFunctionType):
         return NotKept(f"the function {value.__qualname__}")
-    if isinstance(value, partial) and isinstance(_kept(value.func), NotKept):
-        return NotKept(f"a partial application of {_kept(value.func).description}")
+    if isinstance(value, partial) and isinstance(_recorded(value.func), NotKept):
+        return NotKept(f"a partial application of {_recorded(value.func).description}")
     if _is_recipe(value):
-        return _kept_recipe(value)
+        return _recorded_recipe(value)
     if isinstance(value, Iterator):
         return NotKept(f"a {type(value).__name__}, which can be run through only once")
     return value
 
 
-def _kept_recipe(recipe: Any) -> Any:
+def _recorded_recipe(recipe: Any) -> Any:
     """The recorded form of a frozen dataclass: a copy with its current values."""
     remembered = copy.copy(recipe)
     for field in fields(recipe):
         # object.__setattr__, because a frozen dataclass forbids assignment
-        object.__setattr__(remembered, field.name, _kept(getattr(recipe, field.name)))
+        object.__setattr__(remembered, field.name, _recorded(getattr(recipe, field.name)))
     return remembered
 
 

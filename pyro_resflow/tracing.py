@@ -97,7 +97,9 @@ def _run(key: int, seed: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return _COMPUTATIONS[key](*tensors)
 
 
-def _remember(ctx: Any, inputs: tuple[int, Tensor, list[Tensor]], output: list[Tensor]) -> None:
+def _save_for_backward(
+    ctx: Any, inputs: tuple[int, Tensor, list[Tensor]], output: list[Tensor]
+) -> None:
     ctx.key, seed, tensors = inputs
     ctx.wanted = [tensor.requires_grad for tensor in tensors]
     ctx.save_for_backward(seed, *tensors)
@@ -123,4 +125,4 @@ def _gradients(ctx: Any, gradients: list[Tensor]) -> tuple[None, None, list[Tens
     return None, None, [next(found) if wanted else None for wanted in ctx.wanted]
 
 
-_call.register_autograd(_gradients, setup_context=_remember)
+_call.register_autograd(_gradients, setup_context=_save_for_backward)

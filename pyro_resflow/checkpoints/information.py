@@ -66,6 +66,9 @@ def info(path: PathLike, *, limits: Limits | None = None) -> Information:
         path: the file.
         limits: limits on the file's contents; default: ``Limits()``.
 
+    Returns:
+        The contents, which ``print`` shows.
+
     Raises:
         CheckpointError: see :func:`pyro_resflow.checkpoints.load` and
             :func:`pyro_resflow.checkpoints.load_reference`.

@@ -35,7 +35,7 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
         kept = {name: each for name, each in part._buffers.items() if name not in transient}
         for name, tensor in {**part._parameters, **kept}.items():
             if tensor is not None:
-                named[_joined(path, name)] = tensor
+                named[_join_path(path, name)] = tensor
     return named
 
 
@@ -94,7 +94,7 @@ def settings(flow: nn.Module, rebuilt: nn.Module, encoder: Encoder) -> Settings:
     for path, part in flow.named_modules():
         for name, value in public_attributes(part):
             if _differs(value, vars(modules[path]).get(name)):
-                where = f"{_joined(path, name)}, set after construction"
+                where = f"{_join_path(path, name)}, set after construction"
                 found.setdefault(path, {})[name] = encoder.encode_at(where, value)
     return found
 
@@ -109,7 +109,7 @@ def apply_settings(flow: nn.Module, found: Mapping[str, Mapping[str, Any]]) -> N
     for path, attributes in found.items():
         for name, value in attributes.items():
             if path not in modules or name not in dict(public_attributes(modules[path])):
-                missing = quoted(_joined(path, name))
+                missing = quoted(_join_path(path, name))
                 raise CorruptCheckpointError(f"settings: the flow has no {missing}.")
             setattr(modules[path], name, value)
 
@@ -167,7 +167,7 @@ def _with_flags_as_numbers(flow: nn.Module, tensors: Mapping[str, Tensor]) -> di
     """The tensors, with boolean ``initialized`` flags of older files converted to numbers."""
     dtype = next((each.dtype for each in tensors.values() if each.is_floating_point()), None)
     flags = {
-        _joined(path, "initialized")
+        _join_path(path, "initialized")
         for path, part in flow.named_modules(remove_duplicate=False)
         if isinstance(part, DataInitialized)
     }
@@ -239,5 +239,5 @@ def _classes(module: nn.Module) -> dict[str, str]:
     return {path: f"{type(part).__module__}.{type(part).__name__}" for path, part in parts}
 
 
-def _joined(path: str, name: str) -> str:
+def _join_path(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name

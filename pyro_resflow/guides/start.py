@@ -21,6 +21,9 @@ def guide_logdet(latent_dim: int) -> LogDetEstimator:
     Args:
         latent_dim: size D of the latent vector.
 
+    Returns:
+        ``Exact()`` for at most ``GUIDE_EXACT_UP_TO`` dimensions, else ``Krylov()``.
+
     Example:
         >>> from pyro_resflow.guides import guide_logdet
         >>> type(guide_logdet(10)).__name__, type(guide_logdet(100)).__name__

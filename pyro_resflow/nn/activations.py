@@ -314,6 +314,9 @@ class Concatenated(Activation):
 class CLipSwish(Concatenated):
     r"""Concatenated LipSwish, :math:`[\phi(h), \phi(-h)]/1.004`; doubles the features.
 
+    Args:
+        feature_dim: -1 for vectors, -3 for images.
+
     Reference:
         Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021.
     """
@@ -324,6 +327,9 @@ class CLipSwish(Concatenated):
 
 class CPila(Concatenated):
     r"""Concatenated Pila, :math:`[\phi(h - .2), \phi(-h - .2)]/1.06`; doubles the features.
+
+    Args:
+        feature_dim: -1 for vectors, -3 for images.
 
     Reference:
         Ahn, Kim, Hong and Kim, Invertible Monotone Operators for Normalizing Flows, 2022.

@@ -155,6 +155,12 @@ def scores_data(function: Function) -> Function:
 
     Use it for a module that contains a flow and computes densities or features of data in a method
     of another name than ``log_prob``.
+
+    Args:
+        function: the function or method.
+
+    Returns:
+        The same function.
     """
     _SCORING.add(function.__code__)
     return function

@@ -48,7 +48,7 @@ class Counted:
 
     def read(self, size: int) -> bytes:
         """Read this number of bytes."""
-        self._take(size)
+        self._consume(size)
         return self._file.read(size)
 
     def readline(self) -> bytes:
@@ -57,7 +57,7 @@ class Counted:
         self._left -= len(line)
         return line
 
-    def _take(self, size: int) -> None:
+    def _consume(self, size: int) -> None:
         self._left -= size
         if self._left >= 0:
             return

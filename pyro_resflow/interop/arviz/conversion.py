@@ -59,6 +59,9 @@ def from_svi(
             the guide once and the model twice for each draw.
         kwargs: keyword arguments of the model and the guide.
 
+    Returns:
+        The container.
+
     Raises:
         ValueError: if the guide does not sample a latent site of the model; if a plate is
             subsampled; if a plate, site or dimension is named ``chain`` or ``draw``; if ``dims``
@@ -119,6 +122,9 @@ def from_neutra(
         max_plate_nesting: see :func:`from_svi`.
         chunk_size: see :func:`from_svi`.
         kwargs: keyword arguments of the model.
+
+    Returns:
+        The container, with one chain for each chain of the run.
 
     Raises:
         ValueError: if the run has no shared latent, if ``neutra`` was not used in it, and as

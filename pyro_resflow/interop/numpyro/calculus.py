@@ -77,12 +77,12 @@ def invert(net: Layer, y: Array) -> Array:
         x, residual, finished, iteration = state
         candidate, new_residual = _better_step(net, y, x, residual)
         grows = _norm(new_residual) >= _norm(residual)
-        stalled = grows & _within(residual, x, y, STALLED_WITHIN)
+        stalled = grows & _is_within_rounding(residual, x, y, STALLED_WITHIN)
         keep = (finished | stalled)[..., None]
         x = jnp.where(keep, x, candidate)
         residual = jnp.where(keep, residual, new_residual)
         diverged = ~jnp.isfinite(residual).all(-1)
-        finished = keep[..., 0] | diverged | _within(residual, x, y, CONVERGED_WITHIN)
+        finished = keep[..., 0] | diverged | _is_within_rounding(residual, x, y, CONVERGED_WITHIN)
         return x, residual, finished, iteration + 1
 
     x, residual, finished, _ = lax.while_loop(unfinished, step, start)
@@ -151,7 +151,7 @@ def _norm(x: Array) -> Array:
     return jnp.linalg.norm(x, axis=-1)
 
 
-def _within(residual: Array, x: Array, y: Array, units: int) -> Array:
+def _is_within_rounding(residual: Array, x: Array, y: Array, units: int) -> Array:
     """Whether each sample's residual is within some units of rounding, shape ``y.shape[:-1]``.
 
     The unit is the machine epsilon times the largest of 1, the entries of y and the entries of x,

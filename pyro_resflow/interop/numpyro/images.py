@@ -219,12 +219,12 @@ class HalvesTransform(OnePassTransform):
     codomain = domain
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        return self._each(x, forward)
+        return self._transform_halves(x, forward)
 
     def backward(self, y: Array) -> tuple[Array, Array]:
-        return self._each(y, backward)
+        return self._transform_halves(y, backward)
 
-    def _each(self, x: Array, one_pass: Any) -> tuple[Array, Array]:
+    def _transform_halves(self, x: Array, one_pass: Any) -> tuple[Array, Array]:
         event_dim = len(self.halves.event_shape)
         results, ladjs = [], []
         for transform, half in zip((self.kept, self.changed), self.halves.split(x), strict=True):

@@ -99,12 +99,14 @@ class Krylov:
     def residual(self, net: Layer, x: Array) -> tuple[Array, Array]:
         """g(x) and log|det(I + J_g(x))|, the latter of shape ``x.shape[:-1]``."""
         g, jvp = jax.linearize(net, x)
-        return g, self._estimated_trace(jvp, x, _first_of_log)
+        return g, self._estimated_trace(jvp, x, _first_entry_of_log)
 
     def cayley(self, net: Layer, x: Array) -> Array:
         """log|det((I - J_g(x)) (I + J_g(x))^-1)|, of shape ``x.shape[:-1]``."""
         jvp = jax.linearize(net, x)[1]
-        return self._estimated_trace(jvp, x, lambda h: _first_of_log(-h) - _first_of_log(h))
+        return self._estimated_trace(
+            jvp, x, lambda h: _first_entry_of_log(-h) - _first_entry_of_log(h)
+        )
 
     def _estimated_trace(
         self, jvp: Callable[[Array], Array], x: Array, function: Callable[[Array], Array]
@@ -155,7 +157,7 @@ def _normalized(rest: Array, product: Array) -> tuple[Array, Array]:
     return length, jnp.where(alive[..., None], rest / jnp.where(alive, length, 1)[..., None], 0)
 
 
-def _first_of_log(matrix: Array) -> Array:
+def _first_entry_of_log(matrix: Array) -> Array:
     r"""The first entry of log(I + H), of shape ``matrix.shape[:-2]``.
 
     It is the integral :math:`\int_0^1 H (I + tH)^{-1} dt` with :math:`1 - t = (1 - s)^4`, by

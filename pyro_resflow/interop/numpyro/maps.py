@@ -138,6 +138,12 @@ def to_jax_map(elementwise: Any) -> Any:
 
     ``to_jax_map.register(MyMap, translate)`` adds a translation of your own map.
 
+    Args:
+        elementwise: an elementwise map, or a module that computes its log-scale.
+
+    Returns:
+        A pytree; for a map with methods ``forward`` and ``inverse`` like :class:`ElementwiseMap`.
+
     Raises:
         ValueError: for a map without a translation.
     """

@@ -53,7 +53,7 @@ def root(function: Increasing, y: Array) -> Array:
         x, of the shape of y; nan for entries that have not converged.
     """
     lower, upper = function.bracket(y)
-    margin = _margin(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
+    margin = _tolerance(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
     lower, upper = lower - margin, upper + margin
     x = lower / 2 + upper / 2
     start = _Search(lower, upper, x, upper / 2 - lower / 2, y != y, jnp.asarray(0))
@@ -74,7 +74,7 @@ def _step(function: Increasing, y: Array, search: _Search) -> _Search:
     step = jnp.abs(newton - search.x)
     good = (newton > lower) & (newton < upper) & (step < search.last_step / 2)
     target = jnp.where(good, newton, lower / 2 + upper / 2)
-    margin = _margin(search.x)
+    margin = _tolerance(search.x)
     converged = (value == y) | (upper / 2 - lower / 2 <= margin / 2) | (good & (step <= margin))
     following = jnp.where(value == y, search.x, target)
     return _Search(
@@ -87,7 +87,7 @@ def _step(function: Increasing, y: Array, search: _Search) -> _Search:
     )
 
 
-def _margin(x: Array) -> Array:
+def _tolerance(x: Array) -> Array:
     return ROUNDINGS * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(x), 1)
 
 

@@ -248,12 +248,12 @@ class Steps:
     @property
     def domain(self) -> constraints.Constraint:
         """The domain of the first part, with the event dimensions of the whole."""
-        return _widened(self.passes[0].domain, self.event_dims[0])
+        return _with_event_dim(self.passes[0].domain, self.event_dims[0])
 
     @property
     def codomain(self) -> constraints.Constraint:
         """The codomain of the last part, with the event dimensions of the whole."""
-        return _widened(self.passes[-1].codomain, self.event_dims[1])
+        return _with_event_dim(self.passes[-1].codomain, self.event_dims[1])
 
     @cached_property
     def event_dims(self) -> tuple[int, int]:
@@ -285,7 +285,7 @@ class Steps:
             record(part, x)
 
 
-def _widened(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:
+def _with_event_dim(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:
     more = event_dim - constraint.event_dim
     return constraints.independent(constraint, more) if more else constraint
 

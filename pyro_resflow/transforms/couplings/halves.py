@@ -42,8 +42,8 @@ class OnHalves(OnePassTransform):
     ) -> None:
         super().__init__(cache_size=cache_size)
         self.mask = mask
-        self.kept = _on_events("kept", kept, len(mask.event_shape))
-        self.changed = _on_events("changed", changed, len(mask.event_shape))
+        self.kept = _checked_module("kept", kept, len(mask.event_shape))
+        self.changed = _checked_module("changed", changed, len(mask.event_shape))
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
@@ -52,27 +52,29 @@ class OnHalves(OnePassTransform):
     codomain = domain
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._each("x", x, call_and_ladj)
+        return self._transform_halves("x", x, call_and_ladj)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self._each("y", y, inverse_and_ladj)
+        return self._transform_halves("y", y, inverse_and_ladj)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]
 
-    def _each(self, name: str, x: Tensor, one_pass: Evaluate) -> tuple[Tensor, Tensor]:
+    def _transform_halves(self, name: str, x: Tensor, one_pass: Evaluate) -> tuple[Tensor, Tensor]:
         check_event_shape(name, x, self.mask.event_shape)
         kept, changed = self.mask.split(x)
-        kept, first = self._half(self.kept, kept, one_pass)
-        changed, second = self._half(self.changed, changed, one_pass)
+        kept, first = self._transform_half(self.kept, kept, one_pass)
+        changed, second = self._transform_half(self.changed, changed, one_pass)
         return self.mask.merge(kept, changed), first + second
 
-    def _half(self, transform: Transform, x: Tensor, one_pass: Evaluate) -> tuple[Tensor, Tensor]:
+    def _transform_half(
+        self, transform: Transform, x: Tensor, one_pass: Evaluate
+    ) -> tuple[Tensor, Tensor]:
         y, ladj = one_pass(transform, x)
         return y, sum_rightmost(ladj, len(self.mask.event_shape) - event_dims(transform)[0])
 
 
-def _on_events(name: str, transform: Transform, event_dim: int) -> Transform:
+def _checked_module(name: str, transform: Transform, event_dim: int) -> Transform:
     """Check a transform's event dimensions; make it a module, so that its parameters register."""
     if max(event_dims(transform)) > event_dim:
         raise ValueError(

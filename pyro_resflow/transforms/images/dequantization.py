@@ -93,6 +93,7 @@ class ConditionedUniformDequantization(OnePassTransform):
     Args:
         images: integers of shape ``(*batch, C, H, W)``.
         bins: number of grey levels.
+        cache_size: 0 or 1.
     """
 
     context: Tensor

@@ -134,11 +134,11 @@ class ConditionedVariationalDequantization(ConditionedTransform):
         logits, ladj = self._flow().call_and_ladj(x)
         margin = rounding_margin(self.conditional.bins, logits.dtype)
         u = margin + (1 - 2 * margin) * logits.sigmoid()
-        y, bin_ladj = self._bin().call_and_ladj(u)
+        y, bin_ladj = self._within_bin().call_and_ladj(u)
         return y, ladj + _sigmoid_ladj(logits, margin) + bin_ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        u, bin_ladj = self._bin().inverse_and_ladj(y)
+        u, bin_ladj = self._within_bin().inverse_and_ladj(y)
         margin = rounding_margin(self.conditional.bins, u.dtype)
         # v is rounded, so that u may lie slightly outside the sigmoid's range
         eps = torch.finfo(u.dtype).eps
@@ -151,7 +151,7 @@ class ConditionedVariationalDequantization(ConditionedTransform):
 
     def _ladj_in_bin(self, y: Tensor, ladj: Tensor) -> Tensor:
         """The log-determinant where y lies in its bin, else infinity: the density is 0 there."""
-        u = self._bin()._inverse(y)
+        u = self._within_bin()._inverse(y)
         margin = rounding_margin(self.conditional.bins, u.dtype)
         inside = ((u > -margin) & (u < 1 + margin)).flatten(-3).all(-1)
         return torch.where(inside, ladj, torch.inf)
@@ -162,7 +162,7 @@ class ConditionedVariationalDequantization(ConditionedTransform):
     def _flow(self) -> OnePassTransform:
         return self.conditional.flow.condition(self.conditional.image_features(self.context))
 
-    def _bin(self) -> ConditionedUniformDequantization:
+    def _within_bin(self) -> ConditionedUniformDequantization:
         return ConditionedUniformDequantization(self.context, self.conditional.bins)
 
 

@@ -81,12 +81,12 @@ class InvertibleConv1x1(OnePassTransform):
         return self._inverse(y), self._ladj(y)
 
     def _call(self, x: Tensor) -> Tensor:
-        return self._mixed("x", x, self.matrix)
+        return self._mix_channels("x", x, self.matrix)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self._mixed("y", y, self.inverse_matrix)
+        return self._mix_channels("y", y, self.inverse_matrix)
 
-    def _mixed(self, name: str, x: Tensor, matrix: Callable[[], Tensor]) -> Tensor:
+    def _mix_channels(self, name: str, x: Tensor, matrix: Callable[[], Tensor]) -> Tensor:
         check_event_shape(name, x, (self.channels, *x.shape[-2:]))
         check_dtype(name, x, self, autocast=False)
         with full_precision(x):

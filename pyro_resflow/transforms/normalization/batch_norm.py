@@ -98,7 +98,7 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._check("x", x)
-        mean, variance = self._moments(x)
+        mean, variance = self._updated_moments(x)
         log_scale = -0.5 * (variance + self.epsilon).log()
         y = (x - self._broadcastable(mean)) * self._broadcastable(log_scale.exp())
         return y, self._ladj(x, log_scale)
@@ -112,7 +112,7 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_ladj(y)[0]
 
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _updated_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Update the averages by a batch if they are to follow it; return mean and variance."""
         samples = x.shape[: x.dim() - self._event_dim].numel()
         if self._awaits_batch(x, samples):
@@ -154,8 +154,10 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
                 f"x: expected more than one value of each feature in training mode, got shape "
                 f"{tuple(x.shape)}; pass a batch, or call eval()."
             )
-        mean = _over_processes(features.mean(1))
-        return torch.stack([mean, _over_processes((features - mean[:, None]).square().mean(1))])
+        mean = _average_over_processes(features.mean(1))
+        return torch.stack(
+            [mean, _average_over_processes((features - mean[:, None]).square().mean(1))]
+        )
 
     def _features(self, x: Tensor) -> Tensor:
         """The values of each feature, shape ``(num_features, N)``."""
@@ -175,7 +177,7 @@ class BatchNorm(DataInitialized, FollowsBatches, OnePassTransform):
         check_event_shape(name, x, (self.num_features, *inner))
 
 
-def _over_processes(moment: Tensor) -> Tensor:
+def _average_over_processes(moment: Tensor) -> Tensor:
     """Average a moment over the processes that train together; differentiable."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return moment
