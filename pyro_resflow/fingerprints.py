@@ -158,19 +158,16 @@ def _indices_by_kind(groups: Sequence[Sequence[Tensor]]) -> dict[_Kind, list[lis
     device: torch.device | None = None
     for group, tensors in enumerate(groups):
         for index, tensor in enumerate(tensors):
-            # the kind is looked up only where it changes: to hash a device is slow
+            # hashing a device is slow, so the kind is looked up only when it changes
             if tensor.dtype is not dtype or tensor.device != device:
-                kind = _kind(tensor)
+                is_multiplied = tensor.dtype in _MULTIPLIED
+                keeps_dtype = is_multiplied or tensor.numel() <= REMEMBERED_WHOLE
+                kind = tensor.dtype if keeps_dtype else torch.float32, tensor.device
                 of_kind = found.setdefault(kind, [[] for _ in groups])
-                dtype = tensor.dtype if tensor.dtype in _MULTIPLIED else None
-                device = tensor.device
+                # the kind of other dtypes depends on the tensor's size too
+                dtype, device = tensor.dtype if is_multiplied else None, tensor.device
             of_kind[group].append(index)
     return {kind: indices for kind, indices in found.items() if kind[1].type != "meta"}
-
-
-def _kind(tensor: Tensor) -> _Kind:
-    keeps_dtype = tensor.dtype in _MULTIPLIED or tensor.numel() <= REMEMBERED_WHOLE
-    return tensor.dtype if keeps_dtype else torch.float32, tensor.device
 
 
 def _digests(tensors: Sequence[Tensor]) -> list[Tensor]:
