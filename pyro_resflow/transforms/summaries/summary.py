@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...arguments import checked
 from .rows import ONE_PASS, UNKNOWN, Row, rows_of
 from .shapes import Shape
 from .steps import Step, steps_of, transforms_of
 from .table import shape_text, table
 
 
+@checked()
 @dataclass(frozen=True, repr=False)
 class Summary:
     """The result of :func:`summary`; ``print`` shows it as a table.
