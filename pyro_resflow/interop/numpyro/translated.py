@@ -115,10 +115,10 @@ class Composition(Translated, ComposeTransform):
 
 
 class Independent(Translated, IndependentTransform):
-    """NumPyro's ``IndependentTransform`` of the same arguments, with a hash.
+    """NumPyro's ``IndependentTransform``, hashable and with a static number of dimensions.
 
-    Up to NumPyro 0.19 the number of dimensions was a leaf of NumPyro's class, and no integer any
-    more once ``jax.jit`` had traced it. Here it is static.
+    Up to NumPyro 0.19 this number is a leaf of NumPyro's pytree, which ``jax.jit`` replaces by a
+    traced value.
     """
 
     def tree_flatten(self) -> Flattened:
