@@ -94,11 +94,10 @@ class _ValueAndLogDet(torch.autograd.Function):
         *coefficients: Tensor,
     ) -> tuple[Any, ...]:
         """The value, the log-determinant, and what the derivatives need of this pass."""
-        ambient = SurroundingPrecision.of(x)
         linearization = net.linearize(x.detach(), coefficients)
-
         value = linearization.value
         probes = probe.draw(x, num_probes)
+        ambient = SurroundingPrecision.of(x)
         with full_precision(x):
             # the network's products in its own precision, the estimate in full
             estimate = estimation(ambient.kept_by(linearization.vjp), probes)

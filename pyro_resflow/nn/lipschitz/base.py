@@ -18,7 +18,7 @@ from ...differentiation import differentiable_once
 from ...precision import HalfPrecisionError, full_precision
 from ...rebuilding import Rebuildable
 from ...tracing import tracing_state
-from ..stages import Affine, Stage
+from ..stages import Affine, Stage, lasting
 from .divided import REMEDY, DividedByNorm
 from .operator_norm import OperatorNorm
 from .operators import LinearOperator
@@ -80,9 +80,15 @@ class LipschitzLayer(Rebuildable, NormedLayer):
         """The layer's map with a weight and a bias in place of its own."""
         raise NotImplementedError
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the map is the product with the weight, a matrix, plus the bias."""
+        return False
+
     def forward(self, x: Tensor) -> Tensor:
         return self.affine(x, self.effective_weight(), self.bias)
 
+    @lasting
     def stages(self) -> list[Stage[Any]]:
         """One affine map."""
         return [Affine(self)]

@@ -51,6 +51,12 @@ class LipschitzLinear(LipschitzLayer):
             bias,
         )
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the map is the product with the weight; a subclass may have another one."""
+        kind = type(self)
+        return kind.operator is LipschitzLinear.operator and kind.affine is LipschitzLinear.affine
+
     def operator(self, weight: Tensor) -> LinearOperator:
         return MatrixOperator(weight)
 

@@ -119,12 +119,14 @@ def out_of_date(layers: Sequence[NormedLayer]) -> list[NormedLayer]:
     """The layers that are not current, by one comparison of all of them as a rule."""
     known: list[NormedLayer] = []
     fingerprints: list[Fingerprint] = []
+    dependencies: list[list[Tensor]] = []
     for layer in layers:
         seen = layer.norm_state.seen  # once: another thread may write to it
         if seen is not None and seen.settings == layer.norm.settings():
             known.append(layer)
+            dependencies.append([layer.weight, *layer.norm.orders()])
             fingerprints.append(seen.fingerprint)
-    fitting = which_fit(fingerprints, _dependencies(known))
+    fitting = which_fit(fingerprints, dependencies)
     if all(fitting) and len(known) == len(layers):
         return []
     current = {id(layer) for layer, fits in zip(known, fitting, strict=True) if fits}
@@ -133,16 +135,12 @@ def out_of_date(layers: Sequence[NormedLayer]) -> list[NormedLayer]:
 
 def trust(layers: Sequence[NormedLayer]) -> None:
     """:meth:`NormState.trust` for several layers, at about the cost of one."""
-    fingerprints = Fingerprint.of_each(_dependencies(layers))
+    dependencies = [[layer.weight, *layer.norm.orders()] for layer in layers]
+    fingerprints = Fingerprint.of_each(dependencies)
     for layer, fingerprint in zip(layers, fingerprints, strict=True):
         state = layer.norm_state
         state.measured, state.arrived = None, False
         state.seen = Seen(layer.norm.settings(), fingerprint)  # last: other threads look first
-
-
-def _dependencies(layers: Sequence[NormedLayer]) -> list[list[Tensor]]:
-    """The tensors that the norm of each layer depends on."""
-    return [[layer.weight, *layer.norm.orders()] for layer in layers]
 
 
 def layer_of(key: int) -> NormedLayer:

@@ -54,13 +54,19 @@ def update_norms(module: nn.Module) -> None:
     update_layers(_with_own_weight(modules_inside(module)))
 
 
-@torch.no_grad()
 def update_layers(layers: Sequence[NormedLayer]) -> None:
     """:func:`update_norms` for layers with a weight of their own."""
     if torch_func_is_active():
         outside_torch_func(partial(update_layers, layers))
         return
-    with _UPDATE_LOCK, untraced():
+    with untraced():
+        _update_changed(layers)
+
+
+@torch.no_grad()
+def _update_changed(layers: Sequence[NormedLayer]) -> None:
+    """Measure the norms that are out of date, outside of traces and transforms."""
+    with _UPDATE_LOCK:
         groups: dict[tuple[Any, ...], list[NormedLayer]] = {}
         for layer in out_of_date(layers):
             groups.setdefault(layer.kind(), []).append(layer)
@@ -101,7 +107,8 @@ def layers_updated(layers: Iterable[object]) -> Iterator[None]:
     if mine.keys() <= updated or torch.compiler.is_compiling() or tracing_state() is not None:
         yield  # compiled and traced code has each layer ask by an operation
         return
-    update_layers([*mine.values()])
+    update = update_layers if torch_func_is_active() else _update_changed
+    update([*mine.values()])
     token = _UPDATED.set(updated.union(mine))
     try:
         yield

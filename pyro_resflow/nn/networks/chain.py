@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ...differentiation import saving_hooks, torch_func_is_active
-from ...linearization import Linearizable
+from ...linearization import Linearizable, Linearization
 from ...rebuilding import Rebuildable
 from ...tracing import tracing_state
 from ...walk import modules_inside
 from ..lipschitz.base import LipschitzLayer
-from ..stages import Layer, LinearizedStages, Stage, Translate, evaluate, folded
+from ..stages import (
+    Layer,
+    LinearizedPerceptron,
+    LinearizedStages,
+    Stage,
+    Translate,
+    evaluate,
+    folded,
+    is_perceptron,
+)
 from .coefficients import coefficients_of
 from .norms import check_norms_chain
 
@@ -89,22 +99,40 @@ class Chain(Rebuildable, nn.Sequential):
 
     def _bound(self) -> BoundChain:
         refuse_hooks("net", {"": self})
-        return BoundChain(self.stages(), self.event_dim)
+        return self._built()
+
+    def _built(self) -> BoundChain:
+        """The chain with its stages, built again if a layer has been replaced or lost its bias."""
+        layers = tuple(self._modules.values())
+        biases: list[bool] = []
+        can_keep = True
+        for layer in layers:
+            biases.append(layer is not None and layer._parameters.get("bias") is not None)
+            can_keep = can_keep and getattr(
+                getattr(type(layer), "stages", None), "is_lasting", False
+            )
+        known = _BUILT.get(self) if can_keep else None
+        if known is not None and known[:2] == (layers, biases):
+            refuse_hooks("layer", self._modules)
+            return known[2]
+        stages = self.stages()
+        built = BoundChain(stages, self.event_dim, is_perceptron(stages))
+        if can_keep and not torch.compiler.is_compiling():
+            _BUILT[self] = layers, biases, built
+        return built
 
     def coefficients(self) -> tuple[Tensor, ...]:
         """The tensors that the value depends on: effective weights, biases, scalars, shifts."""
-        return BoundChain(self.stages(), self.event_dim).coefficients()
+        return self._built().coefficients()
 
     def forward(self, x: Tensor) -> Tensor:
-        return BoundChain(self.stages(), self.event_dim)(x)
+        return self._built()(x)
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """The chain at x of shape ``(N, *event)`` with given coefficients."""
         return self._bound().evaluate(x, coefficients)
 
-    def linearize(
-        self, x: Tensor, coefficients: Sequence[Tensor] | None = None
-    ) -> LinearizedStages:
+    def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
         """The chain at x of shape ``(N, *event)``, with products with its Jacobian."""
         return self._bound().linearize(x, coefficients)
 
@@ -142,11 +170,13 @@ class BoundChain:
     Args:
         stages: of the chain.
         event_dim: event dimensions of the input.
+        is_perceptron: see :func:`pyro_resflow.nn.stages.is_perceptron`.
         known: the coefficients.
     """
 
     stages: Sequence[Stage[Any]]
     event_dim: int
+    is_perceptron: bool
     known: tuple[Tensor, ...] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -161,13 +191,18 @@ class BoundChain:
         """See :meth:`Chain.evaluate`."""
         return evaluate(self.stages, x, coefficients)
 
-    def linearize(
-        self, x: Tensor, coefficients: Sequence[Tensor] | None = None
-    ) -> LinearizedStages:
+    def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
         """See :meth:`Chain.linearize`."""
         given = self.coefficients() if coefficients is None else coefficients
+        if self.is_perceptron and x.dim() == 2:
+            return LinearizedPerceptron(self.stages, x, given)
         return LinearizedStages(self.stages, x, given)
 
+
+_BUILT: MutableMapping[Chain, tuple[tuple[nn.Module | None, ...], list[bool], BoundChain]] = (
+    WeakKeyDictionary()
+)
+"""The chains that have been built: their layers, which of these have a bias, and the result."""
 
 _PREPARED: ContextVar[Mapping[int, BoundChain]] = ContextVar("prepared", default={})  # noqa: B039
 """The chains that a pass around has prepared, by identity."""

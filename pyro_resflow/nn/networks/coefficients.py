@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from ..activations import LipSwish
 from ..lipschitz.base import LipschitzLayer
 from ..lipschitz.together import measured_together, scaled_together
 from ..lipschitz.update import layers_updated
-from ..stages import Affine, Core, Gain, Stage
+from ..stages import Affine, Core, Stage, product
 
 Stages = Sequence[Stage[Any]]
 
@@ -28,7 +30,7 @@ def coefficients_of(chains: Sequence[Stages]) -> list[tuple[Tensor, ...]]:
     for stage in stages:
         layers.extend(stage.layers)
     with layers_updated(layers):
-        together = _together(stages) if len(chains) > 1 else {}
+        together = {} if torch.compiler.is_compiling() else _of_affine_maps(stages)
         found = []
         for each in chains:
             coefficients: list[Tensor] = []
@@ -39,41 +41,41 @@ def coefficients_of(chains: Sequence[Stages]) -> list[tuple[Tensor, ...]]:
     return found
 
 
-def _together(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
-    """The coefficients of all affine maps among some stages."""
-    affine = [stage for stage in stages if isinstance(stage, Affine)]
-    return _affine_coefficients(affine, _gains(stages))
+def _of_affine_maps(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
+    """The coefficients of all affine maps among some stages.
+
+    None of them if there is only one, or if one of them has to be asked for its own.
+    """
+    affine: list[Affine] = []
+    swishes: list[LipSwish] = []
+    for stage in stages:
+        if isinstance(stage, Affine):
+            affine.append(stage)
+        elif isinstance(stage, Core) and type(stage.activation) is LipSwish:
+            swishes.append(stage.activation)
+    return _scaled(affine, swishes) if len(affine) > 1 else {}
 
 
-def _gains(stages: Stages) -> Mapping[Gain, Tensor | float]:
-    """The gains of all LipSwish activations, computed together."""
-    swishes = [
-        stage.activation
-        for stage in stages
-        if isinstance(stage, Core) and type(stage.activation) is LipSwish
-    ]
-    return LipSwish.gains_together(swishes) if len(swishes) > 1 else {}
-
-
-def _affine_coefficients(
-    stages: Sequence[Affine], known: Mapping[Gain, Tensor | float]
+def _scaled(
+    stages: Sequence[Affine], swishes: Sequence[LipSwish]
 ) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
-    """The coefficients of affine maps, unless each has to be asked for its own.
+    """The coefficients of affine maps in one operation, if that is possible.
 
     Args:
         stages: the affine maps.
-        known: gains whose values have been computed.
+        swishes: activations whose gains are among those of the maps.
     """
-    layers = [cast(LipschitzLayer, stage.layer) for stage in stages]
-    measured = measured_together(layers) if len(layers) > 1 else None
+    layers = cast(list[LipschitzLayer], list(map(attrgetter("layer"), stages)))
+    measured = measured_together(layers)
     if measured is None:
         return {}
+    known = LipSwish.gains_together(swishes) if swishes else {}
     weights, gains = [], []
     scaled, biases, bias_gains = [], [], []
     for stage, layer in zip(stages, layers, strict=True):
-        gain, after = stage.gains(known)
+        after = product(stage.after, known) if stage.after else 1.0
         weights.append(layer.weight)
-        gains.append(gain)
+        gains.append(product(stage.before, known) * after if stage.before else after)
         if stage.after and layer.bias is not None:
             scaled.append(stage)
             biases.append(layer.bias)

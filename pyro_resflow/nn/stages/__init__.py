@@ -1,10 +1,11 @@
 """The stages in which a network is evaluated, and their linearization at a point."""
 
 from .affine import Affine, AffineLayer
-from .base import Gain, Gradients, Layer, Stage, inner_product, product, scaled
+from .base import Gain, Gradients, Layer, Stage, inner_product, lasting, product, scaled
 from .concatenate import Concatenate
 from .core import BothSigns, Core, ElementwiseCore
 from .folding import folded
+from .perceptron import LinearizedPerceptron, is_perceptron
 from .scale import Scale, Translate
 from .sequence import LinearizedStages, evaluate
 
@@ -18,6 +19,7 @@ __all__ = [
     "Gain",
     "Gradients",
     "Layer",
+    "LinearizedPerceptron",
     "LinearizedStages",
     "Scale",
     "Stage",
@@ -25,6 +27,8 @@ __all__ = [
     "evaluate",
     "folded",
     "inner_product",
+    "is_perceptron",
+    "lasting",
     "product",
     "scaled",
 ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..lipschitz.operators import LinearOperator
-from .base import NONE, Gain, Gradients, Stage, product
+from .base import Gain, Gradients, Stage, product
 
 
 class AffineLayer(Protocol):
     """What an affine stage asks of its layer, a :class:`pyro_resflow.nn.LipschitzLayer`."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the map is the product with the weight, a matrix, plus the bias."""
 
     @property
     def bias(self) -> Tensor | None:
@@ -53,17 +57,9 @@ class Affine(Stage[AffineSaved]):
         self.after = tuple(after)
         self.size = 1 if layer.bias is None else 2
 
-    def gains(self, known: Mapping[Gain, Tensor | float] = NONE) -> tuple[Tensor | float, ...]:
-        """The factors of the weight and of the bias.
-
-        Args:
-            known: gains whose values have been computed.
-        """
-        after = product(self.after, known) if self.after else 1.0
-        return product(self.before, known) * after if self.before else after, after
-
     def coefficients(self) -> tuple[Tensor, ...]:
-        gain, after = self.gains()
+        after = product(self.after) if self.after else 1.0
+        gain = product(self.before) * after if self.before else after
         weight, bias = self.layer.effective_weight(gain), self.layer.bias
         if bias is None:
             return (weight,)

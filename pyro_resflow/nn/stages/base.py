@@ -22,6 +22,7 @@ Gain = Callable[[], Tensor | float]
 
 Gradients = tuple[Tensor | None, ...]
 Saved = TypeVar("Saved")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Layer(Protocol):
@@ -29,6 +30,16 @@ class Layer(Protocol):
 
     def stages(self) -> list[Stage[Any]]:
         """The stages of the layer, in order."""
+
+
+def lasting(stages: Method) -> Method:
+    """Mark a layer's method ``stages`` whose stages stay right while the layer's values change.
+
+    It reads parameters, gains and settings when a stage is evaluated, and not when it is made. A
+    chain keeps such stages, and builds all others again for each evaluation.
+    """
+    stages.is_lasting = True  # type: ignore[attr-defined]
+    return stages
 
 
 class Stage(Generic[Saved]):

@@ -1,11 +1,13 @@
-r"""The whole Jacobian of a multilayer perceptron, and its derivatives.
+r"""A multilayer perceptron at a batch of vectors, and its whole Jacobian.
 
-Of a network :math:`g(x) = W_L \phi(\dots \phi(W_1 x + b_1) \dots) + b_L` the Jacobian is
+The affine maps are matrices, and the activations between them elementwise. One function can take
+a vector through all of them, in about half of the operations of the general
+:class:`.sequence.LinearizedStages`.
+
+Of :math:`g(x) = W_L \phi(\dots \phi(W_1 x + b_1) \dots) + b_L` the Jacobian is
 :math:`J = W_L\,\mathrm{diag}(\phi')\,W_{L-1} \cdots \mathrm{diag}(\phi')\,W_1`. The rows of
 :math:`J^T`, one for each input, go through the network together, beginning with :math:`W_1^T`:
 a product of matrices for each layer, in place of a product with the Jacobian for each input.
-
-Shapes: rows are ``(N, D, features)``, before the first activation ``(D, features)``.
 """
 
 from __future__ import annotations
@@ -15,69 +17,197 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..lipschitz.operators import MatrixOperator
-from .affine import AffineSaved
+from .affine import Affine
 from .base import Stage
-from .core import Core, CoreSaved
+from .core import Core
 
 
-def is_perceptron(saved: Sequence[object]) -> bool:
-    """Whether stages are affine maps of vectors with activations between them, at least one.
+def is_perceptron(stages: Sequence[Stage[Any]]) -> bool:
+    """Whether stages are affine maps of vectors with activations between them, at least one."""
+    for i, stage in enumerate(stages):
+        if i % 2:
+            if type(stage) is not Core:
+                return False
+        elif type(stage) is not Affine or not stage.layer.is_dense:
+            return False
+    return len(stages) > 1 and len(stages) % 2 == 1
+
+
+class LinearizedPerceptron:
+    """A perceptron at a batch: a :class:`pyro_resflow.linearization.Linearization`.
 
     Args:
-        saved: what their linearization has saved.
+        stages: see :func:`is_perceptron`.
+        x: the batch, shape ``(N, D)``.
+        coefficients: of all stages, in order.
+
+    Attributes:
+        value: the perceptron's value, shape ``(N, D)``.
+        weights: of the affine maps.
+        sizes: number of coefficients of each affine map.
+        activations: between them.
+        points: what goes into each affine map.
+        hidden: what goes into each activation.
+        for_slopes: what the products with each activation's slope need.
     """
-    for i, each in enumerate(saved):
-        if i % 2:
-            if not isinstance(each, CoreSaved):
-                return False
-        elif (
-            not isinstance(each, AffineSaved)
-            or each.x.dim() != 2
-            or not isinstance(each.operator, MatrixOperator)
-        ):
-            return False
-    return len(saved) > 1 and len(saved) % 2 == 1
+
+    def __init__(
+        self, stages: Sequence[Stage[Any]], x: Tensor, coefficients: Sequence[Tensor]
+    ) -> None:
+        self.weights: list[Tensor] = []
+        self.sizes: list[int] = []
+        self.activations: list[Any] = []
+        self.points = [x]
+        self.hidden: list[Tensor] = []
+        self.for_slopes: list[Tensor] = []
+        remaining = iter(coefficients)
+        for stage in stages:
+            if isinstance(stage, Core):
+                activation = stage.activation
+                self.activations.append(activation)
+                self.hidden.append(x)
+                self.for_slopes.append(activation.for_slope(x))
+                x = activation.core(x)
+                self.points.append(x)
+            else:
+                weight = next(remaining)
+                self.weights.append(weight)
+                self.sizes.append(stage.size)
+                x = F.linear(x, weight, next(remaining) if stage.size > 1 else None)
+        self.value = x
+
+    def vjp(self, w: Tensor) -> Tensor:
+        """J^T w for w of shape ``(S, N, D)``."""
+        is_single, in_place = len(w) == 1, not torch.is_grad_enabled()
+        w = w[0] if is_single else w
+        for i in reversed(range(len(self.weights))):
+            w = w @ self.weights[i]
+            if i:
+                activation, for_slope = self.activations[i - 1], self.for_slopes[i - 1]
+                times_slope = activation.times_slope_ if in_place else activation.times_slope
+                w = times_slope(w, for_slope)
+        return w[None] if is_single else w
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v for v of shape ``(S, N, D)``."""
+        is_single = len(v) == 1
+        v = v[0] if is_single else v
+        for i, weight in enumerate(self.weights):
+            if i:
+                v = self.activations[i - 1].times_slope(v, self.for_slopes[i - 1])
+            v = v @ weight.t()
+        return v[None] if is_single else v
+
+    def full_jacobian(self) -> PerceptronJacobian:
+        """The whole Jacobian, which uses this linearization up."""
+        return PerceptronJacobian(self)
+
+    def dual_vjp(
+        self,
+        v: Tensor,
+        value_cotangent: Tensor,
+        tangent_cotangents: Tensor,
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """See :meth:`pyro_resflow.linearization.Linearization.dual_vjp`; can be called once."""
+        # 1. the tangents that go into each affine map, and into each activation
+        is_single = len(v) == 1
+        inputs = [v[0] if is_single else v]
+        before: list[Tensor] = []
+        for i, activation in enumerate(self.activations):
+            before.append(inputs[-1] @ self.weights[i].t())
+            inputs.append(activation.times_slope(before[-1], self.for_slopes[i]))
+        # 2. the cotangents of the value and of the tangents, back through each of them
+        cotangents = torch.cat([value_cotangent[None], tangent_cotangents])
+        gradients: list[Tensor | None] = []
+        end = len(needed)
+        for i in reversed(range(len(self.weights))):
+            start = end - self.sizes[i]
+            pair = cotangents[1:], inputs[i]
+            gradients[:0] = self.of_coefficients(i, cotangents[0], pair, needed[start:end])
+            end = start
+            if i or needed[0]:
+                cotangents = cotangents @ self.weights[i]
+            if i:
+                tangents = before[i - 1]
+                products = tangents.mul_(cotangents[1]) if is_single else None
+                if products is None:
+                    products = tangents.mul_(cotangents[1:]).sum(0)
+                self.through_activation(i - 1, cotangents, cotangents[0], products)
+        return [cotangents[0] if needed[0] else None, *gradients]
+
+    def of_coefficients(
+        self, i: int, value: Tensor, pair: tuple[Tensor, Tensor] | Tensor, needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """The gradients by weight and bias of an affine map.
+
+        Args:
+            i: which.
+            value: the cotangent of its value, shape ``(N, m)``.
+            pair: the cotangents of tangents, ``(*, m)``, and what went in, ``(*, n)``; or the
+                gradient that they contribute, ``(m, n)``.
+            needed: for each coefficient, whether its gradient is wanted.
+        """
+        weight = None
+        if needed[0]:
+            if isinstance(pair, tuple):
+                u, v = pair
+                by_tangents = _rows(u).t() @ _rows(v)
+            else:
+                by_tangents = pair
+            weight = torch.addmm(by_tangents, value.t(), self.points[i])
+        if len(needed) == 1:
+            return [weight]
+        return [weight, value.sum(0) if needed[1] else None]
+
+    def through_activation(
+        self, i: int, cotangents: Tensor, of_value: Tensor, products: Tensor
+    ) -> None:
+        """Pull cotangents back through an activation, in place.
+
+        Args:
+            i: which.
+            cotangents: of shape ``(*, N, n)``.
+            of_value: that of the value, a part of them or all, shape ``(N, n)``.
+            products: of tangents and their cotangents, summed over tangents, shape ``(N, n)``.
+        """
+        activation = self.activations[i]
+        activation.times_slope_(cotangents, self.for_slopes[i])
+        activation.add_curvature_times_(of_value, products, self.hidden[i], self.points[i + 1])
 
 
 class PerceptronJacobian:
     """The transposed Jacobian of a perceptron at a batch.
 
+    Shapes: rows are ``(N, D, features)``, before the first activation ``(D, features)``.
+
     Args:
-        stages: of the perceptron.
-        saved: what their linearization at the batch has saved, see :func:`is_perceptron`.
+        perceptron: the perceptron at the batch.
 
     Attributes:
         rows: :math:`J^T`, shape ``(N, D, D)``.
         entries: number of entries that it keeps for :meth:`pulled`.
     """
 
-    def __init__(
-        self, stages: Sequence[Stage[Any]], saved: Sequence[AffineSaved | CoreSaved]
-    ) -> None:
-        self.stages = stages
-        self.saved = saved
+    def __init__(self, perceptron: LinearizedPerceptron) -> None:
+        self.perceptron = perceptron
         self.entries = 0
-        self.slopes: list[Tensor | None] = []
-        self.inputs: list[Tensor | None] = []  # the rows that go into each stage
-        rows: Tensor | None = None
-        for stage, each in zip(stages, saved, strict=True):
-            if isinstance(each, AffineSaved):
-                self.inputs.append(rows)
-                self.slopes.append(None)
-                operator = each.operator
-                rows = operator.weight.t() if rows is None else operator.apply(rows)
-                continue
-            assert isinstance(stage, Core)
-            assert rows is not None  # for the type checker
-            rows = rows.to(each.x.dtype)  # autocast has lowered the features, not the weight
-            self.inputs.append(rows)
-            self.entries += 2 * each.x.numel() * rows.shape[-2]  # before and after
-            slope = stage.activation.times_slope(torch.ones_like(each.x), each.for_slope)[:, None]
+        self.slopes: list[Tensor] = []
+        self.before: list[Tensor] = []  # the rows that go into each activation
+        self.after: list[Tensor] = []  # and those that come out
+        rows = perceptron.weights[0].t()
+        for i, activation in enumerate(perceptron.activations):
+            hidden = perceptron.hidden[i]
+            ones = torch.ones_like(hidden)
+            slope = activation.times_slope(ones, perceptron.for_slopes[i])[:, None]
+            rows = rows.to(hidden.dtype)  # autocast has lowered the features, not the weight
             self.slopes.append(slope)
-            rows = rows * slope
-        assert rows is not None  # for the type checker
+            self.before.append(rows)
+            self.after.append(rows * slope)
+            self.entries += 2 * self.after[-1].numel()
+            rows = self.after[-1] @ perceptron.weights[i + 1].t()
         self.rows = rows
 
     def pulled(
@@ -93,47 +223,25 @@ class PerceptronJacobian:
         Returns:
             The gradients by x and the coefficients, ``None`` where not wanted.
         """
-        value, rows = value_cotangent, rows_cotangent
+        perceptron, value, rows = self.perceptron, value_cotangent, rows_cotangent
         gradients: list[Tensor | None] = []
         end = len(needed)
-        for i in reversed(range(len(self.stages))):
-            stage, saved = self.stages[i], self.saved[i]
-            if isinstance(saved, CoreSaved):
-                value, rows = self._through_core(i, value, rows)
-                continue
-            start = end - stage.size
-            gradients[:0] = self._of_coefficients(i, value, rows, needed[start:end])
+        for i in reversed(range(len(perceptron.weights))):
+            start = end - perceptron.sizes[i]
+            # the rows that go into the first map are those of the identity
+            pair = (rows, self.after[i - 1]) if i else rows.sum(0).t()
+            gradients[:0] = perceptron.of_coefficients(i, value, pair, needed[start:end])
             end = start
             if i or needed[0]:
-                value = saved.operator.adjoint(value)
+                value = value @ perceptron.weights[i]
             if i:
-                rows = saved.operator.adjoint(rows)
+                rows = rows @ perceptron.weights[i]
+                products = (rows * self.before[i - 1]).sum(1)
+                perceptron.through_activation(i - 1, value, value, products)
+                rows.mul_(self.slopes[i - 1])
         return [value if needed[0] else None, *gradients]
 
-    def _of_coefficients(
-        self, i: int, value: Tensor, rows: Tensor, needed: Sequence[bool]
-    ) -> list[Tensor | None]:
-        """The gradients by weight and bias of an affine map."""
-        saved, inputs = self.saved[i], self.inputs[i]
-        assert isinstance(saved, AffineSaved)  # for the type checker
-        x, operator = saved
-        weight = None
-        if needed[0] and inputs is not None:
-            weight = operator.outer((value, x), (rows, inputs))
-        elif needed[0]:  # the rows that go into the first map are those of the identity
-            weight = torch.addmm(rows.sum(0).t(), value.t(), x)
-        if len(needed) == 1:
-            return [weight]
-        return [weight, value.sum(0) if needed[1] else None]
 
-    def _through_core(self, i: int, value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The cotangents before an activation."""
-        stage, saved, slope, inputs = self.stages[i], self.saved[i], self.slopes[i], self.inputs[i]
-        assert isinstance(stage, Core)
-        assert isinstance(saved, CoreSaved)
-        assert slope is not None
-        assert inputs is not None  # for the type checker
-        products = (rows * inputs).sum(1)
-        value = stage.activation.times_slope_(value, saved.for_slope)
-        stage.activation.add_curvature_times_(value, products, saved.x, saved.value)
-        return value, rows.mul_(slope)
+def _rows(x: Tensor) -> Tensor:
+    """Vectors, ``(*, n)``, as the rows of a matrix."""
+    return x if x.dim() == 2 else x.flatten(0, -2)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .base import Stage
-from .perceptron import PerceptronJacobian, is_perceptron
 
 
 def evaluate(stages: Sequence[Stage[Any]], x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
@@ -62,12 +61,6 @@ class LinearizedStages:
         for stage, saved in zip(self.stages, self.saved, strict=True):
             v = stage.jvp(saved, v)
         return v
-
-    def full_jacobian(self) -> PerceptronJacobian | None:
-        """The whole Jacobian, if these are the stages of a perceptron; it is used up by them."""
-        if not is_perceptron(self.saved):
-            return None
-        return PerceptronJacobian(self.stages, self.saved)
 
     def copy_shared(self) -> None:
         """Copy the first input and the last value, which the caller holds, before a write."""

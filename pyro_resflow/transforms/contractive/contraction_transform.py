@@ -50,9 +50,9 @@ class HoldsContraction(EstimatesLogDet, nn.Module):
 
     def _check(self, name: str, x: Tensor, *, autocast: bool) -> None:
         """Check the dtype and the shape of an input; for ``autocast`` see ``check_dtype``."""
-        check_dtype(name, x, self.net, autocast=autocast)
         if self._event_shape is not None:
             check_event_shape(name, x, self._event_shape)
+        check_dtype(name, x, self.net, autocast=autocast)
 
 
 class ContractionTransform(HoldsContraction, OnePassTransform):
