@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_resflow.nn.lipschitz.base import LipschitzLayer
+from pyro_resflow.nn.lipschitz.layer import LipschitzLayer
 
 
 class Excess(NamedTuple):

@@ -1,13 +1,13 @@
 """Estimators of log|det(I + J_g(x))| (torch only)."""
 
-from .base import LogDetEstimator
 from .default import default_logdet
-from .estimator import StochasticEstimator
+from .estimator import LogDetEstimator
 from .exact import Exact
 from .functions import LOG_CAYLEY, LOG_ONE_PLUS, SpectralFunction
 from .krylov import AdaptiveKrylov, Krylov
 from .probes import Frozen, Gaussian, Probe, Rademacher
 from .series import PowerSeries, RussianRoulette
+from .stochastic import StochasticEstimator
 from .tails import Geometric, NoTail, Poisson, Tail
 
 __all__ = [

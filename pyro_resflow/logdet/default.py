@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .base import LogDetEstimator
+from .estimator import LogDetEstimator
 from .exact import Exact
 from .krylov import Krylov
 

@@ -1,107 +1,90 @@
-"""What every stochastic estimator of log|det(I + J)| shares."""
+"""What a residual or a monotone block asks of an estimator of its log-determinant."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from functools import partial
+from abc import ABC, abstractmethod
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..linearization import Linearizable
-from .autograd import Estimate, Memory, Vjp, value_and_logdet
-from .base import LogDetEstimator
+from ..linearization import Linearizable, as_linearizable, flatten_batch, resolve_event_dim
+from ..rebuilding import Rebuildable
 from .functions import LOG_ONE_PLUS, SpectralFunction
-from .probes import Probe, Rademacher
-from .tails import Geometric, Tail
 
 
-class StochasticEstimator(LogDetEstimator):
-    r"""An estimator that probes the Jacobian with random vectors.
+class LogDetEstimator(Rebuildable, ABC):
+    r"""An estimator of :math:`\mathrm{tr} f(J_g(x))`; for f = log(1 + z), of log|det(I + J_g(x))|.
 
-    It averages :math:`e^T f(J) e` over probes e of covariance I, whose mean is
-    :math:`\mathrm{tr} f(J)`. A subclass implements :meth:`estimate`; gradients follow from what
-    that returns.
+    The base of all estimators. One of your own implements :meth:`value_and_trace`, for a flattened
+    batch, and works in every block: :class:`pyro_resflow.transforms.Residual` asks for the
+    logarithm, :class:`pyro_resflow.transforms.Monotone` for another f. It is unbiased, or says how
+    far off it is; gradients have to reach x and ``net.coefficients()``.
 
-    Args:
-        probe: distribution of the probes; default :class:`Rademacher`.
-        num_probes: number of probes S averaged per sample; the probe's variance falls as 1/S and
-            the cost of products grows as S.
-        memory: ``"recompute"`` (least memory) or ``"keep"`` (one network pass fewer).
+    Calling it as ``estimator(net, x, event_dim=None, function=LOG_ONE_PLUS)`` flattens the batch
+    dimensions of x, shape ``(*batch, *event)``, and returns g(x), of the same shape, and the
+    trace, of shape ``batch``.
 
-    Raises:
-        ValueError: for a bad number of probes or an unknown memory mode.
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.logdet import LogDetEstimator
+        >>> from pyro_resflow.nn import LipschitzMLP
+        >>> from pyro_resflow.transforms import Monotone, Residual
+        >>> class FirstOrder(LogDetEstimator):
+        ...     '''f'(0) tr J, which is tr f(J) up to terms of second order.'''
+        ...
+        ...     is_deterministic = True
+        ...
+        ...     def value_and_trace(self, net, x, function):
+        ...         at_x = net.linearize(x)
+        ...         units = torch.eye(x.shape[1])[:, None].expand(-1, *x.shape)
+        ...         trace = (units * at_x.jvp(units)).sum((0, 2))
+        ...         return at_x.value, function.derivative_coefficient(0) * trace
+        >>> x = torch.randn(7, 3)
+        >>> for kind in (Residual, Monotone):
+        ...     y, ladj = kind(LipschitzMLP(3), logdet=FirstOrder()).call_and_ladj(x)
+        >>> ladj.shape
+        torch.Size([7])
     """
-
-    def __init__(
-        self, *, probe: Probe | None = None, num_probes: int = 1, memory: Memory = "recompute"
-    ) -> None:
-        self.probe = probe if probe is not None else Rademacher()
-        self.num_probes = at_least("num_probes", num_probes, 1)
-        if memory not in ("recompute", "keep"):
-            raise ValueError(f"memory: expected 'recompute' or 'keep', got {memory!r}.")
-        self.memory = memory
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether two calls at the same point give the same value."""
-        return self.probe.is_frozen
+        """Whether two calls at the same point give the same value.
 
+        HMC, NUTS and importance weights refuse an estimator that does not say so. One of your own
+        says it by a class attribute, ``is_deterministic = True``.
+        """
+        return False
+
+    @abstractmethod
     def value_and_trace(
         self, net: Linearizable, x: Tensor, function: SpectralFunction
     ) -> tuple[Tensor, Tensor]:
-        estimation = partial(self.estimate, function=function)
-        return value_and_logdet(net, estimation, self.probe, self.num_probes, self.memory, x)
-
-    @abstractmethod
-    def estimate(
-        self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
-    ) -> Estimate:
-        """The value e^T f(J) e and the adjoint f'(J)^T e of each probe e, from products with J^T.
+        """g(x) and tr f(J_g(x)) for a flat batch.
 
         Args:
-            vjp: w -> J^T w on ``(S, N, *event)``.
-            probes: shape ``(S, N, *event)``.
+            net: g, with ``linearize(x)`` for products with its Jacobian, see
+                :class:`pyro_resflow.linearization.Linearizable`.
+            x: shape ``(N, *event)``.
             function: f.
+
+        Returns:
+            g(x), shape ``(N, *event)``, and the trace of each sample, shape ``(N,)``.
         """
 
-
-class RouletteEstimator(StochasticEstimator):
-    """An estimator of a fixed number of terms, and a random number of further ones.
-
-    Args:
-        terms: products with the Jacobian always taken.
-        tail: distribution of the number of further ones; default ``Geometric(default_ratio)``.
-        probe: see :class:`StochasticEstimator`.
-        num_probes: see :class:`StochasticEstimator`.
-        memory: see :class:`StochasticEstimator`.
-
-    Raises:
-        ValueError: for fewer than one term.
-    """
-
-    default_ratio = 0.5
-    """One further term on average."""
-
-    def __init__(
+    def __call__(
         self,
-        terms: int = 2,
-        *,
-        tail: Tail | None = None,
-        probe: Probe | None = None,
-        num_probes: int = 1,
-        memory: Memory = "recompute",
-    ) -> None:
-        super().__init__(probe=probe, num_probes=num_probes, memory=memory)
-        self.terms = at_least("terms", terms, 1)
-        self.tail = tail if tail is not None else Geometric(self.default_ratio)
+        net: nn.Module | Linearizable,
+        x: Tensor,
+        event_dim: int | None = None,
+        function: SpectralFunction = LOG_ONE_PLUS,
+    ) -> tuple[Tensor, Tensor]:
+        """g(x), same shape as x, and tr f(J_g(x)), shape ``x.shape[:-event_dim]``.
 
-
-def at_least(name: str, value: int, least: int) -> int:
-    """``value``, checked.
-
-    Raises:
-        ValueError: if it is below ``least``.
-    """
-    if value < least:
-        raise ValueError(f"{name}: expected an integer of at least {least}, got {value}.")
-    return value
+        Args:
+            net: g.
+            x: shape ``(*batch, *event)``.
+            event_dim: number of event dimensions; default ``net.event_dim``, else 1.
+            function: f; default log(1 + z), whose trace is log|det(I + J_g(x))|.
+        """
+        flat, batch_shape = flatten_batch(x, resolve_event_dim(net, event_dim))
+        g, trace = self.value_and_trace(as_linearizable(net), flat, function)
+        return g.reshape(x.shape), trace.reshape(batch_shape)

@@ -18,7 +18,7 @@ from ..differentiation import (
 )
 from ..linearization import AutogradNetwork, Linearizable, differentiable_point
 from ..precision import SurroundingPrecision, full_precision
-from .base import LogDetEstimator
+from .estimator import LogDetEstimator
 from .functions import LOG_ONE_PLUS, SpectralFunction
 from .jacobians import (
     KEPT_ENTRIES,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..arnoldi import ArnoldiBasis, LogarithmAndInverse, weighted_sum
 from .autograd import Estimate, Memory, Vjp
-from .estimator import RouletteEstimator, at_least
 from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe
+from .stochastic import RouletteEstimator, at_least
 from .tails import Geometric, Tail
 
 

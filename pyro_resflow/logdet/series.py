@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .autograd import Estimate, Memory, Vjp
-from .estimator import RouletteEstimator
 from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe
+from .stochastic import RouletteEstimator
 from .tails import NoTail
 
 

@@ -30,8 +30,8 @@ from .conditioners import (
 )
 from .contraction_check import check_contraction
 from .initialization import DataInitialized, initialize_by, scores_data
-from .lipschitz.base import LipschitzLayer
 from .lipschitz.induced_norm import InducedNorm
+from .lipschitz.layer import LipschitzLayer
 from .lipschitz.linear import LipschitzConv2d, LipschitzLinear
 from .lipschitz.operator_norm import OperatorNorm
 from .lipschitz.spectral_norm import SpectralNorm

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .lipschitz.base import LipschitzLayer
+from .lipschitz.layer import LipschitzLayer
 from .networks import Chain
 
 

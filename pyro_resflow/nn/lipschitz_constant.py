@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from .conditional import ConditionalLipschitzMLP
-from .lipschitz.base import LipschitzLayer
+from .lipschitz.layer import LipschitzLayer
 from .networks import Chain, DenseConcatenation
 from .networks.norms import check_norms_chain
 

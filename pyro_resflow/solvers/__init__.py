@@ -8,12 +8,12 @@ All raise :class:`ConvergenceError` rather than return a point that is not a sol
 """
 
 from .anderson import Anderson
-from .base import FixedPointSolver
 from .bracketed_newton import BracketedNewton
 from .convergence import ConvergenceError, FixedPointError
 from .fixed_point import FixedPoint
 from .iteration import FixedPointIteration
 from .newton_krylov import NewtonKrylov
+from .solver import FixedPointSolver
 
 Solver = FixedPointSolver
 """The earlier name of :class:`FixedPointSolver`."""

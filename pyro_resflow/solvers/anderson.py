@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import FixedPointSolver
 from .iteration import FixedPointIteration
 from .newton_krylov import NewtonKrylov
+from .solver import FixedPointSolver
 from .tolerance import Unsolved
 
 NEWTON_SHARE = 0.1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import FixedPointSolver
 from .iteration import FixedPointIteration
+from .solver import FixedPointSolver
 
 
 class FixedPoint(FixedPointSolver):

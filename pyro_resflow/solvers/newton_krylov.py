@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import FixedPointSolver
 from .iteration import FixedPointIteration
 from .krylov import solve_shifted
+from .solver import FixedPointSolver
 from .tolerance import Unsolved
 
 LOOSEST_GOAL = 0.1

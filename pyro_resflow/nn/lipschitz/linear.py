@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import LipschitzLayer
 from .convolution import convolve
+from .layer import LipschitzLayer
 from .operator_norm import OperatorNorm
 from .operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from .spectral_norm import SpectralNorm

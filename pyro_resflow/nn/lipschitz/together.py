@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ...tracing import tracing_state
-from .base import LipschitzLayer
 from .divided import Measured, pulled_to_weight
+from .layer import LipschitzLayer
 from .spectral_norm import SpectralNorm
 
 Scalar = Tensor | float

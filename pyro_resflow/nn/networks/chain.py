@@ -17,7 +17,7 @@ from ...linearization import Linearizable, Linearization
 from ...rebuilding import Rebuildable
 from ...tracing import tracing_state
 from ...walk import modules_inside
-from ..lipschitz.base import LipschitzLayer
+from ..lipschitz.layer import LipschitzLayer
 from ..stages import (
     Layer,
     LinearizedPerceptron,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..activations import LipSwish
-from ..lipschitz.base import LipschitzLayer
+from ..lipschitz.layer import LipschitzLayer
 from ..lipschitz.together import measured_together, scaled_together
 from ..lipschitz.update import layers_updated
 from ..stages import Affine, Core, Stage, product

@@ -1,13 +1,13 @@
 """The stages in which a network is evaluated, and their linearization at a point."""
 
 from .affine import Affine, AffineLayer
-from .base import Gain, Gradients, Layer, Stage, inner_product, lasting, product, scaled
 from .concatenate import Concatenate
 from .core import BothSigns, Core, ElementwiseCore
 from .folding import folded
 from .perceptron import LinearizedPerceptron, is_perceptron
 from .scale import Scale, Translate
 from .sequence import LinearizedStages, evaluate
+from .stage import Gain, Gradients, Layer, Stage, inner_product, lasting, product, scaled
 
 __all__ = [
     "Affine",

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ..lipschitz.operators import LinearOperator
-from .base import Gain, Gradients, Stage, product
+from .stage import Gain, Gradients, Stage, product
 
 
 class AffineLayer(Protocol):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Gain, Gradients, Stage, inner_product, product
 from .scale import Scale
 from .sequence import LinearizedStages, evaluate
+from .stage import Gain, Gradients, Stage, inner_product, product
 
 
 class ConcatenateSaved(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .base import Gradients, Stage
+from .stage import Gradients, Stage
 
 
 class ElementwiseCore(Protocol):

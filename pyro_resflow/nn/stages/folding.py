@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from .affine import Affine
-from .base import Stage
 from .scale import Scale, Translate
+from .stage import Stage
 
 
 def folded(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:

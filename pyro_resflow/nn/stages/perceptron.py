@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .affine import Affine
-from .base import Stage
 from .core import Core
+from .stage import Stage
 
 
 def is_perceptron(stages: Sequence[Stage[Any]]) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Gain, Gradients, Stage, inner_product, product, scaled
+from .stage import Gain, Gradients, Stage, inner_product, product, scaled
 
 
 class ScaleSaved(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Stage
+from .stage import Stage
 
 
 def evaluate(stages: Sequence[Stage[Any]], x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
