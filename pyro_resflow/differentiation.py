@@ -265,11 +265,11 @@ class _Refusing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> None:
-        raise RuntimeError(f"There is no second derivative here: {ctx.remedy}")
+        raise RuntimeError(f"derivative: expected a first one, got a second one; {ctx.remedy}")
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, remedy: None) -> None:
-        raise RuntimeError(f"There is no second derivative here: {ctx.remedy}")
+        raise RuntimeError(f"derivative: expected a first one, got a second one; {ctx.remedy}")
 
 
 def refusing(x: Tensor, remedy: str) -> Tensor:

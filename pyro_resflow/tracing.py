@@ -108,8 +108,8 @@ def _save_for_backward(
 def _gradients(ctx: Any, gradients: list[Tensor]) -> tuple[None, None, list[Tensor | None]]:
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "There is no second derivative here: a traced residual block is differentiable once. "
-            "Differentiate the untraced function."
+            "derivative: expected a first one, got a second one; a traced residual block is "
+            "differentiable only once, differentiate the untraced function."
         )
     seed, *tensors = ctx.saved_tensors
     with torch.enable_grad():

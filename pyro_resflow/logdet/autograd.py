@@ -31,7 +31,7 @@ from ..precision import SurroundingPrecision, full_precision
 from ..vmapped import VmappedNetwork, folded
 from .probes import Probe
 
-REMEDY = "a stochastic log-determinant is differentiable once; use logdet=Exact()."
+REMEDY = "a stochastic log-determinant is differentiable only once, use logdet=Exact()."
 
 Vjp = Callable[[Tensor], Tensor]
 Memory = Literal["recompute", "keep"]
@@ -198,9 +198,9 @@ class _ValueAndLogDet(torch.autograd.Function):
     ) -> tuple[tuple[Any, ...], tuple[int | None, ...]]:
         if info.randomness != "different" and not probe.is_frozen:
             raise RuntimeError(
-                f"logdet: a stochastic log-determinant draws its probes for each sample alone; "
-                f"expected torch.func.vmap(..., randomness='different'), got "
-                f"randomness={info.randomness!r}. Or use logdet=Exact(), which draws nothing."
+                f"logdet: expected torch.func.vmap(..., randomness='different'), because a "
+                f"stochastic log-determinant draws separate probes for each sample, got "
+                f"randomness={info.randomness!r}; or use logdet=Exact(), which draws none."
             )
         mapped = VmappedNetwork(net, info.batch_size, in_dims[6:])
         flat = folded(x, in_dims[5], info.batch_size)

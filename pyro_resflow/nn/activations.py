@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..differentiation import is_transformed
 from ..rebuilding import Rebuildable
-from .stages import BothSigns, Core, Gain, Scale, Stage, lasting, scaled
+from .stages import BothSigns, Core, Gain, Scale, Stage, reusable, scaled
 
 LIPSWISH_BOUND = 1.1
 """The largest slope of Swish, 1.09984, rounded up as in the paper: one constant for every beta."""
@@ -104,7 +104,7 @@ class Activation(Rebuildable, nn.Module):
         """Add psi''(h) w to ``out`` in place, given psi(h); w, h and value may be overwritten."""
         out.addcmul_(self.core_curvature(h), w)
 
-    @lasting
+    @reusable
     def stages(self) -> list[Stage[Any]]:
         """The core between its two gains."""
         return [Scale(self.input_gain), Core(self), Scale(self.output_gain)]
@@ -180,7 +180,7 @@ class LipSwish(Activation):
 class _Parameterless(Activation):
     """An activation without gains, that is, equal to its core."""
 
-    @lasting
+    @reusable
     def stages(self) -> list[Stage[Any]]:
         return [Core(self)]
 

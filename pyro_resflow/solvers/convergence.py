@@ -27,36 +27,36 @@ class ConvergenceError(ValueError):
         self.failed = failed
 
 
-def which(failed: Tensor, what: str) -> str:
-    """How many are marked, and the indices of the first: "2 of 50 samples (3, 17)"."""
+def which(failed: Tensor, unit: str) -> str:
+    """The number and the first indices of failed samples or entries: "2 of 50 samples (3, 17)"."""
     indices = failed.nonzero()
     named = [", ".join(map(str, index)) for index in indices[:NAMED].tolist()]
     if failed.dim() != 1:
         named = [f"({index})" for index in named]
     more = ", ..." if len(indices) > NAMED else ""
-    return f"{len(indices)} of {failed.numel()} {what} ({', '.join(named)}{more})"
+    return f"{len(indices)} of {failed.numel()} {unit} ({', '.join(named)}{more})"
 
 
-def check_finite(y: Tensor, what: str) -> None:
-    """Raise if y holds nan or infinity, saying where.
+def check_finite(y: Tensor, unit: str) -> None:
+    """Raise if y holds nan or infinity.
 
     Args:
-        y: the right-hand side. Of samples, shape ``(N, *event)``, or of entries, any shape.
-        what: ``"samples"`` or ``"entries"``.
+        y: the right-hand side, shape ``(N, *event)`` for samples, any shape for entries.
+        unit: ``"samples"`` or ``"entries"``.
 
     Raises:
-        ValueError: naming y and how many samples or entries are not finite.
+        ValueError: if y is not finite; it names the samples or entries.
     """
     if y.is_meta:
         return
     finite = y.isfinite()
     if bool(finite.all()):
         return
-    failed = ~(finite.flatten(1).all(1) if what == "samples" else finite)
+    failed = ~(finite.flatten(1).all(1) if unit == "samples" else finite)
     raise ValueError(
-        f"y: expected finite values, got nan or infinity for {which(failed, what)}. If the data "
-        "are finite, look for nan in the parameters of what computes y: later transforms, or a "
-        "coupling's conditioner. A solver with unsolved='nan' returns the rest."
+        f"y: expected finite values, got nan or infinity for {which(failed, unit)}. If the data "
+        "are finite, look for nan in the parameters of the modules that compute y, such as later "
+        "transforms or a coupling's conditioner. A solver with unsolved='nan' returns the rest."
     )
 
 

@@ -1,1 +1,1 @@
-"""Linear and convolution layers held to a Lipschitz constant, and the norms of their weights."""
+"""Linear and convolution layers of bounded Lipschitz constant, and the norms of their weights."""

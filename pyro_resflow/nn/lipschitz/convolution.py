@@ -1,9 +1,9 @@
 r"""Zero-padded convolutions of stride 1, their adjoints and their gradients.
 
-Images keep their channels last in memory, so that no convolution has to convert them. A kernel to
-few channels (that of a block's last layer, or of the adjoint of its first) multiplies each pixel
-by a small matrix and adds the shifted products: the library's convolution is built for many
-channels, and would compute some that do not exist.
+Images are stored in the channels-last memory format, so that no convolution has to convert them. A
+kernel with few output channels (in a block's last layer, or in the adjoint of its first layer)
+multiplies each pixel by a small matrix and adds the shifted products. torch's convolution is built
+for many channels: it would pad few of them and compute the padding too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...differentiation import torch_func_is_active
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The convolution, differentiable.
+    """Convolve images with a kernel; differentiable.
 
     Args:
         x: shape ``(N, in, H, W)``.
@@ -53,12 +53,12 @@ def convolve_transposed(y: Tensor, weight: Tensor) -> Tensor:
 
 
 def kernel_gradient(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
-    """The gradient of the sum of y times :func:`convolve` of x by the weight.
+    """The gradient of ``(y * convolve(x, weight)).sum()`` with respect to the weight.
 
     Args:
         y: shape ``(N, out, H, W)``.
         x: shape ``(N, in, H, W)``.
-        shape: the weight's, ``(out, in, k, k)``.
+        shape: shape of the weight, ``(out, in, k, k)``.
     """
     outputs, inputs, size, _ = shape
     if size == 1:
@@ -86,7 +86,7 @@ def kernel_gradient(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x of shape ``(N, C, H, W)`` with the channels of a pixel side by side in memory."""
+    """x, shape ``(N, C, H, W)``, in the channels-last memory format."""
     if torch_func_is_active():  # vmap has no rule for memory formats
         return x
     if x.shape[1] == 1:  # torch tells the two formats apart by the strides alone
@@ -95,23 +95,23 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def is_thin(outputs: int, inputs: int, size: int) -> bool:
-    """Whether a kernel's outputs, over all its positions, are at most as many as its inputs."""
+    """Whether a kernel is larger than 1x1 and ``outputs * size**2`` is at most ``inputs``."""
     return size > 1 and outputs * size * size <= inputs
 
 
 def _windows(x: Tensor, size: int) -> Tensor:
-    """The windows around all pixels of all images, one in each column: ``(C k k, N H W)``."""
+    """The windows around all pixels of all images, one per column: ``(C k k, N H W)``."""
     return F.unfold(x, size, padding=size // 2).transpose(0, 1).flatten(1)
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """The pixels of all images, one in each row: ``(N H W, C)``."""
+    """The pixels of all images, one per row: ``(N H W, C)``."""
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _scatter(x: Tensor, kernel: Tensor, size: int) -> Tensor:
-    """Each pixel times the kernel of shape ``(out, k, k, in)``, summed where they overlap."""
+    """Multiply pixels by the kernel, ``(out, k, k, in)``, and add the products that overlap."""
     products = F.linear(_pixels(x), kernel.flatten(0, 2))
-    images, _, height, width = x.shape  # in full: torch cannot infer a size without images
+    images, _, height, width = x.shape  # torch cannot infer a size of an empty batch
     columns = products.unflatten(0, (images, height * width)).transpose(1, 2)
     return F.fold(columns, (height, width), size, padding=size // 2)

@@ -1,4 +1,4 @@
-"""Directions to start an iteration from: unit vectors, with a share of a generic direction."""
+"""Start vectors of the norm iterations: unit vectors plus a share of a generic direction."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from torch import Tensor
 from ...fingerprints import random_vector
 
 GENERIC_SHARE = 0.1
-"""The share of a generic vector, with a component in every direction, in the vector that an
-iteration starts from. After a change of the weight the last vector can be orthogonal to the
-largest singular vector. With this share a cycle of twelve products finds a singular value that is
-larger by 3 %, and removes again what was added."""
+"""Share of a generic vector, which has a component in every direction, in the start vector of an
+iteration. After a change of the weight, the last vector can be orthogonal to the leading singular
+vector. With this share, a cycle of twelve products finds a singular value that is larger by 3 %,
+and also removes the added vector again."""
 
 SCRAMBLED = 2.0**17
-"""The cosine of this times an entry of a unit vector depends on the last digits of the entry: it
-takes another sign for each entry, and after each update."""
+"""Factor for the entries of a unit vector. The cosine of the product depends on the last digits of
+an entry, so that its sign varies from entry to entry and from update to update."""
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors of length 1, shape ``(L, n)``; zero stays zero."""
+    """Scale vectors, ``(L, n)``, to length 1; zero vectors stay zero."""
     size = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / size.clamp_min(torch.finfo(vectors.dtype).tiny)
 
 
 def with_generic_share(start: Tensor) -> Tensor:
-    """Unit vectors, ``(L, n)``, plus a share of a generic direction, a different one for each.
+    """Scale vectors, ``(L, n)``, to length 1 and add a share of a generic direction to each.
 
-    The direction is also different after each update, so that an update finds what the last one
-    missed. It is a function of the vectors: a run that continues from a file repeats it.
+    The direction differs from vector to vector and from update to update, so that an update can
+    find a singular vector that the last one missed. It depends on the vectors alone, so that a run
+    resumed from a checkpoint repeats it.
     """
     start = unit(start)
     scrambled = torch.cos(SCRAMBLED * start)
@@ -38,7 +39,7 @@ def with_generic_share(start: Tensor) -> Tensor:
 
 
 def nonzero(v: Tensor) -> Tensor:
-    """v, or a generic direction if v vanished, since an iteration cannot leave zero."""
+    """v, or a generic direction if v is zero, because an iteration cannot leave zero."""
     return torch.where(v.any(), v, generic_direction(v))
 
 

@@ -1,4 +1,4 @@
-"""A weight divided by its norm, with a gradient by hand."""
+"""Divide a weight by its norm, with a hand-written gradient."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from ...differentiation import forward_rule, is_transformed, refusing, with_signature
 
-REMEDY = "the norm of a weight is differentiable once by the weight."
+REMEDY = "the norm of a weight is differentiable only once with respect to the weight."
 
 
 class Measured(NamedTuple):
-    """The factor of a weight whose norm is known, and its derivative by the weight.
+    """The contraction factor of a weight, and the values that its derivative depends on.
 
     Attributes:
         contraction: 1 / max(1, sigma/c), a scalar.
         inverse: 1 / sigma where the norm sigma is above c, else 0: the rate at which the logarithm
             of the contraction falls with the norm.
-        gradient: the gradient of the norm, of the shape of the weight.
+        gradient: the gradient of the norm with respect to the weight, same shape as the weight.
     """
 
     contraction: Tensor
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
 
 
 class DividedByNorm(torch.autograd.Function):
-    """The weight times its contraction and a gain."""
+    """Multiply a weight by its contraction factor and a gain."""
 
     generate_vmap_rule = True
 
@@ -77,11 +77,11 @@ class DividedByNorm(torch.autograd.Function):
 def pulled_to_weight(
     grad: Tensor, weight: Tensor, measured: Measured, gain: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """The gradients by a weight and by its gain, from that by the effective weight."""
+    """The gradients with respect to a weight and its gain, given that of the effective weight."""
     contraction, inverse, direction = measured
     if torch.is_grad_enabled() or is_transformed(weight, grad):
-        # the formula can be differentiated by grad and gain, but not by the weight: the derivative
-        # of the norm's gradient is unknown
+        # the formula is differentiable in grad and gain, but not in the weight: the derivative of
+        # the norm's gradient is unknown
         weight = refusing(weight, REMEDY)
     factor = contraction * gain
     share = (grad * weight).sum()

@@ -1,10 +1,10 @@
-r"""Several linear operators of one shape, or of the transposed one, taken together.
+r"""Groups of linear operators that all have one shape or its transpose.
 
-Their Gram maps :math:`A^T A` and :math:`A A^T` have the same largest eigenvalue, the square of the
-largest singular value. For each operator the one that acts on the shorter vectors is taken, so
-that an operator and one of the transposed shape have vectors of the same length. That side of an
-operator is called near here, the other one far. One leading dimension counts the operators: near
-vectors are ``(L, n)``, far ones ``(L, m)`` with :math:`m \ge n`.
+The Gram maps :math:`A^T A` and :math:`A A^T` of an operator have the same largest eigenvalue, the
+square of the largest singular value. Each operator uses the one that acts on the shorter vectors,
+so that an operator and one of the transposed shape have vectors of the same length. That side of
+an operator is called near, the other one far. The leading dimension counts the operators: near
+vectors are ``(L, n)``, far vectors ``(L, m)`` with :math:`m \ge n`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class OperatorGroup(Protocol):
     """L operators that are applied together."""
 
     on_domain: list[bool]
-    """For each operator, whether its near side is that of its inputs."""
+    """For each operator, whether its near side is the side of its inputs."""
 
     def gram(self, near: Tensor) -> Tensor:
         """The product of each Gram map with its vector, ``(L, n)`` to ``(L, n)``."""
 
     def gram_matrices(self) -> Tensor | None:
-        """The Gram maps as matrices, ``(L, n, n)``; ``None`` if these would be large."""
+        """The Gram maps as matrices, ``(L, n, n)``; ``None`` if they would be large."""
 
     def across(self, near: Tensor) -> Tensor:
-        """A or A^T times vectors of the near side: ``(L, n)`` to ``(L, m)``."""
+        """A or A^T times near vectors: ``(L, n)`` to ``(L, m)``."""
 
     def outers(self, near: Tensor, far: Tensor) -> list[Tensor]:
-        """The gradient of u A v by each weight, at the vectors u and v of both sides."""
+        """The gradient of u^T A v with respect to each weight, at its near and far vectors."""
 
 
 def is_on_domain(weight: Tensor) -> bool:
@@ -48,12 +48,12 @@ def is_on_domain(weight: Tensor) -> bool:
 def near_and_far(
     on_domain: Sequence[bool], us: Sequence[Tensor], vs: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The vectors of the near sides, ``(L, n)``, and those of the far sides, ``(L, m)``.
+    """The near vectors, ``(L, n)``, and the far vectors, ``(L, m)``.
 
     Args:
         on_domain: see :class:`OperatorGroup`.
-        us: for each operator the vector of its outputs.
-        vs: for each operator the vector of its inputs.
+        us: for each operator, the vector of its outputs.
+        vs: for each operator, the vector of its inputs.
     """
     pairs = [(v, u) if direct else (u, v) for direct, u, v in zip(on_domain, us, vs, strict=True)]
     near, far = (torch.stack(side) for side in zip(*pairs, strict=True))
@@ -61,10 +61,10 @@ def near_and_far(
 
 
 class MatrixGroup:
-    """Matrices.
+    """A group of matrices.
 
     Args:
-        weights: each of shape ``(out, in)`` or transposed.
+        weights: each of shape ``(out, in)`` or ``(in, out)``.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -95,13 +95,13 @@ class MatrixGroup:
 
 
 class ThinConvolutionGroup:
-    r"""Convolutions with few channels on one side; the Gram map never visits the other side.
+    r"""A group of convolutions with few channels on one side, on which the Gram map works alone.
 
-    With U the map of an image to its k x k patches, A = K U and :math:`A^T A = U^T (K^T K)\, U`,
-    where the kernel's Gram matrix has only ``(channels k k)^2`` entries.
+    Let U map an image to its k x k patches. Then A = K U and :math:`A^T A = U^T (K^T K)\, U`; the
+    kernel's Gram matrix has only ``(channels k k)^2`` entries.
 
     Args:
-        weights: each of shape ``(out, in, k, k)``, one number of channels small, or transposed.
+        weights: each of shape ``(out, in, k, k)`` or ``(in, out, k, k)``.
         input_size: height and width of the images.
     """
 
@@ -143,10 +143,10 @@ class ThinConvolutionGroup:
 
 
 class ConvolutionGroup:
-    """Convolutions with many channels.
+    """A group of convolutions with many channels on both sides.
 
     Args:
-        weights: each of shape ``(out, in, k, k)`` or transposed.
+        weights: each of shape ``(out, in, k, k)`` or ``(in, out, k, k)``.
         input_size: height and width of the images.
     """
 
@@ -157,7 +157,7 @@ class ConvolutionGroup:
 
     @cached_property
     def _kernels(self) -> tuple[Tensor, Tensor]:
-        """Those of :meth:`across` and of its adjoint, all operators side by side."""
+        """The kernels of :meth:`across` and of its adjoint, concatenated over the operators."""
         kernels = _expanding(self.weights)
         return kernels.flatten(0, 1), _adjoint_kernels(kernels).flatten(0, 1)
 
@@ -188,7 +188,7 @@ class ConvolutionGroup:
 
 
 def convolution_group(weights: Sequence[Tensor], input_size: tuple[int, int]) -> OperatorGroup:
-    """The group of convolutions, each of shape ``(out, in, k, k)`` or transposed."""
+    """Group convolutions, each of shape ``(out, in, k, k)`` or ``(in, out, k, k)``."""
     outputs, inputs, size, _ = weights[0].shape
     thin = is_thin(outputs, inputs, size) or is_thin(inputs, outputs, size)
     return (ThinConvolutionGroup if thin else ConvolutionGroup)(weights, input_size)
@@ -202,5 +202,5 @@ def _expanding(weights: Sequence[Tensor]) -> Tensor:
 
 
 def _adjoint_kernels(kernels: Tensor) -> Tensor:
-    """The adjoint of a zero-padded convolution is one by the transposed kernel, turned around."""
+    """The kernels of the adjoint convolutions: channels transposed, both directions flipped."""
     return kernels.transpose(-4, -3).flip(-2, -1)

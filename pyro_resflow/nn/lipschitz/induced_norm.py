@@ -13,15 +13,16 @@ from .operators import GRAM_STEPS, LinearOperator
 class InducedNorm(OperatorNorm):
     r"""The mixed norm :math:`\|A\|_{p\to q} = \max_v |Av|_q/|v|_p` with learnable orders.
 
-    Measured by the nonlinear power method, :math:`u = \psi_q(Av)`, :math:`v = \psi_{p^*}(A^Tu)`,
+    The nonlinear power method measures it: :math:`u = \psi_q(Av)`, :math:`v = \psi_{p^*}(A^Tu)`,
     with :math:`\psi_r(y) = \mathrm{sign}(y)|y|^{r-1}/|y|_r^{r-1}` and :math:`1/p + 1/p^* = 1`.
-    An order is stored as the logit of its reciprocal, so any real parameter means an order in
-    (1, infinity). :meth:`chain` makes the norms of a whole network, each layer's q being the next
-    one's p and the last q the first p, which is what bounds the composition in one norm.
+    An order is stored as the logit of its reciprocal, so that every real value of the parameter
+    gives an order in (1, infinity). :meth:`chain` makes the norms of a whole network: each layer's
+    q is the next layer's p, and the last q is the first p. The product of such norms bounds the
+    composition of the layers.
 
     Args:
-        domain: p, a number above 1, or the logit of 1/p as a parameter to share.
-        codomain: q, the same.
+        domain: p, a number above 1; or the logit of 1/p, a parameter that norms can share.
+        codomain: q, in the same form.
         coefficient: see :class:`OperatorNorm`.
         tolerance: see :class:`OperatorNorm`.
         max_iterations: see :class:`OperatorNorm`.
@@ -69,17 +70,17 @@ class InducedNorm(OperatorNorm):
         return self.domain_logit, self.codomain_logit
 
     def dual_output(self, y: Tensor) -> Tensor:
-        """The functional u of unit dual norm with u y = norm of y; same shape as y."""
+        """The vector u of dual norm 1 whose product u^T y is the norm of y; same shape as y."""
         return _unit(y, self.codomain)
 
     def dual_input(self, z: Tensor) -> Tensor:
-        """The unit vector v with z v = dual norm of z; same shape as z."""
+        """The vector v of norm 1 whose product z^T v is the dual norm of z; same shape as z."""
         return _unit(z, _conjugate(self.domain))
 
     @torch.no_grad()
     def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         sigma = u.new_zeros(())
-        u = with_generic_share(u[None])[0]  # as in step 2 of the spectral norm
+        u = with_generic_share(u[None])[0]  # as in step 1 of the spectral norm
         for _ in range(self.max_iterations):
             v = self.dual_input(adjoint_flat(operator, u))
             y = apply_flat(operator, v)
@@ -100,9 +101,9 @@ class InducedNorm(OperatorNorm):
 
     @torch.no_grad()
     def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:
-        r"""The least of three certified bounds of the norm, a scalar.
+        r"""The smallest of three certified bounds of the norm, a scalar.
 
-        Through Euclid, :math:`m^{(1/q-1/2)_+} n^{(1/2-1/p)_+} \sigma(A)`; by rows,
+        By the Euclidean norm, :math:`m^{(1/q-1/2)_+} n^{(1/2-1/p)_+} \sigma(A)`; by rows,
         :math:`|(|A_{i\cdot}|_{p^*})_i|_q`; by columns, :math:`|(|A_{\cdot j}|_q)_j|_{p^*}`.
         """
         p, q = self.domain, self.codomain
@@ -138,7 +139,7 @@ def _vector_norm(y: Tensor, order: Tensor) -> Tensor:
 
 
 def _unit(y: Tensor, order: float | Tensor) -> Tensor:
-    r"""The vector :math:`\psi_r(y)`: aligned with y, of unit dual norm."""
+    r"""The vector :math:`\psi_r(y)`: aligned with y, of dual norm 1."""
     if isinstance(order, float):
         return y / torch.linalg.vector_norm(y, order).clamp_min(torch.finfo(y.dtype).tiny)
     scaled = y / y.abs().max().clamp_min(torch.finfo(y.dtype).tiny)

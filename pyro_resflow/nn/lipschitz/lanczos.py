@@ -1,4 +1,4 @@
-"""The largest eigenvector of symmetric maps by the Lanczos process, of several maps at once."""
+"""The leading eigenvectors of several symmetric maps at once, by the Lanczos process."""
 
 from __future__ import annotations
 
@@ -10,48 +10,49 @@ from torch import Tensor
 from .directions import unit
 
 NEGLIGIBLE = 10
-"""Times eps and the length of a vector: the most that rounding leaves of it if a basis spans it.
-A longer remainder is a new direction."""
+"""Times eps and the length of a vector in the span of a basis: the longest remainder that rounding
+leaves after orthogonalization. A longer remainder is a new direction."""
 
 SMALLEST_LENGTH = 1e-30
-"""Shorter vectors count as this long: NEGLIGIBLE eps times it does not underflow in float32."""
+"""Shorter vectors count as this long, so that NEGLIGIBLE eps times it does not underflow."""
 
 SWEEPS = 2
-"""Of Gram-Schmidt. The second removes what rounding left in the first, a third finds nothing."""
+"""Sweeps of Gram-Schmidt. The second removes the overlap that rounding leaves after the first; a
+third would change nothing."""
 
 
 def largest_eigenvectors(
     gram: Callable[[Tensor], Tensor], start: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Approximate the largest eigenvalue and its vector in a Krylov space.
+    """Approximate the largest eigenvalue and its eigenvector in a Krylov space.
 
-    Unlike the textbook's process, which orthogonalizes a product against two basis vectors and
-    takes its eigenvalues from a tridiagonal matrix, this one orthogonalizes against the whole
-    basis and projects the map on it (Rayleigh and Ritz). The basis has a dozen vectors: that costs
-    next to nothing, and rounding cannot make copies of an eigenvalue.
+    The textbook process orthogonalizes a product against two basis vectors and takes eigenvalues
+    from a tridiagonal matrix. This one orthogonalizes against the whole basis and projects the map
+    onto it (Rayleigh-Ritz). With a dozen basis vectors this costs next to nothing, and rounding
+    cannot create copies of an eigenvalue.
 
     Args:
         gram: the symmetric maps, on vectors ``(L, n)``.
-        start: the vectors to start from, shape ``(L, n)``.
+        start: the start vectors, shape ``(L, n)``.
         steps: number of products, at most n.
 
     Returns:
-        The vectors, ``(L, n)``; the values, ``(L,)``; and how far the last step raised them,
-        ``(L,)``.
+        The eigenvectors, ``(L, n)``; the eigenvalues, ``(L,)``; and the increase of these in the
+        last step, ``(L,)``.
     """
-    # 1. Grow an orthonormal basis by one product a step, and keep the products.
+    # 1. Grow an orthonormal basis by one product per step, and keep the products.
     basis, images = [unit(start)], list[Tensor]()
     for k in range(1, steps + 1):
         images.append(gram(basis[-1]))
         if k < steps:
             basis.append(_next_basis_vector(torch.stack(basis, dim=1), images[-1]))
-    # 2. Project the map on the basis: a small symmetric matrix.
+    # 2. Project the map onto the basis: a small symmetric matrix.
     vectors = torch.stack(basis, dim=1)
     projected = vectors @ torch.stack(images, dim=1).mT
-    # 3. Its largest eigenvector combines the basis to the best vector of the space.
+    # 3. The eigenvector of its largest eigenvalue gives the best vector of the space.
     values, combinations = torch.linalg.eigh(projected)
     largest = values[:, -1]
-    # 4. Without its last row and column it is the matrix of one step less.
+    # 4. Without the last row and column, it is the matrix of the step before.
     before = torch.linalg.eigvalsh(projected[:, :-1, :-1])[:, -1] if len(basis) > 1 else largest
     return (combinations[:, None, :, -1] @ vectors).squeeze(1), largest, largest - before
 

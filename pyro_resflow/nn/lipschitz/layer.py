@@ -1,4 +1,4 @@
-r"""The base of the layers that are held to a Lipschitz constant.
+r"""The base class of layers with a bounded Lipschitz constant.
 
 The effective weight of a layer is :math:`W / \max(1, \sigma(W)/c)`: a weight of norm below c stays
 as it is. The norm is measured once after each change of the weight, see :mod:`.update`. Until the
@@ -18,7 +18,7 @@ from ...differentiation import differentiable_once
 from ...precision import HalfPrecisionError, full_precision
 from ...rebuilding import Rebuildable
 from ...tracing import tracing_state
-from ..stages import Affine, Stage, lasting
+from ..stages import Affine, Stage, reusable
 from .divided import REMEDY, DividedByNorm
 from .operator_norm import OperatorNorm
 from .operators import LinearOperator
@@ -28,16 +28,16 @@ from .update import iterated, recorded_vectors, update_layer, updated_measured, 
 
 
 class LipschitzLayer(Rebuildable, NormedLayer):
-    """A linear layer held to a Lipschitz constant.
+    """A linear layer with a bounded Lipschitz constant.
 
-    Subclasses give the linear map, :meth:`operator` and :meth:`affine`, and may override
+    Subclasses implement the linear map, :meth:`operator` and :meth:`affine`, and may override
     :meth:`measured_operator` and :meth:`kind`.
 
     Args:
         weight_shape: shape of the weight, output features first.
         domain_size: number of entries of one input.
         codomain_size: number of entries of one output.
-        norm: the norm and coefficient that the layer is held to.
+        norm: the norm that bounds the layer, and its coefficient.
         bias: whether the layer has a bias, one per output feature.
     """
 
@@ -60,7 +60,7 @@ class LipschitzLayer(Rebuildable, NormedLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw weight and bias as ``nn.Linear`` does, and the vectors of the iteration."""
+        """Draw weight and bias as ``nn.Linear`` does, and random vectors for the iteration."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -73,29 +73,29 @@ class LipschitzLayer(Rebuildable, NormedLayer):
         raise NotImplementedError
 
     def measured_operator(self, weight: Tensor) -> LinearOperator:
-        """A linear map of the same norm as :meth:`operator`, and cheaper to measure."""
+        """A linear map with the norm of :meth:`operator`, which may be cheaper to measure."""
         return self.operator(weight)
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The layer's map with a weight and a bias in place of its own."""
+        """The layer's map at x, with the given weight and bias."""
         raise NotImplementedError
 
     @property
     def is_dense(self) -> bool:
-        """Whether the map is the product with the weight, a matrix, plus the bias."""
+        """Whether the map is the product with the weight matrix plus the bias."""
         return False
 
     def forward(self, x: Tensor) -> Tensor:
         return self.affine(x, self.effective_weight(), self.bias)
 
-    @lasting
+    @reusable
     def stages(self) -> list[Stage[Any]]:
         """One affine map."""
         return [Affine(self)]
 
     @property
     def is_current(self) -> bool:
-        """Whether the norm has been measured since the weight, or its own orders, last changed."""
+        """Whether the norm has been measured since the weight, or the norm, last changed."""
         return self.norm_state.is_current(self)
 
     def update(self) -> None:
@@ -111,7 +111,7 @@ class LipschitzLayer(Rebuildable, NormedLayer):
         if isinstance(self.weight, nn.Parameter):
             u, v = updated_vectors(self)
         else:
-            # functional_call has replaced the weight for one call: leave our own weight's vectors
+            # functional_call has replaced the weight for one call: keep the vectors of our own
             ((u, v),) = iterated([self])
         with full_precision(self.weight):
             sigma = self.norm.sigma(self.measured_operator(self.weight), u, v)
@@ -132,14 +132,15 @@ class LipschitzLayer(Rebuildable, NormedLayer):
             return self.weight * (measured.contraction * gain)
         if self.weight.is_inference():
             raise ValueError(
-                f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: it was "
-                "made under torch.inference_mode, so that it cannot be differentiated; build the "
-                "flow outside of that mode, or evaluate this one under torch.no_grad()."
+                f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: expected "
+                "a tensor created outside torch.inference_mode, got an inference tensor, which "
+                "cannot be differentiated; build the flow outside of that mode, or evaluate it "
+                "under torch.no_grad()."
             )
         return DividedByNorm.apply(measured, self.weight, gain)
 
     def _recorded_weight(self, gain: Tensor | float) -> Tensor:
-        """The effective weight by operations that a compiler or a trace can record."""
+        """Compute the effective weight by operations that a compiler or a trace can record."""
         u, v = recorded_vectors(self.weight.detach(), self.norm_state.key)
         with torch.autocast(self.weight.device.type, enabled=False):
             sigma = self.norm.sigma(self.measured_operator(self.weight), u, v)
@@ -158,9 +159,9 @@ class LipschitzLayer(Rebuildable, NormedLayer):
         with full_precision(self.weight):
             return self.norm.upper_bound(self.measured_operator(self.effective_weight()))
 
-    # A copy and a moved layer keep the vectors as they are, and so compute what the original
-    # computed. The vectors in a loaded state may belong to another weight, if this one has been
-    # averaged or scaled: the first update looks whether they fit.
+    # A copied or moved layer keeps its vectors, and so computes the same values as the original.
+    # The vectors in a loaded state may belong to another weight, if the loaded one has been
+    # averaged or scaled: the first update checks whether they fit.
 
     def __getstate__(self) -> dict[str, object]:
         known = (self.is_current, self.norm_state.arrived)
@@ -184,7 +185,7 @@ class LipschitzLayer(Rebuildable, NormedLayer):
         return self
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        # a layer that cannot be used, because it has diverged for instance, can still be saved
+        # a layer that cannot be evaluated, for instance after it diverged, can still be saved
         with suppress(NonFiniteWeightError, HalfPrecisionError):
             self.update()
         super()._save_to_state_dict(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Linear and convolution layers held to a Lipschitz constant."""
+"""Linear and convolution layers with a bounded Lipschitz constant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .spectral_norm import SpectralNorm
 
 
 class LipschitzLinear(LipschitzLayer):
-    r"""Affine map :math:`W_c x + b` whose matrix is held to a norm.
+    r"""Affine map :math:`W_c x + b` whose matrix has a bounded norm.
 
     Args:
         in_features: size of each input.
@@ -53,7 +53,7 @@ class LipschitzLinear(LipschitzLayer):
 
     @property
     def is_dense(self) -> bool:
-        """Whether the map is the product with the weight; a subclass may have another one."""
+        """Whether the map is the product with the weight plus the bias, unless overridden."""
         kind = type(self)
         return kind.operator is LipschitzLinear.operator and kind.affine is LipschitzLinear.affine
 
@@ -65,7 +65,7 @@ class LipschitzLinear(LipschitzLayer):
 
 
 class LipschitzConv2d(LipschitzLayer):
-    r"""Zero-padded convolution of stride 1 whose operator is held to a norm.
+    r"""Zero-padded convolution of stride 1 whose operator has a bounded norm.
 
     The norm is that of the convolution as a linear map on images of ``input_size``, not of the
     reshaped kernel (which can be smaller by a factor of the kernel's width).
@@ -73,7 +73,7 @@ class LipschitzConv2d(LipschitzLayer):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: odd side of the kernel; the image size is preserved.
+        kernel_size: odd side of the kernel; the image size stays the same.
         input_size: height and width of the images.
         norm: the norm and its coefficient; default :class:`SpectralNorm`.
         bias: whether to add one constant per output channel.

@@ -1,7 +1,7 @@
-r"""The base of the norms that layers are held to, and products on flat vectors.
+r"""The base class of operator norms, and products of an operator with flat vectors.
 
-A norm object is a strategy: it says which norm a layer is held to, with which coefficient, and how
-the norm is measured. Its only state is the orders that it learns; the vectors of the iteration
+A norm object is a strategy: it determines which norm of a layer is bounded, by which coefficient,
+and how the norm is measured. Its only state is its learnable orders; the vectors of the iteration
 belong to the layer.
 """
 
@@ -16,10 +16,10 @@ from .operators import GRAM_STEPS, LinearOperator
 
 
 class OperatorNorm(Rebuildable, nn.Module):
-    """A norm that layers are held to, and how it is measured.
+    """A norm that bounds layers, and how it is measured.
 
     Args:
-        coefficient: the Lipschitz constant that layers are held to, in (0, 1).
+        coefficient: the largest norm that a layer may have, in (0, 1).
         tolerance: relative change of the measured norm at which the iteration stops; ``None``
             always takes ``max_iterations`` steps, so that an accelerator need not synchronise
             for each check.
@@ -35,8 +35,8 @@ class OperatorNorm(Rebuildable, nn.Module):
         super().__init__()
         if not 0 < coefficient < 1:
             raise ValueError(
-                "coefficient: a residual block is invertible for a Lipschitz constant below 1; "
-                f"expected 0 < coefficient < 1, got {coefficient}."
+                f"coefficient: expected 0 < coefficient < 1, got {coefficient}; a residual block "
+                "is invertible if its Lipschitz constant is below 1."
             )
         if max_iterations < 1:
             raise ValueError(
@@ -51,7 +51,7 @@ class OperatorNorm(Rebuildable, nn.Module):
         raise NotImplementedError
 
     def settings(self) -> tuple[object, ...]:
-        """The numbers that decide how large a layer's effective weight is."""
+        """The settings that determine a layer's effective weight."""
         return self.coefficient, self.tolerance, self.max_iterations
 
     def orders(self) -> tuple[Tensor, ...]:
@@ -59,13 +59,13 @@ class OperatorNorm(Rebuildable, nn.Module):
         return ()
 
     def kind(self) -> tuple[object, ...]:
-        """A key that is equal for norms that can be measured together; by default its own."""
+        """A key that is equal for norms that can be measured together; by default unique."""
         return (id(self),)
 
     def iterate_together(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        """:meth:`iterate` for several operators, of one shape or of the transposed one."""
+        """:meth:`iterate` for several operators that all have one shape or its transpose."""
         return [self.iterate(*each) for each in zip(operators, us, vs, strict=True)]
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class OperatorNorm(Rebuildable, nn.Module):
         raise NotImplementedError
 
     def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:
-        """Whether an update of this operator can have given these vectors, up to rounding."""
+        """Whether the vectors can result from an update of this operator, up to rounding."""
         return True
 
     def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:

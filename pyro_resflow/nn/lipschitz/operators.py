@@ -16,17 +16,18 @@ from .groups import MatrixGroup, OperatorGroup, convolution_group
 
 DENSE_LIMIT = 1024
 """Largest side of a Gram matrix that is formed for a bound: 8 MiB in float64. For larger images
-the bound by frequencies is nearly as sharp, because their border is a small share of them."""
+the bound by frequencies is nearly as sharp, because the border is a small part of the image."""
 
 CHUNK = 2**24
-"""Complex entries of the frequencies' matrices that are multiplied at a time: 256 MiB."""
+"""Complex entries of the frequency matrices that are multiplied at a time: 256 MiB."""
 
 GRAM_STEPS = 10
-"""Squarings in a bound. At rank r it is at most r^(1/2048) times the norm: 1.0034 for r = 1024."""
+"""Squarings in a bound. At rank r the bound is at most r^(1/2048) times the norm: 1.0034 times for
+r = 1024."""
 
 
 class LinearOperator(Protocol):
-    """A weight seen as a linear map A between vectors, any number of them at once."""
+    """The linear map A of a weight, on any number of vectors at once."""
 
     @property
     def weight(self) -> Tensor:
@@ -41,7 +42,7 @@ class LinearOperator(Protocol):
         """The shape of one output."""
 
     def with_weight(self, weight: Tensor) -> LinearOperator:
-        """The map of another weight of the same shape."""
+        """The same map with another weight of the same shape."""
 
     def apply(self, v: Tensor) -> Tensor:
         """A v, from shape ``(*batch, *domain)`` to ``(*batch, *codomain)``; differentiable."""
@@ -50,11 +51,11 @@ class LinearOperator(Protocol):
         """A^T u, from shape ``(*batch, *codomain)`` to ``(*batch, *domain)``; differentiable."""
 
     def outer(self, *pairs: tuple[Tensor, Tensor]) -> Tensor:
-        """The gradient by the weight, of its shape, of the sum of u A v over pairs (u, v)."""
+        """The gradient of the sum of u^T A v over pairs (u, v) with respect to the weight."""
 
     @classmethod
     def group(cls, operators: Sequence[Any]) -> OperatorGroup:
-        """Several operators of this class together, of one shape or of the transposed one."""
+        """Group operators of this class that all have one shape or its transpose."""
 
     def spectral_bound(self, steps: int) -> Tensor:
         """A certified upper bound of the largest singular value."""
@@ -67,13 +68,13 @@ class LinearOperator(Protocol):
 
 
 def grouped(operators: Sequence[LinearOperator]) -> OperatorGroup:
-    """Operators of one class together, of one shape or of the transposed one."""
+    """Group operators of one class that all have one shape or its transpose."""
     return type(operators[0]).group(operators)
 
 
 @dataclass(frozen=True, eq=False)
 class MatrixOperator:
-    """The map of a linear layer.
+    """The linear map of a matrix.
 
     Args:
         weight: shape ``(out, in)``.
@@ -121,7 +122,7 @@ class MatrixOperator:
 
 @dataclass(frozen=True, eq=False)
 class ConvolutionOperator:
-    """The map of a zero-padded convolution of stride 1 on images of one size.
+    """The linear map of a zero-padded convolution of stride 1 on images of one size.
 
     Args:
         weight: shape ``(out, in, k, k)``, k odd.
@@ -159,12 +160,12 @@ class ConvolutionOperator:
         return convolution_group([each.weight for each in operators], operators[0].input_size)
 
     def spectral_bound(self, steps: int) -> Tensor:
-        """The bound of the Gram matrix if that is small, else of a periodic convolution.
+        """The bound from the Gram matrix if that is small, else from a periodic convolution.
 
         On a torus of size n + k - 1 no kernel wraps around an image of size n, so that the
         zero-padded operator is a submatrix of the periodic one. The Fourier transform splits the
-        norm of the latter into one small matrix per frequency. The two norms differ by the share
-        of the border in the image.
+        periodic operator into one small matrix per frequency. The two norms differ little if the
+        border is a small part of the image.
         """
         pixels = self.input_size[0] * self.input_size[1]
         if self.weight.shape[-1] > 1 and min(self.weight.shape[:2]) * pixels <= DENSE_LIMIT:
@@ -175,7 +176,7 @@ class ConvolutionOperator:
         return torch.stack([gram_bound(part, steps) for part in matrices.split(chunk)]).max()
 
     def _gram_matrix(self) -> Tensor:
-        """The smaller one of A A^T and A^T A, from the images of the unit vectors."""
+        """The smaller one of A A^T and A^T A, computed from the unit vectors."""
         weight = self.weight.detach()
         if weight.shape[0] > weight.shape[1]:
             # the adjoint of a zero-padded convolution is the convolution by the flipped kernel
@@ -206,7 +207,7 @@ def _images(x: Tensor) -> Tensor:
 
 
 def _norms(weight: Tensor, order: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The ``order``-norms along ``dims``; a high order's powers neither over- nor underflow."""
+    """The ``order``-norms along ``dims``, scaled so that high powers stay in range."""
     largest = weight.abs().amax(dims, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
     scaled = torch.linalg.vector_norm(weight / largest, float(order), dim=dims)
     return largest.squeeze(dims) * scaled
@@ -216,8 +217,8 @@ def gram_bound(matrices: Tensor, steps: int = GRAM_STEPS) -> Tensor:
     r"""Certified upper bound of the largest singular value of a batch of matrices.
 
     :math:`\|A\|_2 \le \|G_t\|_F^{2^{-t}}`, where :math:`G_0 = A` and
-    :math:`G_{t+1} = G_t^* G_t`. It decreases to the singular value, doubling the exponent with
-    each step; rescaling keeps the numbers in range.
+    :math:`G_{t+1} = G_t^* G_t`. The bound decreases to the singular value, and each step doubles
+    the exponent; rescaling keeps the numbers in range.
 
     Args:
         matrices: shape ``(B, m, n)``, real or complex.

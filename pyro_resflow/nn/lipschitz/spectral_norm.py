@@ -17,30 +17,33 @@ from .operators import GRAM_STEPS, LinearOperator, grouped
 from .squaring import GramPower
 
 BELONG_WITHIN = 1e-4
-"""Relative error with which one vector of a pair is the image of the other: far above the rounding
-of a product in float32, far below the change that another weight makes."""
+"""Largest relative error at which one vector of a pair counts as the image of the other: far
+above the rounding of a product in float32, far below the change from another weight."""
 
 Cycle = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
-"""From vectors and a number of products: better vectors, their values, and their last rise."""
+"""Maps vectors and a number of products to better vectors, their values, and the increase of
+these in the last step."""
 
 HEADROOM = 2
-"""Between the fourth power of a norm and the largest number, for the rounding in products."""
+"""Margin between a norm and the fourth root of the largest number, for rounding in products."""
 
 
 class SpectralNorm(OperatorNorm):
     r"""The largest singular value :math:`\sigma(A) = \max_v |Av|_2/|v|_2`.
 
-    Measured from :math:`A^T A`, or from :math:`A A^T` if that is smaller. A matrix with a side of
-    at most 64 is measured by the power method with the 256th power of that product, see
-    :mod:`.squaring`; any other operator by the Lanczos process, which takes several times fewer
-    products than power iteration, whose slow last stretch leaves the norm too low. The measured
-    norm is a lower bound; :meth:`upper_bound` is certified. Both iterations start from the vector
-    of the last update and a share of a generic one, since the last one alone may have become
-    orthogonal to the vector that is sought. They stop when the last step of a cycle has raised the
-    value by less than the tolerance. The Lanczos process departs from the textbook in two places:
+    It is measured from :math:`A^T A`, or from :math:`A A^T` if that is smaller. For a matrix with
+    a side of at most 64, the power method runs with the 256th power of that product, see
+    :mod:`.squaring`. For any other operator, the Lanczos process takes several times fewer
+    products than power iteration, which converges slowly at the end and leaves the norm too low.
+    The measured norm is a lower bound; :meth:`upper_bound` is certified.
 
-    - it restarts after :attr:`cycle` products, with the best vector found, so that memory and the
-      small eigenvalue problem stay small;
+    Both iterations start from the vector of the last update plus a share of a generic one, because
+    the last vector may have become orthogonal to the leading singular vector. They stop when the
+    last step of a cycle increases the value by less than the tolerance. The Lanczos process
+    departs from the textbook in two places:
+
+    - it restarts from the best vector after :attr:`cycle` products, so that memory and the small
+      eigenvalue problem stay small;
     - its basis is orthogonalized in full, see :mod:`.lanczos`.
 
     Args:
@@ -54,8 +57,8 @@ class SpectralNorm(OperatorNorm):
     """
 
     cycle = 12
-    """Products of one Krylov space; the next one starts from the best vector of the last. Two
-    steps with a power of the Gram matrix count as many."""
+    """Products in one Krylov space; the next space starts from the best vector of the last. Two
+    steps with a power of the Gram matrix count as this many products."""
 
     def __init__(
         self,
@@ -91,10 +94,10 @@ class SpectralNorm(OperatorNorm):
             spent += steps
             if vectors.is_meta or self._settled(values, rise):
                 break
-        # 3. A weight of zero has mapped its vector to zero: replace it, or it would stay there.
+        # 3. A weight of zero has mapped its vector to zero, which an iteration cannot leave.
         vanished = (vectors == 0).all(1, keepdim=True)
         near = torch.where(vanished, generic_direction(vectors[0]), unit(vectors))
-        # 4. The vector of the other side is the image, whose length is the norm.
+        # 4. The far vector is the image of the near one, and its length is the norm.
         far = group.across(near)
         pairs = zip(near.unbind(), far.unbind(), group.on_domain, strict=True)
         return [(f, n) if on_domain else (n, f) for n, f, on_domain in pairs]
@@ -110,7 +113,7 @@ class SpectralNorm(OperatorNorm):
 
     @torch.no_grad()
     def gradient(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
-        """The norm's gradient by the weight, of its shape: that of u A v at unit vectors."""
+        """The norm's gradient with respect to the weight: that of u^T A v at unit vectors."""
         outer = operator.outer((u.view(1, *operator.codomain), v.view(1, *operator.domain)))
         return outer / self.value(u, v).clamp_min(torch.finfo(v.dtype).tiny)
 
@@ -118,7 +121,7 @@ class SpectralNorm(OperatorNorm):
     def measured(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
     ) -> list[Measured]:
-        """The norms of several operators and their gradients, at vectors from an iteration."""
+        """The contraction factors of operators and the gradients of their norms, at u and v."""
         group = grouped(operators)
         near, far = near_and_far(group.on_domain, us, vs)
         sigma = self.value(near, far)
@@ -142,7 +145,7 @@ class SpectralNorm(OperatorNorm):
 
     @staticmethod
     def value(u: Tensor, v: Tensor) -> Tensor:
-        """The norm at vectors from an iteration, ``(*, out)`` and ``(*, in)``."""
+        """The norm at vectors of an iteration, ``(*, out)`` and ``(*, in)``."""
         return torch.linalg.vector_norm(u, dim=-1) * torch.linalg.vector_norm(v, dim=-1)
 
     def upper_bound(self, operator: LinearOperator, steps: int = GRAM_STEPS) -> Tensor:
@@ -150,7 +153,7 @@ class SpectralNorm(OperatorNorm):
 
 
 def _power_cycle(group: OperatorGroup) -> Cycle | None:
-    """Steps of the power method with a power of the Gram matrices, if these are small."""
+    """The power method with a power of the Gram matrices; ``None`` if these are large."""
     matrices = group.gram_matrices()
     if matrices is None:
         return None
@@ -159,20 +162,20 @@ def _power_cycle(group: OperatorGroup) -> Cycle | None:
 
 
 def _krylov_cycle(operators: Sequence[LinearOperator]) -> Cycle:
-    """The best vectors of a Krylov space of the Gram maps."""
+    """The Lanczos process with the Gram maps."""
     return partial(largest_eigenvectors, grouped(_brought_into_range(operators)).gram)
 
 
 def _brought_into_range(operators: Sequence[LinearOperator]) -> Sequence[LinearOperator]:
-    """Operators divided by powers of two, if their norms to the fourth power would overflow.
+    """Divide operators by powers of two if the fourth powers of their norms could overflow.
 
-    The Lanczos process takes the squared length of products with A^T A.
+    The Lanczos process squares the lengths of products with A^T A.
     """
     weights = [operator.weight for operator in operators]
     if weights[0].is_meta:
         return operators
     largest = torch.stack(torch._foreach_norm(weights, torch.inf))
-    # the Frobenius norm bounds a matrix's norm, and times the kernel's side a convolution's
+    # the Frobenius norm bounds the norm of a matrix; times the kernel's side, of a convolution
     factor = weights[0].numel() ** 0.5 * (weights[0].shape[-1] if weights[0].dim() > 2 else 1)
     if not bool((factor * largest > (torch.finfo(largest.dtype).max) ** 0.25 / HEADROOM).any()):
         return operators

@@ -1,7 +1,7 @@
-r"""The largest eigenvectors of small symmetric matrices by powers of the matrices.
+r"""The leading eigenvectors of small symmetric matrices, by repeated squaring.
 
-Squaring a matrix eight times gives its 256th power. The power method with that power takes 256
-steps in one product, by a few operations on all matrices at once. For matrices of up to
+Eight squarings of a matrix give its 256th power. One product with that power is 256 steps of the
+power method, in a few operations on all matrices at once. For matrices of up to
 :data:`SQUARED_SIDE` rows this is faster than a Krylov space, which takes a dozen operations for
 each of its steps.
 """
@@ -17,13 +17,13 @@ from .directions import unit
 
 SQUARED_SIDE = 64
 """Largest side of a matrix that is squared. The cost of a squaring grows with the third power of
-the side, that of a step in a Krylov space with the second."""
+the side, the cost of a step in a Krylov space with the second."""
 
 SCALINGS = 2
-"""Times that a matrix is divided by its largest entry, before squarings that could overflow."""
+"""How often a matrix is divided by its largest entry before squarings that could overflow."""
 
 SQUARINGS_BETWEEN = 4
-"""Squarings after each scaling. The largest eigenvalue of a positive semidefinite matrix with
+"""Squarings after each division. The largest eigenvalue of a positive semidefinite matrix with
 n rows and largest entry 1 is at most n; the 16th power of 64 is far below float32's limit."""
 
 
@@ -44,27 +44,27 @@ class GramPower:
         self.power = _with_largest_entry_one(power)
 
     def cycle(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Two steps of the power method with the power.
+        """Two steps of the power method with the 256th power.
 
         Args:
-            vectors: to start from, shape ``(L, n)``.
+            vectors: the start vectors, shape ``(L, n)``.
 
         Returns:
-            The vectors, ``(L, n)``; the values, ``(L,)``, in units of the matrices' largest
-            entries; and how far the last step raised them, ``(L,)``.
+            The eigenvectors, ``(L, n)``; the eigenvalues, ``(L,)``, in units of the matrices'
+            largest entries; and the increase of these in the last step, ``(L,)``.
         """
         first, before = self._step(vectors)
         second, values = self._step(first)
         return second, values, values - before
 
     def _step(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Multiply by the power; the unit vectors and their Rayleigh quotients."""
+        """Multiply vectors by the power; return unit vectors and their Rayleigh quotients."""
         vectors = unit(torch.bmm(self.power, vectors[..., None]).squeeze(-1))
         images = torch.bmm(self.matrices, vectors[..., None]).squeeze(-1)
         return vectors, torch.linalg.vecdot(vectors, images)
 
 
 def _with_largest_entry_one(matrices: Tensor) -> Tensor:
-    """Each matrix divided by its largest entry; zero stays zero."""
+    """Divide each matrix by its largest entry; a zero matrix stays zero."""
     largest = torch.linalg.vector_norm(matrices, math.inf, dim=(1, 2), keepdim=True)
     return matrices / largest.clamp_min(torch.finfo(matrices.dtype).tiny)

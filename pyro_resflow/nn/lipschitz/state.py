@@ -1,4 +1,4 @@
-"""What a layer knows of its norm, and of which weight it knows it."""
+"""The state of a layer's norm: whether it is up to date, and its measured value and gradient."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class NonFiniteWeightError(ValueError):
 
 
 class NormedLayer(nn.Module):
-    """A layer whose weight has a norm that is measured: all that :mod:`.update` asks of it."""
+    """A layer whose weight has a measured norm: the interface that :mod:`.update` uses."""
 
     weight: nn.Parameter
     norm: OperatorNorm
     norm_state: NormState
     u: Tensor
     v: Tensor
-    """The vectors of the norm's iteration, of outputs and of inputs. For a spectral norm they are
-    singular vectors: one has length 1, the other the length of the norm."""
+    """The vectors of the norm's iteration, u of outputs and v of inputs. For a spectral norm they
+    are singular vectors: one has length 1, and the length of the other is the norm."""
 
     def measured_operator(self, weight: Tensor) -> LinearOperator:
         """The linear map whose norm is measured, for a weight of this layer's shape."""
@@ -53,34 +53,34 @@ class NormedLayer(nn.Module):
         """
         if not self.weight.is_meta and not bool(self.weight.square().sum().isfinite()):
             raise NonFiniteWeightError(
-                f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: its norm "
-                "cannot be measured, for it holds values that are nan, infinite or too large. Go "
-                "back to an earlier state."
+                f"weight of {type(self).__name__} of shape {tuple(self.weight.shape)}: expected "
+                "finite values, got some that are nan, infinite or too large, so that the norm "
+                "cannot be measured; go back to an earlier state."
             )
 
 
 class Seen(NamedTuple):
-    """All that a norm depends on, at the time when it was measured."""
+    """The settings and a fingerprint of the tensors that a norm was measured with."""
 
     settings: tuple[object, ...]
     fingerprint: Fingerprint
 
 
 class NormState:
-    """What is known of a layer's norm, and of which weight.
+    """Whether a layer's measured norm is up to date, and its value and gradient.
 
-    The layer is passed in at each call, not kept: a state belongs to one layer, and a copy of the
-    layer makes a state of its own.
+    A state belongs to one layer but does not hold it: each method takes the layer as an argument,
+    and a copy of the layer makes its own state.
 
     Args:
         layer: the layer.
 
     Attributes:
         key: a number by which :func:`layer_of` finds the layer.
-        seen: all that the norm depends on, as it was when the norm was measured.
-        measured: the norm's value and gradient, ``None`` until they are needed.
-        arrived: whether weight and vectors were loaded together, and nobody has looked yet
-            whether they fit.
+        seen: the settings and tensors that the norm was measured with, ``None`` if there are none.
+        measured: the contraction factor and the norm's gradient, ``None`` until they are needed.
+        arrived: whether weight and vectors have been loaded together, and not yet been checked
+            against each other.
     """
 
     __slots__ = ("arrived", "key", "measured", "seen")
@@ -93,35 +93,35 @@ class NormState:
         self.seen: Seen | None = None
 
     def is_current(self, layer: NormedLayer) -> bool:
-        """Whether the vectors belong to the weight, and to the orders of the norm, as they are."""
+        """Whether the vectors belong to the current weight, orders and settings of the norm."""
         return not out_of_date([layer])
 
     def trust(self, layer: NormedLayer) -> None:
-        """Take the layer's vectors as those of its weight as it is, without measuring."""
+        """Accept the layer's vectors as those of its current weight, without measuring."""
         trust([layer])
 
     def forget(self) -> None:
-        """Take the vectors as those of another weight."""
+        """Treat the vectors as those of another weight; the next use measures the norm."""
         self.measured = self.seen = None
 
     def load(self, is_complete: bool) -> None:
-        """Note that a state has been loaded.
+        """Record that a state dict has been loaded.
 
         Args:
-            is_complete: whether it held the weight and its vectors, which then may still fit each
-                other, unless the weight has been averaged or scaled.
+            is_complete: whether it held the weight and both vectors. These then fit each other,
+                unless the weight has been averaged or scaled.
         """
         self.forget()
         self.arrived = is_complete
 
 
 def out_of_date(layers: Sequence[NormedLayer]) -> list[NormedLayer]:
-    """The layers that are not current, by one comparison of all of them as a rule."""
+    """The layers that are not current; usually one comparison serves all of them."""
     known: list[NormedLayer] = []
     fingerprints: list[Fingerprint] = []
     dependencies: list[list[Tensor]] = []
     for layer in layers:
-        seen = layer.norm_state.seen  # once: another thread may write to it
+        seen = layer.norm_state.seen  # read once: another thread may write to it
         if seen is not None and seen.settings == layer.norm.settings():
             known.append(layer)
             dependencies.append([layer.weight, *layer.norm.orders()])
@@ -140,9 +140,9 @@ def trust(layers: Sequence[NormedLayer]) -> None:
     for layer, fingerprint in zip(layers, fingerprints, strict=True):
         state = layer.norm_state
         state.measured, state.arrived = None, False
-        state.seen = Seen(layer.norm.settings(), fingerprint)  # last: other threads look first
+        state.seen = Seen(layer.norm.settings(), fingerprint)  # last: other threads read it first
 
 
 def layer_of(key: int) -> NormedLayer:
-    """The layer with a key, which a compiled function holds in the layer's place."""
+    """The layer with a given key. A compiled function holds the key, not the layer."""
     return _LAYERS[key]

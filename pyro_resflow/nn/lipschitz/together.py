@@ -1,4 +1,4 @@
-"""The effective weights of several layers, and their scaled biases, in one operation."""
+"""Compute the effective weights and scaled biases of several layers in one operation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .spectral_norm import SpectralNorm
 Scalar = Tensor | float
 
 _EFFECTIVE_WEIGHT = LipschitzLayer.effective_weight
-"""A layer that computes its weight by a method of its own is asked itself."""
+"""A layer whose class overrides this method computes its weight itself."""
 
 
 def measured_together(layers: Sequence[LipschitzLayer]) -> list[Measured] | None:
-    """The norms of layers whose effective weights :func:`scaled_together` can compute.
+    """The measured norms of layers, if :func:`scaled_together` can compute their weights.
 
-    It can in plain eager code, for weights of one type that are held to spectral norms which have
-    been measured. Returns ``None`` if it cannot.
+    It can in eager code, outside ``torch.func`` and forward mode, for parameters of one dtype and
+    device whose spectral norms have been measured. Otherwise the result is ``None``.
     """
     if (
         tracing_state() is not None
@@ -59,17 +59,17 @@ def scaled_together(
     biases: Sequence[Tensor],
     bias_gains: Sequence[Scalar],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights divided by their norms and multiplied by gains, and biases times theirs.
+    """Multiply weights by their contraction factors and gains, and biases by their gains.
 
     Args:
-        weights: of layers, see :func:`measured_together`.
-        measured: their norms.
+        weights: the weights of layers, see :func:`measured_together`.
+        measured: the measured norm of each weight.
         gains: a scalar for each weight.
-        biases: any number.
+        biases: any number of biases.
         bias_gains: a scalar for each bias.
 
     Returns:
-        The weights and the biases.
+        The effective weights and the scaled biases.
     """
     both = _scalars([*gains, *bias_gains], weights[0])
     scaled = _ScaledTogether.apply(measured, both, *weights, *biases)
@@ -77,7 +77,7 @@ def scaled_together(
 
 
 def _scalars(values: Sequence[Scalar], like: Tensor) -> Tensor:
-    """Scalars in one vector, of the type of a tensor."""
+    """Stack scalars into one vector; numbers take the dtype and device of ``like``."""
     tensors = [
         value if isinstance(value, Tensor) else _constant(value, like.dtype, like.device)
         for value in values
@@ -92,7 +92,7 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 class _ScaledTogether(torch.autograd.Function):
-    """Each tensor times its gain; the first of them, which are weights, divided by their norms."""
+    """Multiply tensors by gains, and the first ones, weights, by contraction factors too."""
 
     @staticmethod
     def forward(
@@ -118,7 +118,7 @@ class _ScaledTogether(torch.autograd.Function):
         ]
         shares = torch.stack([each.sum() for each in torch._foreach_mul(given, tensors)])
         found = torch._foreach_mul(given, factors.unbind())
-        # the norm falls with the weight, see pulled_to_weight
+        # the contraction factor depends on the weight too, see pulled_to_weight
         of_weights = shares[:number]
         rates = of_weights * factors[:number]
         rates.mul_(torch.stack([each.inverse for each in ctx.measured]))

@@ -1,7 +1,7 @@
-"""Measuring the norms of layers: when their weights have changed, and those of one shape together.
+"""Measure the norms of layers whose weights have changed, those of one shape together.
 
-Every use of a weight asks whether its norm is up to date. :func:`update_norms` measures all norms
-of a module at once, which saves time, and :func:`norms_updated` asks once for a whole pass.
+Every use of a weight checks whether its norm is up to date. :func:`update_norms` measures all
+norms of a module at once, which saves time, and :func:`norms_updated` checks once for a pass.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from .spectral_norm import SpectralNorm
 from .state import NormedLayer, layer_of, out_of_date, trust
 
 LOADED_WITHIN = 0.01
-"""Largest relative excess of a norm over its value at loaded vectors, for these to be kept. A step
-of training changes a norm by less, and the vectors of another weight miss it by more."""
+"""Largest relative difference between a norm and its value at loaded vectors that are kept. One
+training step changes a norm by less; the vectors of another weight miss it by more."""
 
 _UPDATE_LOCK = threading.RLock()
 
 _UPDATED: ContextVar[frozenset[int]] = ContextVar("updated", default=frozenset())
-"""The keys of layers that a pass around has updated."""
+"""The keys of layers that an enclosing pass has updated."""
 
 
 def update_norms(module: nn.Module) -> None:
-    """Measure the norms of all weights in a module that have changed, those of one shape together.
+    """Measure the norms of all changed weights in a module, those of one shape together.
 
-    Using a weight does this for its own norm. Calling it for a whole flow first saves time.
+    Every use of a weight does this for its own norm. Calling this function first, for a whole
+    flow, saves time.
 
     Args:
         module: any module.
@@ -55,7 +56,7 @@ def update_norms(module: nn.Module) -> None:
 
 
 def update_layers(layers: Sequence[NormedLayer]) -> None:
-    """:func:`update_norms` for layers with a weight of their own."""
+    """:func:`update_norms` for layers whose weights are their own parameters."""
     if torch_func_is_active():
         outside_torch_func(partial(update_layers, layers))
         return
@@ -75,10 +76,10 @@ def _update_changed(layers: Sequence[NormedLayer]) -> None:
 
 
 def update_layer(layer: NormedLayer) -> None:
-    """Measure a layer's norm if its weight has changed, unless a pass around has done so.
+    """Measure a layer's norm if its weight has changed, unless an enclosing pass has done so.
 
     Args:
-        layer: a layer with a weight of its own.
+        layer: a layer whose weight is its own parameter.
 
     Raises:
         NonFiniteWeightError: if the weight holds nan or infinite values.
@@ -88,7 +89,7 @@ def update_layer(layer: NormedLayer) -> None:
 
 
 def norms_updated(module: nn.Module) -> AbstractContextManager[None]:
-    """A context for one pass, in which layers do not ask again whether their weights have changed.
+    """A context for one pass, in which layers do not check again whether their weights changed.
 
     Args:
         module: any module. Norms inside it that are out of date are measured first.
@@ -98,14 +99,14 @@ def norms_updated(module: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def layers_updated(layers: Iterable[object]) -> Iterator[None]:
-    """:func:`norms_updated` for the layers among some objects that have a weight of their own."""
+    """:func:`norms_updated` for the objects that are layers with their own parameter as weight."""
     updated = _UPDATED.get()
     mine: dict[int, NormedLayer] = {}
     for layer in layers:
         if isinstance(layer, NormedLayer) and isinstance(layer.weight, nn.Parameter):
             mine[layer.norm_state.key] = layer
     if mine.keys() <= updated or torch.compiler.is_compiling() or tracing_state() is not None:
-        yield  # compiled and traced code has each layer ask by an operation
+        yield  # in compiled and traced code each layer checks, by an operation
         return
     update = update_layers if torch_func_is_active() else _update_changed
     update([*mine.values()])
@@ -117,7 +118,7 @@ def layers_updated(layers: Iterable[object]) -> Iterator[None]:
 
 
 def trust_norms(module: nn.Module) -> None:
-    """Take the vectors of all layers in a module as those of their weights, without measuring.
+    """Accept the vectors of all layers in a module as those of their weights, without measuring.
 
     Args:
         module: any module.
@@ -133,10 +134,10 @@ def updated_vectors(layer: NormedLayer) -> tuple[Tensor, Tensor]:
 
 
 def updated_measured(layer: NormedLayer) -> Measured:
-    """The value and gradient of a layer's spectral norm, up to date."""
+    """The contraction factor of a layer and the gradient of its spectral norm, up to date."""
     if layer.norm_state.key not in _UPDATED.get():
         update_layers([layer])
-    measured = layer.norm_state.measured  # another thread's update may take it away at any moment
+    measured = layer.norm_state.measured  # another thread's update may reset it at any moment
     if measured is not None:
         return measured
     with _UPDATE_LOCK:
@@ -160,7 +161,7 @@ def recorded_vectors(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
     """:func:`updated_vectors` as one operation, which compiled and traced code runs each time.
 
     Args:
-        weight: the layer's weight, so that the operation follows each change of it.
+        weight: the layer's weight, an argument so that the operation depends on it.
         key: the layer's key.
     """
     return updated_vectors(layer_of(key))
@@ -173,7 +174,7 @@ def _(weight: Tensor, key: int) -> tuple[Tensor, Tensor]:
 
 
 def _with_own_weight(modules: Iterable[object]) -> list[NormedLayer]:
-    """The layers whose norms are kept, without those whose weight is replaced for one call."""
+    """The layers among modules, without those whose weight is replaced for one call."""
     return [
         module
         for module in modules
@@ -182,7 +183,7 @@ def _with_own_weight(modules: Iterable[object]) -> list[NormedLayer]:
 
 
 def _update(layers: Sequence[NormedLayer]) -> None:
-    """Measure the norms of layers of one kind, with the gradients where these are known."""
+    """Measure the norms of layers of one kind, and the gradients of spectral norms."""
     found = iterated(layers)
     changed = [
         (layer, *vectors)
@@ -203,10 +204,10 @@ def _update(layers: Sequence[NormedLayer]) -> None:
 
 @torch.no_grad()
 def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
-    """The vectors that the iteration finds for the weights as they are; the layers keep theirs.
+    """The vectors that the iteration finds for the current weights; the layers' own do not change.
 
     Args:
-        layers: of one kind.
+        layers: layers of one kind.
 
     Raises:
         NonFiniteWeightError: if a weight holds nan or infinite values.
@@ -215,10 +216,10 @@ def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
     refuse_half_precision(layers[0])
     if is_mapped(layers[0].weight):
         raise ValueError(
-            f"weight of {type(layers[0]).__name__}: torch.func.vmap maps over weights, as over "
-            "those of stack_module_state, and their norms are measured by an iteration that "
-            "depends on values, which vmap does not support. Call functional_call in a loop, once "
-            "for each set of weights."
+            f"weight of {type(layers[0]).__name__}: expected one weight, got a batch that "
+            "torch.func.vmap maps over, as it does after stack_module_state. The iteration that "
+            "measures norms depends on values, which vmap does not support; call functional_call "
+            "in a loop, once for each set of weights."
         )
     # no_grad does not stop tangents, and the derivative of the norm takes u and v as constants
     weights = [w.detach() if is_transformed(w) else w for w in (each.weight for each in layers)]
@@ -233,7 +234,7 @@ def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
         if not weights[0].is_meta:
             _check_lengths(found)
         return found
-    except RuntimeError:  # raised by the small eigenvalue problem too
+    except RuntimeError:  # torch.linalg.eigh raises it too
         for layer in layers:
             layer.check_finite()
         raise
@@ -248,9 +249,9 @@ def _check_lengths(found: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 @torch.no_grad()
 def _loaded_vectors_fit(layer: NormedLayer, u: Tensor, v: Tensor) -> bool:
-    """Whether the vectors of a loaded layer belong to its weight, given those of the iteration.
+    """Whether the vectors of a loaded layer fit its weight, given the iteration's vectors u and v.
 
-    Such vectors are kept, so that a training run continues from a file to the last bit.
+    Vectors that fit are kept, so that a run resumed from a checkpoint repeats every bit.
     """
     if layer.weight.is_meta:
         return True
@@ -265,7 +266,7 @@ def _loaded_vectors_fit(layer: NormedLayer, u: Tensor, v: Tensor) -> bool:
 @torch.inference_mode(False)
 @torch.no_grad()
 def _measured(layers: Sequence[NormedLayer]) -> list[Measured]:
-    """The values and gradients of spectral norms, at the vectors of layers of one kind."""
+    """The contraction factors and norm gradients of layers of one kind, at their vectors."""
     norm = layers[0].norm
     assert isinstance(norm, SpectralNorm)  # for the type checker
     with _UPDATE_LOCK, full_precision(layers[0].weight):

@@ -54,9 +54,9 @@ class Chain(Rebuildable, nn.Sequential):
             if not callable(getattr(layer, "stages", None)):
                 raise ValueError(
                     f"layers: expected layers of pyro_resflow.nn, which have a method stages, got "
-                    f"a {type(layer).__name__}. Take LipschitzLinear and LipschitzConv2d for "
-                    "linear maps and the activations of pyro_resflow.nn; any other network is "
-                    "given to Residual as a plain module, such as an nn.Sequential."
+                    f"a {type(layer).__name__}. Use LipschitzLinear and LipschitzConv2d for "
+                    "linear maps, and the activations of pyro_resflow.nn; pass any other network "
+                    "to Residual as a plain module, such as an nn.Sequential."
                 )
         super().__init__(*layers)
         self.event_dim = event_dim
@@ -109,7 +109,7 @@ class Chain(Rebuildable, nn.Sequential):
         for layer in layers:
             biases.append(layer is not None and layer._parameters.get("bias") is not None)
             can_keep = can_keep and getattr(
-                getattr(type(layer), "stages", None), "is_lasting", False
+                getattr(type(layer), "stages", None), "is_reusable", False
             )
         known = _BUILT.get(self) if can_keep else None
         if known is not None and known[:2] == (layers, biases):
@@ -269,12 +269,12 @@ def refuse_hooks(kind: str, modules: Mapping[str, nn.Module | None]) -> None:
             or module._backward_pre_hooks
         ):
             raise ValueError(
-                f"{kind}{name and ' '}{name} ({type(module).__name__}): its hooks would not be "
-                "called, because networks of pyro_resflow.nn are evaluated in stages. Remove "
-                "them. torch.nn.utils.prune.remove makes pruning permanent, "
-                "torch.nn.utils.parametrizations.weight_norm succeeds torch.nn.utils.weight_norm; "
-                "to look at intermediate values, put the hook on a module of your own around the "
-                "network."
+                f"{kind}{name and ' '}{name} ({type(module).__name__}): expected no hooks, got "
+                "some. They would not be called, because networks of pyro_resflow.nn are "
+                "evaluated in stages; remove them. torch.nn.utils.prune.remove makes pruning "
+                "permanent, torch.nn.utils.parametrizations.weight_norm replaces "
+                "torch.nn.utils.weight_norm. To see intermediate values, wrap the network in a "
+                "module and register the hook on that."
             )
 
 

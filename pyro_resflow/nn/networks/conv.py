@@ -50,8 +50,8 @@ class LipschitzConvNet(Chain):
         channels, height, width = checked_image_shape(event_shape)
         if len(kernel_sizes) != len(hidden_channels) + 1:
             raise ValueError(
-                f"kernel_sizes: {len(hidden_channels)} hidden layers need "
-                f"{len(hidden_channels) + 1} convolutions, got {len(kernel_sizes)} sizes."
+                f"kernel_sizes: expected {len(hidden_channels) + 1} sizes for "
+                f"{len(hidden_channels)} hidden layers, got {len(kernel_sizes)}."
             )
         widths = [channels, *hidden_channels, channels]
         norms = norm_per_layer(norm, len(kernel_sizes), concatenates=activation().expansion > 1)
@@ -62,8 +62,8 @@ class LipschitzConvNet(Chain):
                 phi = activation()
                 if getattr(phi, "feature_dim", -3) != -3:
                     raise ValueError(
-                        f"activation: {type(phi).__name__} concatenates along dimension "
-                        f"{phi.feature_dim}, images have their channels in -3; pass "
+                        f"activation: expected one that concatenates channels, dimension -3, got "
+                        f"a {type(phi).__name__} of dimension {phi.feature_dim}; pass "
                         f"partial({type(phi).__name__}, -3)."
                     )
                 layers.append(phi)

@@ -32,8 +32,9 @@ def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> l
         raise ValueError(f"norm: expected one norm for each of {layers} layers, got {len(norms)}.")
     if concatenates and any(isinstance(each, InducedNorm) for each in norms):
         raise ValueError(
-            "norm: the bound of a concatenation holds for the Euclidean norm only; use "
-            "SpectralNorm here, or an activation that does not concatenate."
+            "norm: expected spectral norms, got an InducedNorm. The bound of a concatenation "
+            "holds for the Euclidean norm only; use SpectralNorm, or an activation that does not "
+            "concatenate."
         )
     check_norms_chain(norms)
     return norms
@@ -55,6 +56,7 @@ def check_norms_chain(norms: Sequence[OperatorNorm]) -> None:
             and first.codomain_logit is second.domain_logit
         ):
             raise ValueError(
-                "norm: neighbouring layers have to share the orders of induced norms, the last "
-                f"layer with the first; make them with InducedNorm.chain({len(norms)})."
+                "norm: expected induced norms whose orders are shared by neighbouring layers, and "
+                "by the last and the first layer, got separate orders; make the norms with "
+                f"InducedNorm.chain({len(norms)})."
             )

@@ -7,7 +7,7 @@ from .folding import folded
 from .perceptron import LinearizedPerceptron, is_perceptron
 from .scale import Scale, Translate
 from .sequence import LinearizedStages, evaluate
-from .stage import Gain, Gradients, Layer, Stage, inner_product, lasting, product, scaled
+from .stage import Gain, Gradients, Layer, Stage, inner_product, product, reusable, scaled
 
 __all__ = [
     "Affine",
@@ -28,7 +28,7 @@ __all__ = [
     "folded",
     "inner_product",
     "is_perceptron",
-    "lasting",
     "product",
+    "reusable",
     "scaled",
 ]

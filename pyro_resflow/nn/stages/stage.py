@@ -32,13 +32,13 @@ class Layer(Protocol):
         """The stages of the layer, in order."""
 
 
-def lasting(stages: Method) -> Method:
-    """Mark a layer's method ``stages`` whose stages stay right while the layer's values change.
+def reusable(stages: Method) -> Method:
+    """Mark a layer's method ``stages`` whose stages a chain may reuse from call to call.
 
-    It reads parameters, gains and settings when a stage is evaluated, and not when it is made. A
-    chain keeps such stages, and builds all others again for each evaluation.
+    Such stages read parameters, gains and settings when they are evaluated, not when they are
+    built. A chain rebuilds all other stages for each evaluation.
     """
-    stages.is_lasting = True  # type: ignore[attr-defined]
+    stages.is_reusable = True  # type: ignore[attr-defined]
     return stages
 
 

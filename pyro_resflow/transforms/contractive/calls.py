@@ -124,9 +124,10 @@ def check_settled(net: object) -> None:
         if varies_between_calls(part):
             mode = "training" if part.training else "evaluation"
             raise ValueError(
-                f"net: its {type(part).__name__} in {mode} mode makes g a different function for "
-                "each batch or at each call, so that log-determinant and inverse belong to none. "
-                "Call eval() on it, or normalise each sample by itself, as nn.LayerNorm does."
+                "net: expected a network that computes the same function at every call, got one "
+                f"with a {type(part).__name__} in {mode} mode, which depends on the batch or "
+                "changes between calls; call eval() on it, or normalise each sample by itself, "
+                "as nn.LayerNorm does."
             )
 
 

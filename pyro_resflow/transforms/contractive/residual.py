@@ -173,9 +173,10 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
         net = holder._network.bind(context)
         if self.context.requires_grad and not isinstance(net, Linearizable):
             raise ValueError(
-                f"net: bind returned a {type(net).__name__}, by which no gradient reaches the "
-                "context; return a pyro_resflow.nn.Chain, or another network with coefficients() "
-                "that hold what is computed from the context; or detach the context."
+                "net: expected bind to return a network that passes gradients to the context, got "
+                f"a {type(net).__name__}; return a pyro_resflow.nn.Chain or another network whose "
+                "coefficients() include all tensors computed from the context, or detach the "
+                "context."
             )
         return x, net, holder
 

@@ -119,7 +119,7 @@ def test_a_slice_of_a_chain_is_a_chain() -> None:
 
 def test_a_concatenation_along_the_width_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"activation: CLipSwish .* pass partial\(CLipSwish, -3\)"
+        ValueError, match=r"activation: .* got a CLipSwish .* pass partial\(CLipSwish, -3\)"
     ):
         LipschitzConvNet((2, 4, 4), [4, 4], activation=CLipSwish)
     network = LipschitzConvNet((2, 4, 4), [4, 4], activation=partial(CLipSwish, -3))
