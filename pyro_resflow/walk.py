@@ -44,11 +44,14 @@ def first_parameter(module: nn.Module) -> nn.Parameter | None:
 
 
 def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """The modules' own parameters and buffers, without those of their submodules."""
-    return [
-        tensor
-        for each in modules
-        for tensors in (each._parameters, each._buffers)
-        for tensor in tensors.values()
-        if tensor is not None
-    ]
+    """The modules' own parameters and buffers, without those of their submodules.
+
+    A module with an attribute ``buffers_follow_parameters`` computes its buffers from its
+    parameters; they are left out.
+    """
+    found: list[Tensor | None] = []
+    for each in modules:
+        found.extend(each._parameters.values())
+        if each._buffers and not getattr(each, "buffers_follow_parameters", False):
+            found.extend(each._buffers.values())
+    return [tensor for tensor in found if tensor is not None]

@@ -1,5 +1,6 @@
 """Estimators of log|det(I + J_g(x))| (torch only)."""
 
+from .autograd import Estimate
 from .default import default_logdet
 from .estimator import LogDetEstimator
 from .exact import Exact
@@ -14,6 +15,7 @@ __all__ = [
     "LOG_CAYLEY",
     "LOG_ONE_PLUS",
     "AdaptiveKrylov",
+    "Estimate",
     "Exact",
     "Frozen",
     "Gaussian",

@@ -50,15 +50,21 @@ class Activation(Rebuildable, nn.Module):
 
     def core(self, h: Tensor) -> Tensor:
         """psi(h)."""
-        raise NotImplementedError
+        raise self._missing("core(h)", "psi(h)")
 
     def core_slope(self, h: Tensor) -> Tensor:
         """psi'(h)."""
-        raise NotImplementedError
+        raise self._missing("core_slope(h)", "its first derivative")
 
     def core_curvature(self, h: Tensor) -> Tensor:
         """psi''(h)."""
-        raise NotImplementedError
+        raise self._missing("core_curvature(h)", "its second derivative")
+
+    def _missing(self, method: str, meaning: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__}: expected a method {method} that returns {meaning}; an "
+            "Activation implements core, core_slope and core_curvature, each elementwise."
+        )
 
     def input_gain(self) -> Tensor | float:
         """The scalar beta."""

@@ -180,3 +180,12 @@ def test_concatenation_doubles_the_channels_of_images() -> None:
     assert phi(x).shape == (5, 6, 2, 7)
     torch.testing.assert_close(phi(x)[:, :3], LipSwish()(x) / 1.004)
     torch.testing.assert_close(phi(x)[:, 3:], LipSwish()(-x) / 1.004)
+
+
+@pytest.mark.parametrize("method", ["core", "core_slope", "core_curvature"])
+def test_a_missing_method_is_named(method: str) -> None:
+    class Unfinished(Activation):
+        """An activation without a core."""
+
+    with pytest.raises(NotImplementedError, match=rf"Unfinished: expected a method {method}\("):
+        getattr(Unfinished(), method)(torch.ones(1))

@@ -25,6 +25,9 @@ class NonFiniteWeightError(ValueError):
 class NormedLayer(nn.Module):
     """A layer whose weight has a measured norm: the interface that :mod:`.update` uses."""
 
+    buffers_follow_parameters = True
+    """The vectors belong to the weight: a pass depends on them through it alone."""
+
     weight: nn.Parameter
     norm: OperatorNorm
     norm_state: NormState

@@ -72,7 +72,13 @@ def _update_changed(layers: Sequence[NormedLayer]) -> None:
         for layer in out_of_date(layers):
             groups.setdefault(layer.kind(), []).append(layer)
         for group in groups.values():
-            _update(group)
+            _write_vectors(group)
+        if groups:
+            trust([layer for group in groups.values() for layer in group])
+        for group in groups.values():
+            if isinstance(group[0].norm, SpectralNorm):
+                for layer, measured in zip(group, _measured(group), strict=True):
+                    layer.norm_state.measured = measured
 
 
 def update_layer(layer: NormedLayer) -> None:
@@ -182,8 +188,8 @@ def _with_own_weight(modules: Iterable[object]) -> list[NormedLayer]:
     ]
 
 
-def _update(layers: Sequence[NormedLayer]) -> None:
-    """Measure the norms of layers of one kind, and the gradients of spectral norms."""
+def _write_vectors(layers: Sequence[NormedLayer]) -> None:
+    """Write the vectors that the iteration finds to layers of one kind."""
     found = iterated(layers)
     changed = [
         (layer, *vectors)
@@ -196,10 +202,6 @@ def _update(layers: Sequence[NormedLayer]) -> None:
         # inference tensors can only be written to in inference mode
         with torch.inference_mode() if held[0].is_inference() else nullcontext():
             torch._foreach_copy_(held, [*us, *vs])
-    trust(layers)
-    if isinstance(layers[0].norm, SpectralNorm):
-        for layer, measured in zip(layers, _measured(layers), strict=True):
-            layer.norm_state.measured = measured
 
 
 @torch.no_grad()
