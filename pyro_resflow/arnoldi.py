@@ -1,4 +1,4 @@
-r"""The batched Arnoldi process, and the small dense problems that it leaves.
+r"""The batched Arnoldi process, and the small dense problems that it leads to.
 
 From a start vector b and products with a matrix A, the process builds an orthonormal basis V of
 the Krylov space span(b, Ab, A^2 b, ...) and the Hessenberg matrix :math:`H = V^T A V`. Functions
@@ -18,14 +18,14 @@ from torch import Tensor
 from .quadrature import log_quadrature
 
 EXHAUSTED = 10
-"""Units of rounding of a product's length: a rest below them is rounding, and the space complete.
-Each of the two sweeps over a few vectors leaves a unit or two."""
+"""Units of rounding of a product's length. A rest below them is rounding alone, and the Krylov
+space is exhausted. Each of the two sweeps over a few vectors leaves a unit or two."""
 
 
 class ArnoldiBasis:
     r"""An orthonormal Krylov basis per sample, grown by one product with A at a time.
 
-    The textbook's process, with three departures: it runs for a batch of samples at once; it
+    It departs from the textbook process in three ways: it runs on a batch of samples at once; it
     orthogonalizes by two sweeps of classical Gram-Schmidt, each two products of matrices, in place
     of one sweep of modified Gram-Schmidt; and it does not stop where a sample's space is
     exhausted.
@@ -40,7 +40,7 @@ class ArnoldiBasis:
     Attributes:
         norm: \|b\|, shape ``(B,)``.
         vectors: the basis, each of shape ``(B, D)``.
-        last: the newest of them: the next product is A times this.
+        last: the newest basis vector; the next product is A times this vector.
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -55,20 +55,20 @@ class ArnoldiBasis:
         """Grow the basis by the product A ``self.last``, shape ``(B, D)``.
 
         Returns:
-            The new column of H, shape ``(B, k + 1)`` after k products: the last entry is below
+            The new column of H, shape ``(B, k + 1)`` after k products; its last entry is below
             the diagonal.
         """
         product = product.to(self.last.dtype)[..., None]
         size = torch.linalg.vector_norm(product, dim=1)
         basis = self._matrix()
         transposed = basis.mT
-        # 1. take the overlap with the basis away; the rest is not quite orthogonal to it
+        # 1. subtract the overlap with the basis; the rest is not quite orthogonal to it
         column = torch.bmm(basis, product)
         rest = torch.baddbmm(product, transposed, column, alpha=-1)
         # 2. a second sweep restores orthogonality to rounding
         overlap = torch.bmm(basis, rest)
         rest = torch.baddbmm(rest, transposed, overlap, alpha=-1).squeeze(2)
-        # 3. normalize; a rest of nothing but rounding becomes zero, not a random direction
+        # 3. normalize; a rest that is only rounding becomes zero, not a random direction
         norm = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
         exhausted = norm <= EXHAUSTED * torch.finfo(norm.dtype).eps * size
         self.last = (rest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).masked_fill(exhausted, 0)
@@ -80,7 +80,8 @@ class ArnoldiBasis:
     def last_column(self, product: Tensor) -> Tensor:
         """The next column of H without the entry below the diagonal, shape ``(B, k)``.
 
-        The basis stays as it is, which takes a fifth of the operations: for the last product.
+        It does not extend the basis, which takes a fifth of the operations. Use it for the last
+        product.
 
         Args:
             product: A ``self.last``, shape ``(B, D)``.
@@ -103,10 +104,10 @@ class ArnoldiBasis:
 class ShiftedSystems:
     r"""The systems :math:`(I + tH)\,x = e_1` for some t, as H grows column by column.
 
-    Factorized as I + tH = L U without pivoting. That is stable here, because the symmetric part of
-    I + tH is positive definite for a contraction. The factors of k columns are the leading part of
-    those of k + 1, and so are :math:`y = L^{-1} e_1` and :math:`z = U^{-T} e_1`: nothing is
-    factorized twice. The corner entry of the inverse for the first k columns is
+    The factorization I + tH = L U needs no pivoting, because the symmetric part of I + tH is
+    positive definite for a contraction. The factors of k columns are the leading part of
+    those of k + 1 columns. The same holds for :math:`y = L^{-1} e_1` and :math:`z = U^{-T} e_1`,
+    so that nothing is factorized twice. The corner entry of the inverse for the first k columns is
     :math:`\sum_{j \le k} z_j y_j`.
 
     Args:
@@ -123,12 +124,12 @@ class ShiftedSystems:
         self._minus_below: list[Tensor] = []
 
     def extend(self, column: Tensor) -> None:
-        """Take the next column of H, shape ``(B, k + 1)``, its entry below the diagonal last.
+        """Add the next column of H, shape ``(B, k + 1)``, whose last entry is below the diagonal.
 
         The last column may come without that entry.
         """
         entries = (self.shifts[..., None] * column).unbind(-1)
-        # 1. the column of U: L is 1 on its diagonal and has one entry below, for H is Hessenberg
+        # 1. the column of U: L is 1 on its diagonal and has one entry below, as H is Hessenberg
         upper = [entries[0]]
         for entry, minus_below in zip(entries[1:], self._minus_below, strict=False):
             upper.append(torch.addcmul(entry, minus_below, upper[-1]))
@@ -174,12 +175,12 @@ class ShiftedSystems:
 class LogarithmAndInverse:
     r"""Increments of :math:`e_1^T \log(I + H)\,e_1` and of :math:`(I + H)^{-1} e_1` as H grows.
 
-    Or, for a sum of logarithms :math:`f(z) = \sum_i s_i \log(1 + t_i z)`, of
+    For a sum of logarithms :math:`f(z) = \sum_i s_i \log(1 + t_i z)`, these are the increments of
     :math:`e_1^T f(H)\,e_1` and of :math:`f'(H)\,e_1 = \sum_i s_i t_i (I + t_i H)^{-1} e_1`.
 
-    :math:`\log(I+H) = \int_0^1 (I - (I+tH)^{-1})\,dt/t` by a quadrature whose error is that of
-    rounding for every H of norm below 1, see :mod:`pyro_resflow.quadrature`. The systems of all
-    nodes, and those of the derivative, are factorized together.
+    :math:`\log(I+H) = \int_0^1 (I - (I+tH)^{-1})\,dt/t` is computed by a quadrature whose error is
+    at the level of rounding for every H of norm below 1, see :mod:`pyro_resflow.quadrature`. The
+    systems of all nodes, and those of the derivative, are factorized together.
 
     Args:
         like: gives dtype and device.
@@ -191,12 +192,12 @@ class LogarithmAndInverse:
         self._systems = ShiftedSystems(self._rule.shifts)
 
     def extend(self, column: Tensor) -> Tensor:
-        """Take the next column of H, shape ``(B, k + 1)``; the logarithm's increment, ``(B,)``.
+        """Add the next column of H, ``(B, k + 1)``; return the logarithm's increment, ``(B,)``.
 
         The last column may come without its entry below the diagonal.
         """
         self._systems.extend(column)
-        if len(self._systems.y) == 1:  # of one column the logarithm is known
+        if len(self._systems.y) == 1:  # for one column the logarithm is known
             return self._rule.signs @ torch.log1p(self._rule.ends * column[:, 0])
         # the increments of the corner entries of the inverses of I + tH
         return self._rule.minus_weights @ (self._systems.z[-1] * self._systems.y[-1])
@@ -209,7 +210,7 @@ class LogarithmAndInverse:
 
 
 def weighted_sum(values: Sequence[Tensor], weights: Sequence[Tensor | float]) -> Tensor:
-    """The sum of values, each times its weight; at least one."""
+    """The sum of values, each times its weight, for at least one value."""
     total: Tensor | None = None
     for value, weight in zip(values, weights, strict=True):
         if isinstance(weight, Tensor) or weight != 1.0:
@@ -223,12 +224,12 @@ class _Rule(NamedTuple):
     """The integrals of a sum of logarithms.
 
     Attributes:
-        ends: the t of each logarithm, shape ``(terms, 1)``.
-        signs: the s of each logarithm, shape ``(terms,)``.
+        ends: t of each logarithm, shape ``(terms, 1)``.
+        signs: s of each logarithm, shape ``(terms,)``.
         factors: s t of each logarithm.
         shifts: the ends, and the nodes of all integrals, shape ``(terms + T, 1)``.
-        minus_weights: of the shifts, negated and divided by t, shape ``(terms + T,)``; the ends
-            are no nodes and have weight 0.
+        minus_weights: the weights of the shifts, negated and divided by t, shape
+            ``(terms + T,)``; the ends are not nodes and have weight 0.
     """
 
     ends: Tensor

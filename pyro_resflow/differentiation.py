@@ -22,9 +22,9 @@ Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
 def with_signature(forward: Forward) -> Forward:
-    """A ``forward`` of an autograd function that has a ``setup_context``, with its signature.
+    """Store the signature of the ``forward`` of an autograd function with a ``setup_context``.
 
-    torch asks for the signature in each call of ``apply``. To work it out takes longer than an
+    torch reads the signature in each call of ``apply``. Computing it takes longer than an
     operation on small tensors.
     """
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]

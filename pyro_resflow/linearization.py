@@ -28,7 +28,7 @@ _FORWARD_MODE = threading.RLock()
 
 
 class Linearization(Protocol):
-    r"""A network at a point: its value, its Jacobian's two products, and their derivatives."""
+    r"""A network linearized at a point: its value, products with its Jacobian, and derivatives."""
 
     @property
     def value(self) -> Tensor:
@@ -59,15 +59,16 @@ class Linearization(Protocol):
             needed: for x and for each coefficient, whether its gradient is wanted.
 
         Returns:
-            The gradients by x and the coefficients at fixed v, ``None`` where not wanted.
+            The gradients with respect to x and the coefficients at fixed v; ``None`` where not
+            wanted.
         """
 
 
 @runtime_checkable
 class Linearizable(Protocol):
-    """What the estimators and the solvers need of a network.
+    """The interface of networks that estimators and solvers use.
 
-    It may have one method more, ``bound()``, which returns a network prepared for the many
+    A network may also have a method ``bound()``, which returns a network prepared for the many
     evaluations of one solve or one estimate, see :meth:`pyro_resflow.nn.Chain.bound`.
     """
 
@@ -75,13 +76,13 @@ class Linearizable(Protocol):
         """g(x), shape ``(N, *event)``; differentiable."""
 
     def coefficients(self) -> tuple[Tensor, ...]:
-        """Every tensor but x that g depends on and that may want a gradient."""
+        """Every tensor other than x that g depends on and that may need a gradient."""
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """g(x) with given coefficients, shape ``(N, *event)``; differentiable."""
 
     def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
-        """g at x, with given coefficients or those that it has now."""
+        """Linearize g at x, with the given coefficients; default: its current ones."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class WithCoefficients:
 
     Args:
         net: the network.
-        coefficients: what :meth:`Linearizable.coefficients` gave.
+        coefficients: the result of :meth:`Linearizable.coefficients`.
     """
 
     net: Linearizable
@@ -101,11 +102,11 @@ class WithCoefficients:
         return self.net.evaluate(x, self.coefficients)
 
     def linearize(self, x: Tensor) -> Linearization:
-        """g at x."""
+        """Linearize g at x."""
         return self.net.linearize(x, self.coefficients)
 
     def without_history(self) -> WithCoefficients:
-        """This network with coefficients that have no history, where gradients end."""
+        """This network with coefficients that are leaves of the autograd graph."""
         return WithCoefficients(self.net, without_history(self.coefficients))
 
 
@@ -144,7 +145,7 @@ class NegativeLinearization:
     """The linearization of -g.
 
     Args:
-        linearization: that of g.
+        linearization: the linearization of g.
     """
 
     linearization: Linearization
@@ -230,7 +231,7 @@ class AutogradNetwork:
 
 
 class AutogradLinearization:
-    """A module at a point; its graph is built when it is first needed.
+    """A module linearized at a point; its graph is built when it is first needed.
 
     Args:
         net: the module.
@@ -293,10 +294,10 @@ class AutogradLinearization:
 
 
 def differentiable_point(x: Tensor, *, keep_graph: bool = True) -> Tensor:
-    """x itself if it requires gradients and keeps its graph, else a copy that does."""
+    """x itself if it requires gradients and keeps its graph, else a copy that requires them."""
     if x.is_inference():
         return x.clone().requires_grad_()
-    if keep_graph and is_transformed(x):  # to detach x would take its tangent away
+    if keep_graph and is_transformed(x):  # detaching x would drop its tangent
         return x.view_as(x) if x.requires_grad else x.view_as(x).requires_grad_()
     return x if keep_graph and x.requires_grad else x.detach().requires_grad_()
 
@@ -316,7 +317,7 @@ def _double_vjp(value: Tensor, point: Tensor, v: Tensor) -> Tensor:
 
 
 def address(tensor: Tensor) -> int:
-    """The address of a tensor's values; nothing else shows a write ``tensor.data = ...``."""
+    """The address of a tensor's values, which alone reveals a write ``tensor.data = ...``."""
     try:
         return tensor.data_ptr()
     except RuntimeError:  # a tensor inside torch.func's transformations has no storage
@@ -326,8 +327,8 @@ def address(tensor: Tensor) -> int:
 def as_linearizable(net: nn.Module | Linearizable) -> Linearizable:
     """A network that can be linearized, for one solve or one estimate.
 
-    That is an :class:`AutogradNetwork` of a module that cannot be linearized itself; what
-    ``net.bound()`` returns, if a linearizable network has such a method; else ``net``.
+    For a module that cannot be linearized itself, this is its :class:`AutogradNetwork`. For a
+    linearizable network it is the result of ``net.bound()``, or ``net`` without such a method.
     """
     if not isinstance(net, Linearizable):
         return AutogradNetwork(net)
@@ -348,7 +349,7 @@ def resolve_event_dim(net: object, event_dim: int | None) -> int:
 
 
 def known_event_shape(net: object, event_dim: int) -> torch.Size | None:
-    """The event shape that a network says it takes, if it says one of ``event_dim`` dimensions."""
+    """The event shape that a network declares; ``None`` if not of ``event_dim`` dimensions."""
     if hasattr(net, "event_shape") and len(net.event_shape) == event_dim:
         return torch.Size(net.event_shape)
     if hasattr(net, "input_dim") and event_dim == 1:

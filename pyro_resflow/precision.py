@@ -1,8 +1,8 @@
 """The precision that networks run in, and regions of full precision.
 
-Two kinds of settings lower the precision. Autocast runs whole layers in half precision. And torch
-may take products of float32 matrices and convolutions in TF32 or bfloat16, with 10 or 7 bits of
-mantissa: by default for convolutions on CUDA, and for matrices after
+Two kinds of settings lower the precision. Autocast runs whole layers in half precision. Also,
+torch may compute float32 matrix products and convolutions in TF32 or bfloat16, with 10 or 7 bits
+of mantissa: by default for convolutions on CUDA, and for matrices after
 ``torch.set_float32_matmul_precision("high")``. With so few bits an inverse need not converge to
 seven digits, and a norm is known to three at most.
 
@@ -27,7 +27,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class HalfPrecisionError(ValueError):
-    """A flow's parameters or its input are in half precision, too short for densities."""
+    """A flow's parameters or its input are in half precision, too inaccurate for densities."""
 
 
 def refuse_half_precision(module: nn.Module) -> None:
@@ -55,7 +55,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def precision(tensor: Tensor) -> tuple[object, ...]:
-    """All settings that operations on the tensor's device follow; two passes compare them."""
+    """All precision settings for the tensor's device, to compare those of two passes."""
     return autocast_dtype(tensor), *PRODUCTS.requested()
 
 
@@ -65,7 +65,8 @@ _AS_IT_IS: AbstractContextManager[object] = nullcontext()
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which operations keep the precision of their inputs.
 
-    A compiled function only leaves autocast: it cannot change the settings of the process.
+    Inside a compiled function it only disables autocast, because the function cannot change the
+    settings of the process.
 
     Args:
         tensor: a tensor on the device of the operations.
@@ -85,10 +86,10 @@ def _full(kind: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SurroundingPrecision:
-    """The precision around a region of full precision, to come back to inside of it.
+    """The precision around a region of full precision, which parts of the region can restore.
 
     Attributes:
-        kind: of device, ``"cpu"`` for instance.
+        kind: the type of device, for instance ``"cpu"``.
         autocast: the dtype of autocast, ``None`` where it was off.
     """
 
@@ -101,9 +102,9 @@ class SurroundingPrecision:
         return cls(tensor.device.type, autocast_dtype(tensor))
 
     def kept_by(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """A function in this precision, to be called inside the region of full precision.
+        """Wrap a function to run in this precision inside the region of full precision.
 
-        It is the function itself where both precisions are the same.
+        The result is the function itself if both precisions are the same.
         """
         if self.autocast is None and not PRODUCTS.own.count:
             return function
@@ -115,7 +116,7 @@ class SurroundingPrecision:
         return in_its_precision
 
     def in_force(self) -> AbstractContextManager[object]:
-        """A context with this autocast, and with products as the process allows them."""
+        """A context with this autocast, and with the products that the process allows."""
         if self.autocast is None and not PRODUCTS.own.count:
             return _autocast(self.kind, None)
         return self._restored()
@@ -143,8 +144,8 @@ class Setting:
         read: returns its value.
         write: sets its value.
         full: the value that keeps products in float32.
-        lowered: the values that do not.
-        device: the kind of device that follows it, ``None`` for all.
+        lowered: the values that lower their precision.
+        device: the type of device that it applies to, ``None`` for all.
     """
 
     read: Callable[[], Any]
@@ -163,8 +164,8 @@ class _OwnRegions(threading.local):
 class Products:
     """The process's settings of float32 products.
 
-    Several threads, and calls within calls, may ask for full precision at the same time: it lasts
-    until the last of them is done.
+    Several threads and nested calls may request full precision at the same time. It ends when the
+    last of them is done.
     """
 
     def __init__(self) -> None:
@@ -175,14 +176,14 @@ class Products:
         self._allowed: tuple[object, ...] = ()
 
     def requested(self) -> tuple[object, ...]:
-        """The values that this thread works with, whatever another thread has raised them to."""
+        """The values for this thread, even while another thread has raised them."""
         with self._lock:
             if self._regions and not self.own.count:
                 return self._allowed
             return _values(_settings())
 
     def are_full(self, kind: str) -> bool:
-        """Whether products on a kind of device are in float32, without a region that ends."""
+        """Whether products on a type of device are in float32 without any open region."""
         with self._lock:
             if self._regions:  # another thread's region may end, and lower them, at any moment
                 return False
@@ -213,9 +214,9 @@ class Products:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """A context within one of :meth:`full` with products as they were before.
+        """A context inside one of :meth:`full` that restores the settings from before it.
 
-        While another region is open they stay in float32, which is slower and as exact.
+        While another region is open, products stay in float32, which is slower but accurate.
         """
         with self._lock:
             alone = self._regions == self.own.count == 1
@@ -249,7 +250,7 @@ def _operation(holder: Any, device: str) -> Setting:
 
 
 def _write(holder: Any, value: str) -> None:
-    # a value that came from the setting of all operations goes on coming from there
+    # a value inherited from the setting of all operations stays inherited
     holder.fp32_precision = "none"
     if holder.fp32_precision != value:
         holder.fp32_precision = value
@@ -292,13 +293,13 @@ _NEWER_ALONE = (
     if _HAS_NEWER
     else ()
 )
-"""Operations that only the newer interface has a setting of."""
+"""Operations that only the newer interface has a setting for."""
 
 
 def _settings() -> Sequence[Setting]:
     """All settings, by the older interface unless the newer one has been used.
 
-    torch refuses to read the older one where the newer one contradicts it. And readers of the
+    torch refuses to read the older interface where the newer one contradicts it. Readers of the
     older one, such as torch's compiler, would fail if only the newer one were changed.
     """
     if not _HAS_NEWER:

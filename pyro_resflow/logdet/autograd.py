@@ -1,10 +1,10 @@
-r"""The one autograd function that all stochastic estimators share.
+r"""The autograd function that all stochastic estimators share.
 
-An estimator supplies, from products with the Jacobian at x, an unbiased value q of
+An estimator computes, from products with the Jacobian at x, an unbiased estimate q of
 log|det(I + J)| and an unbiased vector :math:`w = (I+J)^{-T} e` for each probe e. The gradient is
 then that of :math:`w^T J(x, \theta)\, e` at fixed e and w, since
 :math:`d \log\det(I+J) = \mathrm{tr}[(I+J)^{-1} dJ] = E[w^T\, dJ\, e]`. The trace of any other
-function f of the Jacobian has :math:`w = f'(J)^T e` and the same gradient.
+function f of the Jacobian has :math:`w = f'(J)^T e` and a gradient of the same form.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Memory = Literal["recompute", "keep"]
 
 
 class Estimate(NamedTuple):
-    """What an estimator finds for each probe.
+    """The estimate from each probe.
 
     Attributes:
-        value: q, shape ``(S, N)``.
-        adjoint: w, shape ``(S, N, *event)``.
+        value: the estimate q, shape ``(S, N)``.
+        adjoint: the vector w, shape ``(S, N, *event)``.
     """
 
     value: Tensor
@@ -60,7 +60,7 @@ def value_and_logdet(
     memory: Memory,
     x: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """g(x) and an estimate of log|det(I + J_g(x))|, with right gradients for both.
+    """g(x) and an estimate of log|det(I + J_g(x))|, with gradients for both.
 
     Args:
         net: the network g.
@@ -93,17 +93,17 @@ class _ValueAndLogDet(torch.autograd.Function):
         x: Tensor,
         *coefficients: Tensor,
     ) -> tuple[Any, ...]:
-        """The value, the log-determinant, and what the derivatives need of this pass."""
+        """The value, the log-determinant, and the saved values for the derivatives."""
         linearization = net.linearize(x.detach(), coefficients)
         value = linearization.value
         probes = probe.draw(x, num_probes)
         ambient = SurroundingPrecision.of(x)
         with full_precision(x):
-            # the network's products in its own precision, the estimate in full
+            # the network's products keep the surrounding precision, the estimate is in full
             estimate = estimation(ambient.kept_by(linearization.vjp), probes)
         kept = None
         if memory == "keep":
-            # what is returned refers to the node, and what the node holds must not refer back
+            # outputs refer to the autograd node, so the node must not hold an output
             kept, value = linearization, value.detach()
         return value, estimate.value.mean(0), probe.pack(probes), estimate.adjoint, ambient, kept
 
@@ -120,7 +120,7 @@ class _ValueAndLogDet(torch.autograd.Function):
     def backward(
         ctx: Any, grad_g: Tensor | None, grad_logdet: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # to be asked for once: a checkpoint computes them anew
+        saved = ctx.saved_tensors  # read once: a checkpoint recomputes them at each access
         x, _, _, *coefficients = saved
         again = needs_graph(x, grad_g, grad_logdet, *coefficients)
         by = _ValueAndLogDet._by_autograd if again else _ValueAndLogDet._by_hand
@@ -153,7 +153,7 @@ class _ValueAndLogDet(torch.autograd.Function):
     def _by_autograd(
         ctx: Any, saved: Sequence[Tensor], grad_g: Tensor | None, grad_logdet: Tensor | None
     ) -> Sequence[Tensor | None]:
-        """Gradients that can be differentiated again as far as they are those of the value."""
+        """Gradients; those that come from the value can be differentiated again."""
         x, packed, adjoint, *coefficients = saved
         needed = ctx.needs_input_grad[5:]
         point = [x, *coefficients]
@@ -208,7 +208,7 @@ class _ValueAndLogDet(torch.autograd.Function):
             mapped, estimation, probe, num_probes, "recompute", flat, *coefficients
         )
         shape = mapped.split(flat)
-        if not probe.is_frozen:  # else they are the same for all samples
+        if not probe.is_frozen:  # frozen probes are the same for all samples
             packed = packed.unflatten(1, shape)
         outputs = (value.unflatten(0, shape), logdet.unflatten(0, shape), packed)
         dims = (0, 0, None if probe.is_frozen else 1, 1, None, None)
@@ -216,7 +216,7 @@ class _ValueAndLogDet(torch.autograd.Function):
 
 
 def _weighted(adjoint: Tensor, grad_logdet: Tensor | None) -> Tensor:
-    """The adjoints times what comes in for each sample, and shared between the probes."""
+    """The adjoints times each sample's incoming gradient, divided by the number of probes."""
     if grad_logdet is None:
         return torch.zeros_like(adjoint)
     weight = grad_logdet / len(adjoint)

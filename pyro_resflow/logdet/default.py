@@ -1,4 +1,4 @@
-"""The estimator that a block takes where none is given."""
+"""The default estimator of a block."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .exact import Exact
 from .krylov import Krylov
 
 EXACT_BY_DEFAULT_UP_TO = 8
-"""Dimensions up to which the whole Jacobian costs about as much as an estimate."""
+"""Number of dimensions up to which the full Jacobian costs about as much as an estimate."""
 
 
 def default_logdet(
     event_shape: torch.Size | None, *, exact_up_to: int = EXACT_BY_DEFAULT_UP_TO
 ) -> LogDetEstimator:
-    """The exact log-determinant for small events, an unbiased estimate for others.
+    """The exact log-determinant for small events, an unbiased estimate for larger ones.
 
     Args:
         event_shape: the event shape, ``None`` if it is not known.

@@ -1,4 +1,4 @@
-"""What a residual or a monotone block asks of an estimator of its log-determinant."""
+"""The base class of log-determinant estimators: the interface that blocks use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .functions import LOG_ONE_PLUS, SpectralFunction
 class LogDetEstimator(Rebuildable, ABC):
     r"""An estimator of :math:`\mathrm{tr} f(J_g(x))`; for f = log(1 + z), of log|det(I + J_g(x))|.
 
-    The base of all estimators. One of your own implements :meth:`value_and_trace`, for a flattened
-    batch, and works in every block: :class:`pyro_resflow.transforms.Residual` asks for the
-    logarithm, :class:`pyro_resflow.transforms.Monotone` for another f. It is unbiased, or says how
-    far off it is; gradients have to reach x and ``net.coefficients()``.
+    This is the base class of all estimators. A subclass implements :meth:`value_and_trace` for a
+    flattened batch, and then works in every block: :class:`pyro_resflow.transforms.Residual` uses
+    the logarithm, :class:`pyro_resflow.transforms.Monotone` another f. An estimator should be
+    unbiased, or document its bias. Gradients must reach x and ``net.coefficients()``.
 
-    Calling it as ``estimator(net, x, event_dim=None, function=LOG_ONE_PLUS)`` flattens the batch
-    dimensions of x, shape ``(*batch, *event)``, and returns g(x), of the same shape, and the
-    trace, of shape ``batch``.
+    The call ``estimator(net, x, event_dim=None, function=LOG_ONE_PLUS)`` flattens the batch
+    dimensions of x, shape ``(*batch, *event)``, and returns g(x), same shape as x, and the trace,
+    shape ``batch``.
 
     Example:
         >>> import torch
@@ -49,8 +49,8 @@ class LogDetEstimator(Rebuildable, ABC):
     def is_deterministic(self) -> bool:
         """Whether two calls at the same point give the same value.
 
-        HMC, NUTS and importance weights refuse an estimator that does not say so. One of your own
-        says it by a class attribute, ``is_deterministic = True``.
+        HMC, NUTS and importance weights refuse other estimators. A deterministic subclass sets the
+        class attribute ``is_deterministic = True``.
         """
         return False
 

@@ -1,4 +1,4 @@
-"""The log-determinant itself, from the whole Jacobian."""
+"""The exact log-determinant, from the full Jacobian."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from .jacobians import (
 class Exact(LogDetEstimator):
     r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable any number of times.
 
-    Costs one product with the Jacobian per dimension and :math:`O(D^3)` for the determinant: about
-    as much as an estimate up to 8 dimensions in batches of hundreds, and the choice for contract
-    tests, Hamiltonian Monte Carlo and importance-weighted bounds. The gradient is that of
+    It costs one product with the Jacobian per dimension, and :math:`O(D^3)` for the determinant.
+    Up to 8 dimensions, in batches of hundreds, this is about as much as an estimate. Use it for
+    Hamiltonian Monte Carlo, importance-weighted bounds and tests. The gradient is that of
     :math:`\sum_i w_i^T J e_i` at fixed :math:`w_i = (I+J)^{-T} e_i`, in one pass over the network.
     For the trace of another :class:`SpectralFunction` f, :math:`w_i = f'(J)^T e_i`. The Jacobian
-    of a multilayer perceptron is multiplied out layer by layer; that of any other network consists
-    of its products with the unit vectors.
+    of a multilayer perceptron is multiplied out layer by layer; the Jacobian of any other network
+    consists of its products with the unit vectors.
 
     Args:
-        dtype: type in which the determinant is computed from the Jacobian; default: the
-            network's. To evaluate the network in another type too, convert the flow:
-            ``flow.double()``.
+        dtype: dtype in which the determinant is computed from the Jacobian; default: that of the
+            network, at least float32. To evaluate the network in another dtype too, convert the
+            flow: ``flow.double()``.
         chunk_size: columns of the Jacobian computed at once; default: all of them.
 
     Raises:
@@ -86,10 +86,10 @@ class Exact(LogDetEstimator):
         coefficients: Sequence[Tensor],
         function: SpectralFunction = LOG_ONE_PLUS,
     ) -> tuple[Tensor, Tensor]:
-        """The same through autograd alone: for any module, and for all of its derivatives."""
+        """The value and the trace by autograd alone, for any module and all derivatives."""
         if isinstance(net, AutogradNetwork):
             by = self._by_torch_func if torch_func_is_active() else self._by_the_engine
-            g, matrix = by(net, x, coefficients)  # the transpose, which has the same trace
+            g, matrix = by(net, x, coefficients)  # the transpose, of the same trace
         else:
             linearization = net.linearize(x, coefficients)
             g = linearization.value
@@ -99,7 +99,7 @@ class Exact(LogDetEstimator):
     def _by_torch_func(
         self, net: Linearizable, x: Tensor, coefficients: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        vjp: Any = torch.func.vjp  # of a return type that depends on its arguments
+        vjp: Any = torch.func.vjp  # its return type depends on its arguments
         g, pull = vjp(lambda point: net.evaluate(point, coefficients), x)
         rows = [torch.func.vmap(pull)(chunk)[0] for chunk in self._units(g)]
         return g, torch.cat(rows)
@@ -132,7 +132,7 @@ class Exact(LogDetEstimator):
     def jacobian(
         self, net: Linearizable, x: Tensor, coefficients: Sequence[Tensor]
     ) -> tuple[Tensor, FullJacobian]:
-        """g(x), and the whole Jacobian of g at x, shape ``(N, *event)``."""
+        """g(x) and the full Jacobian of g at x, shape ``(N, *event)``."""
         linearization = net.linearize(x, coefficients)
         if self.chunk_size is None:
             return linearization.value, full_jacobian(linearization)
@@ -140,19 +140,19 @@ class Exact(LogDetEstimator):
         return linearization.value, JacobianByProducts(linearization, again, self.chunk_size)
 
     def in_full(self, matrix: Tensor) -> Tensor:
-        """A Jacobian in the type in which the determinant is computed."""
-        # linear algebra knows no half precision, in which autocast leaves a network's output
+        """Convert a Jacobian to the dtype in which the determinant is computed."""
+        # torch.linalg does not support half precision, the dtype of networks under autocast
         return matrix.to(self.dtype or torch.promote_types(matrix.dtype, torch.float32))
 
 
 class _Factorized(NamedTuple):
-    """The matrix I + tJ of a logarithm, factorized by Gauss's elimination.
+    """The LU factorization of I + tJ, the matrix of one logarithm.
 
     Attributes:
-        s: the logarithm's factor.
-        t: see above.
+        s: the factor of the logarithm.
+        t: the factor of the Jacobian.
         factors: L and U in one matrix, shape ``(N, D, D)``.
-        pivots: the rows that were exchanged, shape ``(N, D)``.
+        pivots: the pivots, shape ``(N, D)``.
     """
 
     s: float
@@ -162,9 +162,9 @@ class _Factorized(NamedTuple):
 
 
 def _factorized(function: SpectralFunction, jacobian: Tensor) -> list[_Factorized]:
-    """The matrices of all logarithms, differentiable any number of times in both modes.
+    """Factorize the matrices of all logarithms; differentiable to any order in both modes.
 
-    Of ``torch.linalg.slogdet`` a derivative in forward mode has none of its own but zero.
+    ``torch.linalg.slogdet`` does not serve: the derivative of its forward-mode derivative is zero.
     """
     unit = identity(jacobian.shape[-1], jacobian.dtype, jacobian.device)
     found = []
@@ -195,7 +195,7 @@ def _derivative(matrices: Sequence[_Factorized]) -> Tensor:
 
 
 class _ExactLogDet(torch.autograd.Function):
-    """g(x) and the log-determinant, with the gradient by the transposed inverse of I + J."""
+    """g(x) and the log-determinant, whose gradient uses the transposed inverse of I + J."""
 
     @staticmethod
     def forward(
@@ -215,16 +215,16 @@ class _ExactLogDet(torch.autograd.Function):
         ctx.ambient = SurroundingPrecision.of(x)
         kept = differentiable and exact.chunk_size is None and jacobian.entries <= KEPT_ENTRIES
         ctx.jacobian = jacobian if kept else None
-        # ctx.needs_input_grad does not know of torch.no_grad
+        # ctx.needs_input_grad ignores torch.no_grad
         factors = [tensor for each in matrices for tensor in each[2:]] if differentiable else []
         ctx.save_for_backward(x, *coefficients, *factors)
-        # what is returned refers to this node, and what the node holds must not refer back
+        # outputs refer to this node, so the node must not hold an output
         return value.detach(), logdet
 
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
         number = len(ctx.needs_input_grad) - 4
-        saved = ctx.saved_tensors  # to be asked for once: a checkpoint computes them anew
+        saved = ctx.saved_tensors  # read once: a checkpoint recomputes them at each access
         x, *coefficients = saved[:number]
         with ctx.ambient.in_force():
             if needs_graph(x, grad_g, grad_logdet, *coefficients):
@@ -242,7 +242,7 @@ class _ExactLogDet(torch.autograd.Function):
 
     @staticmethod
     def _adjoint(ctx: Any, factors: Sequence[Tensor], grad_logdet: Tensor) -> Tensor:
-        """The gradient by the transposed Jacobian, shape ``(N, D, D)``."""
+        """The gradient with respect to the transposed Jacobian, shape ``(N, D, D)``."""
         pairs = zip(factors[::2], factors[1::2], strict=True)
         terms = zip(ctx.function.terms, pairs, strict=True)
         matrices = [_Factorized(s, t, lu, pivots) for (s, t), (lu, pivots) in terms]

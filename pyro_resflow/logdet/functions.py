@@ -1,4 +1,4 @@
-"""The functions of a Jacobian whose trace is a log-determinant."""
+"""Functions of a Jacobian whose traces are log-determinants."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class SpectralFunction:
     r"""A sum of logarithms, :math:`f(z) = \sum_i s_i \log(1 + t_i z)`.
 
-    Its trace at a Jacobian is a sum of log-determinants, and its derivative, from which the
-    gradient follows, one of inverses:
+    The trace of f(J) is a sum of log-determinants. Its gradient follows from the derivative of f,
+    a sum of inverses:
 
     .. math:: \mathrm{tr} f(J) = \sum_i s_i \log|\det(I + t_i J)|, \qquad
               f'(z) = \sum_i \frac{s_i t_i}{1 + t_i z} = \sum_{k \ge 0} d_k z^k.
@@ -22,7 +22,7 @@ class SpectralFunction:
     terms: tuple[tuple[float, float], ...]
 
     def derivative_coefficient(self, power: int) -> float:
-        r""":math:`d_k = \sum_i s_i t_i (-t_i)^k`; of f itself it is :math:`d_{k-1}/k`."""
+        r""":math:`d_k = \sum_i s_i t_i (-t_i)^k`; the one of f itself is :math:`d_{k-1}/k`."""
         return sum(s * t * (-t) ** power for s, t in self.terms)
 
 
@@ -31,4 +31,4 @@ r""":math:`\log(1 + z)`, for :math:`x \mapsto x + g(x)`."""
 
 LOG_CAYLEY = SpectralFunction(((1.0, -1.0), (-1.0, 1.0)))
 r""":math:`\log\frac{1 - z}{1 + z} = -2\,\mathrm{artanh}\,z`, for the Cayley transform
-:math:`x \mapsto (I - J)(I + J)^{-1} x` of which a monotone block is the nonlinear form."""
+:math:`x \mapsto (I - J)(I + J)^{-1} x`, whose nonlinear form is a monotone block."""

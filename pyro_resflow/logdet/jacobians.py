@@ -1,4 +1,4 @@
-"""The whole Jacobian of a network at a batch: in closed form, or from products with vectors."""
+"""The full Jacobian of a network at a batch: in closed form, or from products with vectors."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ..differentiation import added
 from ..linearization import Linearization
 
 KEPT_ENTRIES = 2**22
-"""Entries that are kept from the forward to the backward pass at most, 16 MiB in float32 for each
-block; more than these are computed again."""
+"""Largest number of entries that a block keeps from the forward to the backward pass: 16 MiB in
+float32. The backward pass computes a larger Jacobian again."""
 
 
 class FullJacobian(Protocol):
     """A transposed Jacobian, and the derivatives of value and Jacobian."""
 
     rows: Tensor
-    """The derivatives of all outputs by each input, shape ``(N, D, D)``."""
+    """For each input, the derivatives of all outputs with respect to it, shape ``(N, D, D)``."""
 
     entries: int
-    """The number of entries that it keeps for :meth:`pulled`."""
+    """The number of entries kept for :meth:`pulled`."""
 
     def pulled(
         self, value_cotangent: Tensor, rows_cotangent: Tensor, needed: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Pull cotangents of value and rows back to x and the coefficients; can be called once."""
+        """Pull back the cotangents of value and rows to x and the coefficients; call it once."""
 
 
 class JacobianByProducts:
     """The transposed Jacobian from products with the unit vectors.
 
     Args:
-        linearization: of the network at the batch. Its derivatives can be taken once.
-        again: linearizes the network once more, for each further chunk.
-        chunk_size: unit vectors taken at once; ``None`` for all.
+        linearization: the network's linearization at the batch; :meth:`pulled` uses it up.
+        again: linearizes the network again, for each further chunk.
+        chunk_size: number of unit vectors taken at once; ``None`` for all.
     """
 
     entries = 0
@@ -74,10 +74,10 @@ class JacobianByProducts:
 
 
 def full_jacobian(linearization: Linearization) -> FullJacobian:
-    """The Jacobian by the way that a linearization offers itself, else by products.
+    """The linearization's own ``full_jacobian`` if it has one, else the Jacobian from products.
 
     Args:
-        linearization: of the network at the batch. It is used up.
+        linearization: the network's linearization at the batch; do not use it afterwards.
     """
     offered = getattr(linearization, "full_jacobian", None)
     found: FullJacobian | None = offered() if callable(offered) else None
@@ -94,5 +94,5 @@ def unit_vectors(x: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The identity matrix, not to be written to."""
+    """The identity matrix, which is shared: do not write to it."""
     return torch.eye(size, dtype=dtype, device=device)

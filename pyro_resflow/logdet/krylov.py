@@ -1,4 +1,4 @@
-"""Estimators from the Krylov space of the Jacobian: the default."""
+"""Estimators from the Krylov space of the Jacobian, among them the default."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Krylov(RouletteEstimator):
 
     .. math:: q = q_m + \sum_{k=1}^{N} \frac{q_{m+k} - q_{m+k-1}}{P(N \ge k)},
 
-    and likewise w: the sum telescopes in expectation to the limit. Any other
-    :class:`SpectralFunction` of J takes the place of the logarithm, and its derivative that of the
+    and likewise w: in expectation the sum telescopes to the limit. For another
+    :class:`SpectralFunction` f, :math:`f(H_n)` replaces the logarithm and :math:`f'(H_n)` the
     inverse.
 
     Args:
-        terms: m, products always taken.
+        terms: m, the number of products that are always taken.
         tail: distribution of N; default ``Geometric(1/3)``, half a product more on average. Use
             ``NoTail()`` for a plain truncation.
         probe: see :class:`StochasticEstimator`.
@@ -55,20 +55,20 @@ class Krylov(RouletteEstimator):
     """
 
     default_ratio = 1 / 3
-    """Half a product more on average: what the roulette adds to the variance is then negligible
-    beside the probe's."""
+    """Half a product more on average. The roulette's variance is then negligible beside the
+    probe's."""
 
     def estimate(
         self, vjp: Vjp, probes: Tensor, function: SpectralFunction = LOG_ONE_PLUS
     ) -> Estimate:
-        # 1. draw how far to go before any product has been seen: the weights rest on that
+        # 1. draw the number of steps before any product is known, as the weights assume
         extra = self.tail.draw(self.probe.host_generator())
         # 2. take the steps of Arnoldi's process
         steps = _KrylovSteps(vjp, probes, function)
         for _ in range(self.terms + extra - 1):
             steps.extend()
         steps.extend(is_last=True)
-        # 3. weigh the increments of the random steps by the chance of getting there
+        # 3. divide the increments of the random steps by the probability of reaching them
         weights = [1.0] * self.terms
         for j in range(1, extra + 1):
             weights.append(1 / self.tail.survival(j))
@@ -76,19 +76,19 @@ class Krylov(RouletteEstimator):
 
 
 SETTLED_RATIO = 0.1
-"""A ninth of a product more on average: little is left once a value has settled."""
+"""A ninth of a product more on average: little is left to add once a value has settled."""
 
 
 class AdaptiveKrylov(Krylov):
     r"""Krylov steps until the value settles, then roulette: for evaluation.
 
     A sample's value has settled at step k when :math:`|q_k - q_{k-1}| \le` ``tolerance``. The
-    decision looks only at what has been computed, so the roulette that follows keeps the estimate
-    unbiased; it looks at each sample alone, so a sample's estimate does not depend on its batch.
-    The batch goes on until its last sample has settled.
+    decision depends only on the steps already taken, so that the roulette after it keeps the
+    estimate unbiased. It depends on each sample alone, so that a sample's estimate does not depend
+    on its batch. The batch continues until its last sample has settled.
 
     Args:
-        tolerance: in nats, per residual block.
+        tolerance: largest change of a settled value, in nats, per residual block.
         max_terms: the largest number of products before the roulette.
         tail: see :class:`Krylov`; default ``Geometric(0.1)``.
         probe: see :class:`StochasticEstimator`.
@@ -123,15 +123,15 @@ class AdaptiveKrylov(Krylov):
         # 1. take steps until every sample has settled
         steps = _KrylovSteps(vjp, probes, function)
         settled_at = self._until_settled(steps)
-        # 2. go on at random, by one draw for the batch
+        # 2. take a random number of further steps, drawn once for the batch
         extra = self.tail.draw(self.probe.host_generator())
         for _ in range(extra):
             steps.extend()
-        # 3. weigh each sample's increments by the roulette that starts where it has settled
+        # 3. weight each sample's increments by a roulette that starts where it has settled
         return steps.weighted(self._weights(settled_at, extra, len(steps.increments)))
 
     def _until_settled(self, steps: _KrylovSteps) -> Tensor:
-        """Take steps up to the last sample to settle; the step at which each did, ``(B,)``."""
+        """Take steps until all samples have settled; return the step of each, ``(B,)``."""
         steps.extend()
         settled_at = torch.full_like(steps.increments[0], self.terms, dtype=torch.long)
         for k in range(2, self.terms + 1):
@@ -143,7 +143,7 @@ class AdaptiveKrylov(Krylov):
         return settled_at
 
     def _weights(self, settled_at: Tensor, extra: int, steps: int) -> list[Tensor]:
-        """Each sample's weight of each increment, shape ``(B,)``: its own roulette."""
+        """The weights of each increment, shape ``(B,)``, from a roulette of each sample."""
         survival = [self.tail.survival(j) for j in range(extra + 1)]
         inverse = torch.tensor([1 / p for p in survival], device=settled_at.device)
         weights = []
@@ -155,7 +155,7 @@ class AdaptiveKrylov(Krylov):
 
 
 class _KrylovSteps:
-    """The Krylov space of J^T and the probes, and what each step adds to the estimate.
+    """The Krylov space of J^T and the probes, and the increments of the estimate.
 
     Attributes:
         increments: (q_k - q_{k-1}) / |e|^2 for each step, shape ``(B,)``.
@@ -172,13 +172,13 @@ class _KrylovSteps:
         self.increments: list[Tensor] = []
 
     def extend(self, *, is_last: bool = False) -> None:
-        """One more product; the last one needs no further basis vector."""
+        """Take one more product; the last one needs no further basis vector."""
         product = self.vjp(self.basis.last.view(self.shape)).reshape(self.rows)
         column = self.basis.last_column(product) if is_last else self.basis.extend(product)
         self.increments.append(self.functions.extend(column))
 
     def weighted(self, weights: Sequence[Tensor | float]) -> Estimate:
-        """The sum of the increments, each times its weight: a number or shape ``(B,)``."""
+        """The sum of the increments times weights, each a number or of shape ``(B,)``."""
         value = weighted_sum(self.increments, weights) * self.square
         adjoint = self.basis.combine(self.functions.inverse(weights))
         return Estimate(value.view(self.shape[:2]), adjoint.view(self.shape))

@@ -35,11 +35,11 @@ class Probe(Rebuildable):
         raise NotImplementedError
 
     def pack(self, probes: Tensor) -> Tensor:
-        """The probes in little memory, to be kept for the backward pass."""
+        """The probes in a compact form, kept for the backward pass."""
         return probes
 
     def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
-        """What was packed, in the dtype of ``like``."""
+        """The packed probes, in the dtype of ``like``."""
         return packed
 
     def host_generator(self) -> torch.Generator | None:
@@ -48,7 +48,7 @@ class Probe(Rebuildable):
 
 
 class Rademacher(Probe):
-    """Entries of +1 or -1 with equal probability: the least variance of independent entries."""
+    """Entries +1 or -1 with equal probability: the least variance among independent entries."""
 
     def sample(
         self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
@@ -74,13 +74,13 @@ class Gaussian(Probe):
 
 
 class Frozen(Probe):
-    """The same probes at every call, and for every sample: a deterministic log-determinant.
+    """The same probes at every call and for every sample: a deterministic log-determinant.
 
-    For HMC, NUTS and line searches, which need one function. That function is a random but fixed
-    approximation of the log-density; average over several probes to come closer to it.
+    HMC, NUTS and line searches need the same function at every call. With frozen probes, it is a
+    fixed approximation of the log-density; more probes bring it closer.
 
     Args:
-        probe: what the probes are drawn from; default :class:`Rademacher`.
+        probe: the distribution of the probes; default :class:`Rademacher`.
         seed: seed of the torch generator.
     """
 
@@ -98,7 +98,7 @@ class Frozen(Probe):
         return self.probe.sample(shape, x, generator).expand(num_probes, *x.shape)
 
     def pack(self, probes: Tensor) -> Tensor:
-        return self.probe.pack(probes[:, :1])  # the samples' are all the same
+        return self.probe.pack(probes[:, :1])  # all samples have the same
 
     def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
         return self.probe.unpack(packed, like).expand(len(packed), *like.shape)

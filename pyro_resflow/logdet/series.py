@@ -18,12 +18,12 @@ class RussianRoulette(RouletteEstimator):
     .. math:: q = \sum_{k=1}^{m+N} \frac{(-1)^{k+1}}{k}\,\frac{e^T J^k e}{p_k}, \qquad
               w = \sum_{k=0}^{m+N} \frac{(-1)^k}{p_k} (J^T)^k e,
 
-    with :math:`p_k = 1` for :math:`k \le m` and :math:`P(N \ge k - m)` beyond: both unbiased,
-    since each term is reached with the probability it is divided by. Any other
-    :class:`SpectralFunction` of J has its own coefficients in place of these.
+    with :math:`p_k = 1` for :math:`k \le m` and :math:`P(N \ge k - m)` beyond. Both are unbiased,
+    because each term is divided by the probability of reaching it. Another
+    :class:`SpectralFunction` of J replaces the coefficients by its own.
 
     Args:
-        terms: m, the terms always taken.
+        terms: m, the number of terms that are always taken.
         tail: distribution of N; default ``Geometric(0.5)``. ``Poisson(2)`` with ``terms=2`` is the
             published setting, whose variance is formally infinite.
         probe: see :class:`StochasticEstimator`.
@@ -59,11 +59,11 @@ class RussianRoulette(RouletteEstimator):
 
 
 class PowerSeries(RussianRoulette):
-    r"""The power series cut off after m terms: biased, of less variance.
+    r"""The power series truncated after m terms: biased, with less variance.
 
     :math:`q = \sum_{k=1}^m \frac{(-1)^{k+1}}{k} e^T J^k e`; the error is below
     :math:`-D\,(\log(1-L) + \sum_{k\le m} L^k/k)` for a Lipschitz constant L in D dimensions. The
-    gradient is that of the adjoint series cut off at the same power, :math:`k \le m`.
+    gradient is that of the adjoint series truncated at the same power, :math:`k \le m`.
 
     Args:
         terms: m.

@@ -1,4 +1,4 @@
-"""What every stochastic estimator of log|det(I + J)| shares."""
+"""The base classes of the stochastic estimators of log|det(I + J)|."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from .tails import Geometric, Tail
 class StochasticEstimator(LogDetEstimator):
     r"""An estimator that probes the Jacobian with random vectors.
 
-    It averages :math:`e^T f(J) e` over probes e of covariance I, whose mean is
-    :math:`\mathrm{tr} f(J)`. A subclass implements :meth:`estimate`; gradients follow from what
-    that returns.
+    It averages :math:`e^T f(J) e`, whose expectation is :math:`\mathrm{tr} f(J)`, over probes e of
+    covariance I. A subclass implements :meth:`estimate`; gradients follow from its result.
 
     Args:
         probe: distribution of the probes; default :class:`Rademacher`.
-        num_probes: number of probes S averaged per sample; the probe's variance falls as 1/S and
-            the cost of products grows as S.
+        num_probes: number S of probes averaged per sample; the variance from the probes falls as
+            1/S, and the cost of products grows as S.
         memory: ``"recompute"`` (least memory) or ``"keep"`` (one network pass fewer).
 
     Raises:
-        ValueError: for a bad number of probes or an unknown memory mode.
+        ValueError: for fewer than one probe or an unknown memory mode.
     """
 
     def __init__(
@@ -66,10 +65,10 @@ class StochasticEstimator(LogDetEstimator):
 
 
 class RouletteEstimator(StochasticEstimator):
-    """An estimator of a fixed number of terms, and a random number of further ones.
+    """An estimator with a fixed number of terms and a random number of further ones.
 
     Args:
-        terms: products with the Jacobian always taken.
+        terms: number of products with the Jacobian that are always taken.
         tail: distribution of the number of further ones; default ``Geometric(default_ratio)``.
         probe: see :class:`StochasticEstimator`.
         num_probes: see :class:`StochasticEstimator`.

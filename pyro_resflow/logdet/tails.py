@@ -1,4 +1,4 @@
-r"""Russian roulette estimators: distributions of the number of random terms of a series.
+r"""Distributions of the number of random terms in a Russian roulette estimator.
 
 For a random number N of further terms, :math:`E[\sum_{j=1}^{N} a_j / P(N \ge j)]
 = \sum_{j=1}^\infty a_j`. The variance of this sum is finite if the tail :math:`P(N \ge j)`
@@ -60,7 +60,7 @@ class Poisson(Rebuildable):
     r"""A Poisson tail, as in the published setting.
 
     It decreases faster than any geometric tail. For terms that decrease geometrically the variance
-    of the estimate is infinite, so that :class:`Geometric` is the better choice.
+    of the estimate is infinite, and :class:`Geometric` is the better choice.
 
     Args:
         rate: mean of N.

@@ -4,7 +4,7 @@ r"""Solvers, each with gradients by the implicit function theorem (torch only).
 a sample's error by the residual :math:`r = y - x - g(x)`, relative to
 :math:`\max(1, |y|_\infty)`, and freeze a sample once its residual is within tolerance.
 :class:`BracketedNewton` solves f(x) = y for increasing functions of one variable, entry by entry.
-All raise :class:`ConvergenceError` rather than return a point that is not a solution.
+By default all raise :class:`ConvergenceError` rather than return a point that is not a solution.
 """
 
 from .anderson import Anderson

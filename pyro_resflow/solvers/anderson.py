@@ -11,35 +11,35 @@ from .solver import FixedPointSolver
 from .tolerance import Unsolved
 
 NEWTON_SHARE = 0.1
-"""The share of ``max_iterations`` that Newton's iteration may spend in the end: its steps are few
-and expensive, for each may take ``NEWTON_PRODUCTS`` products."""
+"""Share of ``max_iterations`` that Newton's iteration may spend at the end: its steps are few and
+expensive, because each may take ``NEWTON_PRODUCTS`` products."""
 
 NEWTON_PRODUCTS = 100
-"""The size of Newton's Krylov spaces: the systems that are left are nearly singular."""
+"""Size of Newton's Krylov spaces; large, because the remaining systems are nearly singular."""
 
 RIDGE = 10
 """Added to the diagonal of the Gram matrix of the differences, in units of rounding of its trace:
 enough to keep it invertible when the differences are dependent."""
 
 CONTRACTION_ROUNDING = 8
-"""Units of rounding below 1 at which a factor of 1 may be measured. A product, its length and the
-division by the length before each round by about one."""
+"""A contraction factor of 1 may be measured this many units of rounding below 1. A product, its
+length and the normalization before it each round by about one unit."""
 
 
 class Anderson(FixedPointSolver):
     r"""Anderson's acceleration of Banach's iteration, safeguarded by Banach's step: the default.
 
-    The next point is the affine combination of the last ``depth`` + 1 steps whose combined
-    residual is least. The textbook's method ends there; it need not converge for a nonlinear g, so
-    this one is safeguarded. Where a sample's residual has not come down for ``patience`` steps,
-    it goes back to its best point and on from there by Banach's steps, which converge for every
-    contraction: ``patience`` of them, and twice as many each further time. Where g is so nearly no
-    contraction that ``max_iterations`` do not suffice (a rotation of Lipschitz constant .999),
-    :class:`NewtonKrylov` goes on, for a tenth as many evaluations.
+    The next point is the affine combination of the last ``depth`` + 1 steps with the smallest
+    combined residual. The textbook method does no more than this, and need not converge for a
+    nonlinear g. This one is safeguarded: if a sample's residual has not decreased for ``patience``
+    steps, the sample returns to its best point and takes Banach's steps, which converge for every
+    contraction: ``patience`` of them at first, and twice as many each further time. If the
+    Lipschitz constant of g is so close to 1 that ``max_iterations`` are not enough (a rotation of
+    Lipschitz constant .999), :class:`NewtonKrylov` continues for a tenth as many evaluations.
 
     Args:
         depth: number of past differences combined.
-        patience: steps without progress before a sample goes back.
+        patience: steps without progress before a sample returns to its best point.
         tolerance: see :class:`FixedPointSolver`.
         max_iterations: see :class:`FixedPointSolver`.
         unsolved: see :class:`FixedPointSolver`.
@@ -74,29 +74,29 @@ class Anderson(FixedPointSolver):
         while not iteration.done:
             if iteration.exhausted:
                 return self._by_newton(iteration)
-            # 1. step to the combination, and keep what changed: the history
+            # 1. step to the combination, and keep the changes as history
             last_x, last_residual = iteration.x, iteration.residual
             best = iteration.error(iteration.best_residual)
             iteration.move(_anderson_point(iteration, steps, changes))
             steps = [*steps, iteration.x - last_x][-self.depth :]
             changes = [*changes, iteration.residual - last_residual][-self.depth :]
-            # 2. count each sample's steps without progress; Banach steps need not make any at once
+            # 2. count each sample's steps without progress; Banach steps may make none at first
             plain = (plain - 1).clamp_min(0)
             improved = iteration.error(iteration.best_residual) < best
             stalled = torch.where(improved | (plain > 0), 0, stalled + 1)
-            # 3. send samples out of patience back, for twice as many Banach steps each time
+            # 3. return samples out of patience, for twice as many Banach steps each time
             reset = stalled >= self.patience
             iteration.return_to_best(reset)
             plain, relapse = torch.where(reset, relapse, plain), relapse * (1 + reset.to(plain))
             stalled = torch.where(reset, 0, stalled)
-            # 4. take their history away: without one, the next point is Banach's
+            # 4. clear their history, so that the next point is Banach's
             forgotten = (plain > 0)[:, None]
             steps = [torch.where(forgotten, 0, s) for s in steps]
             changes = [torch.where(forgotten, 0, c) for c in changes]
         return iteration.x
 
     def _by_newton(self, iteration: FixedPointIteration) -> Tensor:
-        """Go on by Newton's steps from the best points, if g looks like a contraction."""
+        """Continue with Newton's steps from the best points, if g looks like a contraction."""
         failure = iteration.failure()
         extra = round(NEWTON_SHARE * self.max_iterations)
         limit = 1 - CONTRACTION_ROUNDING * torch.finfo(iteration.y.dtype).eps
@@ -122,6 +122,6 @@ def _anderson_point(
     identity = torch.eye(len(steps), dtype=gram.dtype, device=gram.device)
     right = torch.einsum("nid,nd->ni", difference, iteration.residual)
     gamma = torch.linalg.solve_ex(gram + ridge[:, None, None] * identity, right)[0]
-    # 2. the Banach step, corrected by what the combination takes away
+    # 2. the Banach step, minus the correction by the combination
     correction = torch.einsum("nid,ni->nd", torch.stack(steps, dim=1) + difference, gamma)
     return torch.where(correction.isfinite().all(1, keepdim=True), banach - correction, banach)

@@ -25,40 +25,40 @@ Increasing = Callable[..., tuple[Tensor, Tensor]]
 
 
 NARROW = 3
-"""Margins within which a bracket is narrow enough: the point and one margin to each side of it,
-where the steps that close a bracket land, and one for their rounding."""
+"""Width of a bracket that is narrow enough, in margins: one margin to each side of the root, where
+the steps that close a bracket land, and one for their rounding."""
 
 OVERSHOOT_GROWTH = 4
-"""By how much the steps beyond a root grow while they do not find its other side: f is known no
-better than it is rounded, and then its sign may lie near the root."""
+"""Growth factor of the steps beyond a root until they reach its other side. Near the root, the
+rounding of f may give f - y the wrong sign."""
 
 
 class BracketedNewton(Iterative):
     r"""Solve f(x) = y entry by entry, where f increases: Newton's method inside a bracket.
 
-    A step of Newton's that leaves the bracket, or is not half as long as the last, is replaced by
-    bisection: as a rule a handful of evaluations does, and at worst a few times :math:`\log_2` of
-    the bracket's width over the tolerance. An entry is done, and moves no more, once its bracket,
-    at whose ends f has been seen to lie below and above y, is narrow enough: a root is never only
-    believed.
+    Bisection replaces a Newton step that leaves the bracket, or that is not shorter than half of
+    the last step. Usually a handful of evaluations is enough; the worst case is a few times
+    :math:`\log_2` of the bracket's width over the tolerance. An entry is done, and moves no more,
+    once its bracket is narrow enough. f has been evaluated at both ends of the bracket, below and
+    above y, so that every root is verified.
 
-    With respect to y and the coefficients of f, gradients are those of the implicit function
-    theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`, of all orders and modes.
+    Gradients with respect to y and the coefficients of f follow from the implicit function
+    theorem, :math:`dx = (dy - \partial_\theta f\,d\theta) / f'(x)`, for all orders and modes.
 
     Args:
         tolerance: a third of the width of a bracket that is narrow enough, relative to the larger
-            of 1 and \|x\|; default 2e-7 in float32 (and below) and 2e-11 in float64, but never
-            less than the type can tell apart.
+            of 1 and \|x\|; default 2e-7 in float32 (and below) and 2e-11 in float64, but at least
+            the machine epsilon of the dtype.
         max_iterations: largest number of evaluations of f.
-        unsolved: what becomes of entries that are not done by then: ``"raise"`` an error for all,
-            or ``"nan"`` in their place, and where y or the bracket is not finite. No gradient
-            comes from those.
+        unsolved: ``"raise"`` an error for the call if entries are not done by then, or return
+            ``"nan"`` for them, and for entries with y not finite or without
+            ``lower <= upper``. No gradient flows through these entries.
 
     Raises:
         ValueError: for a tolerance or a number of iterations that is not positive or another
             ``unsolved``, and when called, for y that is not finite.
         ConvergenceError: when called, if a bracket is not found or does not become narrow; it
-            says for which entries.
+            names the entries.
 
     Reference:
         Press et al., Numerical Recipes, 3rd ed., 2007, section 9.4.
@@ -89,14 +89,14 @@ class BracketedNewton(Iterative):
         upper: Tensor,
         coefficients: Sequence[Tensor] = (),
     ) -> Tensor:
-        """x with f(x) = y, of the shape of y.
+        """Solve f(x) = y for x, same shape as y.
 
         Args:
-            function: ``function(x, *coefficients)`` gives f(x) and its derivative f'(x).
+            function: ``function(x, *coefficients)`` returns f(x) and its derivative f'(x).
             y: any shape.
-            lower: where f is about y or less; the bracket is widened until it is.
-            upper: where f is about y or more, at least ``lower``.
-            coefficients: every tensor but x that f depends on and that may want a gradient.
+            lower: a point where f is about y or less; the bracket is widened until f is.
+            upper: a point where f is about y or more, at least ``lower``.
+            coefficients: every tensor other than x that f depends on and that may need a gradient.
         """
         lower, upper = lower.expand_as(y), upper.expand_as(y)
         attempt = _EntrywiseAttempt(self)
@@ -111,7 +111,7 @@ class BracketedNewton(Iterative):
 
 
 class _EntrywiseAttempt:
-    """A solver for one call: the entries that are not to be solved, or that it cannot solve."""
+    """A solver for one call, which records the entries that it skips or cannot solve."""
 
     def __init__(self, solver: BracketedNewton) -> None:
         self.solver = solver
@@ -142,11 +142,11 @@ class _Search:
         self.max_iterations = max_iterations
         self.evaluations = 0
         self.lost = torch.zeros_like(y, dtype=torch.bool)
-        """Entries that are given up, or not to be solved."""
+        """Mask of the entries that have been given up or are skipped."""
         self.residual = torch.zeros_like(y)
 
     def run(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The roots, of the shape of y; where entries are lost, any point."""
+        """The roots, same shape as y; any point where entries are lost."""
         if self.y.is_meta:
             return (lower + upper) / 2
         # a quarter of the largest number: widths, and steps of their size, do not overflow
@@ -168,8 +168,8 @@ class _Search:
             if self._is_over(settled):
                 return torch.where(newton.isnan(), middle, newton.clamp(lower, upper))
             step = (newton - x).abs()
-            # a step this short goes on beyond the root, to close the bracket; further each time,
-            # for f is known no better than it is rounded
+            # a step this short continues beyond the root, to close the bracket; further each
+            # time, because rounding of f may give f - y the wrong sign near the root
             final = step <= margin
             target = newton + torch.where(below, reach, -reach).masked_fill(~final, 0)
             good = (target > lower) & (target < upper) & (final | (step < last_step / 2))
@@ -178,9 +178,9 @@ class _Search:
             x = torch.where(settled, x, torch.where(good, target, middle))
 
     def _pushed_out(self, end: Tensor, step: Tensor, largest: float) -> Tensor:
-        """An end of the bracket, moved until f there is on its side of y.
+        """Move an end of the bracket until f there is on its side of y.
 
-        By twice, four, sixteen, 256 times as much each time: all numbers are soon behind it.
+        The steps grow by factors of 2, 4, 16, 256 and so on, to cross all numbers in a few steps.
         """
         growth = 2.0
         while True:
@@ -194,7 +194,7 @@ class _Search:
             growth = min(growth * growth, largest)
 
     def _is_over(self, done: Tensor) -> bool:
-        """Whether all entries are done, or the evaluations spent and the others lost."""
+        """Whether all entries are done, or the evaluations spent, which loses the others."""
         if bool(done.all()):
             return True
         if self.evaluations < self.max_iterations:
@@ -227,13 +227,14 @@ class _Search:
 
 
 WIDE = 16
-"""A bracket this many times as wide as its nearer end (or 1) is halved on a logarithmic scale."""
+"""A bracket is halved on a logarithmic scale if it is this many times as wide as its nearer end,
+or as 1 if that is larger."""
 
 
 def _middle(lower: Tensor, upper: Tensor) -> Tensor:
-    """The middle of brackets; of wide ones that of asinh, so that few halvings cross all numbers.
+    """The middle of brackets, for wide ones on the scale of asinh: few halvings cross all numbers.
 
-    asinh is linear about 0 and logarithmic far out, as the tolerance is.
+    Like the tolerance, asinh is linear near 0 and logarithmic far from it.
     """
     plain = (lower + upper) / 2
     near = torch.minimum(lower.abs(), upper.abs()).clamp_min(1)
@@ -273,7 +274,7 @@ class _ImplicitRoot(torch.autograd.Function):
         root, *coefficients = ctx.saved_tensors
         needed = ctx.needs_input_grad[5:]
         if needs_graph(root, grad, *coefficients):
-            # the derivative at a fixed root, which yet changes with the root
+            # the derivative holds at a fixed root, and itself depends on the root
             adjoint = grad / ctx.function(root, *coefficients)[1]
             at_root = partial(_value_at, ctx.function, root)
             gradients = pulled_back(at_root, coefficients, -adjoint, needed)
@@ -319,7 +320,7 @@ class _ImplicitRoot(torch.autograd.Function):
 
 
 def _mapped_end(y: Tensor, end: Tensor, in_dim: int | None) -> Tensor:
-    """An end of the brackets, of the shape of y, whose first dimension is mapped over."""
+    """An end of the brackets, expanded to y, whose first dimension is mapped over."""
     if in_dim is None:
         return end.expand_as(y)
     end = end.movedim(in_dim, 0)

@@ -1,11 +1,11 @@
-"""What solvers raise."""
+"""The errors that solvers raise, and the check of their input."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 NAMED = 5
-"""How many of the failed are named in a message, before it says that there are more."""
+"""Largest number of failed samples or entries whose indices a message lists."""
 
 
 class ConvergenceError(ValueError):
@@ -14,8 +14,8 @@ class ConvergenceError(ValueError):
     Attributes:
         iterations: evaluations spent.
         residual: largest residual left, relative for the solvers of fixed points.
-        failed: what was not solved: a mask of samples, shape ``(N,)``, for the solvers of fixed
-            points; of entries, of the shape of y, for :class:`BracketedNewton`.
+        failed: mask of the unsolved samples, shape ``(N,)``, for the solvers of fixed points; of
+            the unsolved entries, same shape as y, for :class:`BracketedNewton`.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class FixedPointError(ConvergenceError):
         iterations: network evaluations spent.
         residual: largest relative residual left.
         contraction: measured contraction factor of g at the last point, the largest over the
-            samples; 1 or more means that g is no contraction.
-        failed: which samples were not solved, shape ``(N,)``.
+            samples; 1 or more means that g is not a contraction.
+        failed: mask of the unsolved samples, shape ``(N,)``.
     """
 
     def __init__(

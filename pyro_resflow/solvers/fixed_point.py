@@ -11,8 +11,8 @@ from .solver import FixedPointSolver
 class FixedPoint(FixedPointSolver):
     r"""Banach's iteration :math:`x \leftarrow y - g(x)`.
 
-    The error falls by the Lipschitz constant L at each step: about
-    :math:`\log(\mathrm{tolerance})/\log L` evaluations.
+    Each step multiplies the error by the Lipschitz constant L or less, so that about
+    :math:`\log(\mathrm{tolerance})/\log L` evaluations are enough.
     """
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:

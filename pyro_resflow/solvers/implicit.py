@@ -1,8 +1,8 @@
 r"""Derivatives of solutions by the implicit function theorem, of all orders and in both modes.
 
 The solution x of x + g(x) = y has :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\,d\theta)`. The
-linear systems in that formula are functions of x and the coefficients in their turn, with
-derivatives that follow from further systems of the same kind: for :math:`M u = b`,
+solutions of the linear systems in that formula are functions of x and the coefficients too. Their
+derivatives follow from further systems of the same kind: for :math:`M u = b`,
 :math:`du = M^{-1}(db - dM\,u)`.
 """
 
@@ -33,19 +33,19 @@ from .iteration import FixedPointIteration
 from .krylov import solve_shifted
 
 RESTART = 30
-"""Products with J before a linear system is restarted from its residual. It bounds the memory to
-31 vectors of the size of x, and the orthogonalization, whose cost grows with the square."""
+"""Products with J before a linear solve restarts from its residual. This limits the memory to 31
+vectors of the size of x, and the cost of orthogonalization, which grows with the square."""
 
 LOOSEST_GOAL = 0.5
-"""A restart has to halve the residual at least, however little is left to do."""
+"""Largest relative residual that a restart aims at: it halves the residual or does better."""
 
 SOLUTION_ROUNDING = 4
-"""Units of rounding of u that the residual b - (I + J) u cannot go below: u, J u, b and their
+"""Units of rounding of u below which the residual b - (I + J) u cannot fall: u, J u, b and their
 difference round by about one each."""
 
 
 class Iterating(Protocol):
-    """What this module asks of a solver."""
+    """The interface of solvers in this module."""
 
     max_iterations: int
 
@@ -60,7 +60,7 @@ def implicit_solution(solver: Iterating, net: Linearizable, y: Tensor) -> Tensor
     """x with x + g(x) = y, differentiable in y and the coefficients of g.
 
     Args:
-        solver: what finds it.
+        solver: the solver that finds x.
         net: g.
         y: shape ``(N, *event)``.
 
@@ -79,7 +79,7 @@ class _ImplicitSolve(torch.autograd.Function):
     def forward(solver: Iterating, net: Linearizable, y: Tensor, *coefficients: Tensor) -> Tensor:
         tolerance = solver.tolerance_for(y.dtype)
         check_finite(y, "samples")
-        with full_precision(y):  # a lower one cannot reach the tolerance
+        with full_precision(y):  # lower precision cannot reach the tolerance
             network = WithCoefficients(net, coefficients)
             iteration = FixedPointIteration(network, y, tolerance, solver.max_iterations)
             return solver.solve(iteration).unflatten(1, y.shape[1:])
@@ -138,8 +138,8 @@ def _first_gradients(
     coefficients: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients for y and the coefficients, in the fewest operations."""
-    x = x.detach()  # the saved one leads back to the node whose backward pass this is
+    """The gradients for y and the coefficients, in as few operations as possible."""
+    x = x.detach()  # the saved x has this node in its graph
     network = WithCoefficients(system.net, coefficients).without_history()
     adjoint = system.solution(x, grad_x, network.coefficients)
     with torch.enable_grad():
@@ -152,10 +152,10 @@ def _first_gradients(
 
 @dataclass(frozen=True)
 class _System:
-    r"""The linear system :math:`(I + J)\,u = b` or the transposed one, and how well to solve it.
+    r"""The linear system :math:`(I + J)\,u = b` or the transposed one, and its accuracy.
 
     Args:
-        net: the network of whose Jacobian it is.
+        net: the network with the Jacobian J.
         is_transposed: whether its matrix is :math:`(I + J)^T`.
         tolerance: relative residual to reach.
         max_steps: largest number of restarts.
@@ -180,10 +180,10 @@ class _System:
         return u
 
     def solution(self, x: Tensor, right: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
-        """u, restarted until the true residual is small enough.
+        """Solve for u, with restarts until the true residual is small enough.
 
-        It is once it is within tolerance of b, or down to the rounding of u, or no longer falls. A
-        sample whose b is not finite gets nan.
+        The residual is small enough once it is within the tolerance relative to b, or at the
+        rounding of u, or no longer decreases. A sample whose b is not finite gets nan.
         """
         linearization = self.net.linearize(x, coefficients)
         times = linearization.vjp if self.is_transposed else linearization.jvp
@@ -194,7 +194,7 @@ class _System:
         target = right.flatten(1)
         tiny = torch.finfo(target.dtype).tiny
         size = torch.linalg.vector_norm(target, dim=1).clamp_min(tiny)
-        solution = (0 * size)[:, None].expand_as(target)  # nan where there is no solution
+        solution = (0 * size)[:, None].expand_as(target)  # nan if b is not finite
         residual = target
         last = torch.full_like(size, torch.inf)
         rounding = SOLUTION_ROUNDING * torch.finfo(target.dtype).eps
@@ -240,7 +240,7 @@ class _LinearSolve(torch.autograd.Function):
         system, (_, needs_x, _, *needed) = ctx.system, ctx.needs_input_grad
         with full_precision(grad_u):
             adjoint = system.transposed().solved(x, grad_u, coefficients)
-            # of -(adjoint M u) at fixed adjoint and u, with J^T times one of them, times the other
+            # the gradient of -(adjoint^T M u) at fixed adjoint and u, by J^T times one of these
             left, right = (u, adjoint) if system.is_transposed else (adjoint, u)
             product = partial(replace(system, is_transposed=True).product, left)
             point, wanted = [x, *coefficients], [needs_x, *needed]

@@ -1,4 +1,4 @@
-"""The state that every solver of fixed points advances."""
+"""The state of a fixed-point iteration, which every solver advances."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from ..linearization import WithCoefficients
 from .convergence import FixedPointError
 
 ROUNDING = 16
-"""Units of rounding that a residual y - x - g(x) may consist of: y, x and their differences round
-by about one each, and g, a sum over the width of each layer, by several."""
+"""Units of rounding up to which a residual y - x - g(x) may be rounding alone: y, x and their
+differences round by about one each, and g, a sum over the width of each layer, by several."""
 
 STALLED_STEPS = 3
-"""Steps without a smaller residual after which one of nothing but rounding counts as the least;
-a single step may rise by chance."""
+"""Steps without a smaller residual after which a residual of rounding alone is accepted; a single
+step may increase it by chance."""
 
 LOST_SHARE = 1e-3
-"""Rounding of x, as a share of y: with more, y is lost in it and the residual says nothing."""
+"""Largest rounding of x, as a share of y. With more, y is lost in it."""
 
 LARGEST_SOLUTION = 100
-"""Entries of x, in units of those of y, up to which a larger x may excuse a larger residual. The
-solution is within 1/(1 - L) of y; where there is none, x grows without end."""
+"""Largest ratio of x to y up to which a larger x permits a larger residual. A solution is at most
+(|y| + |g(0)|)/(1 - L); without one, x grows without bound."""
 
 POWER_STEPS = 10
-"""Steps of the power iteration that measures the contraction factor: a rough measure, for a hint
-in the error message."""
+"""Steps of the power iteration that measures the contraction factor. A rough measure is enough for
+the error message and for the decision whether Newton's iteration may help."""
 
 
 class FixedPointIteration:
-    """The state that every solver advances: the current point and its residual, sample by sample.
+    """The state that every solver advances: the current point and residual of each sample.
 
-    A sample is done when its residual is within the tolerance, or when it has come down to a few
-    units of rounding and further steps do not bring it lower: then its best point counts.
+    A sample is done when its residual is within the tolerance, or when the residual is a few units
+    of rounding and further steps do not reduce it. Its best point is then the result.
 
     Attributes:
         x: the current points, shape ``(N, D)``.
         residual: y - x - g(x) there, shape ``(N, D)``.
-        best_x: where each sample's residual was least, shape ``(N, D)``.
+        best_x: the point of each sample's smallest residual, shape ``(N, D)``.
         best_residual: the residual there, shape ``(N, D)``.
-        settled: which samples are done, shape ``(N,)``; they move no more.
-        evaluations: evaluations of g spent.
+        settled: mask of the samples that are done, shape ``(N,)``; they move no more.
+        evaluations: number of evaluations of g so far.
 
     Args:
         net: the contraction g, with its coefficients.
         y: shape ``(N, *event)``.
         tolerance: relative tolerance of the residual.
-        max_iterations: evaluations after which to give up.
+        max_iterations: number of evaluations after which to give up.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FixedPointIteration:
         return residual.abs().amax(1) / self.scale
 
     def move(self, x: Tensor) -> Tensor:
-        """Move the samples that have not settled to x; returns whose residual fell, ``(N,)``."""
+        """Move the samples that have not settled to x; return whose residual fell, ``(N,)``."""
         frozen = self.settled[:, None]
         x = torch.where(frozen, self.x, x)
         residual = torch.where(frozen, self.residual, self.evaluate(x))
@@ -95,19 +95,19 @@ class FixedPointIteration:
         return error < last
 
     def return_to_best(self, samples: Tensor) -> None:
-        """Move some samples, a mask of shape ``(N,)``, back to where their residual was least."""
+        """Move samples, a mask of shape ``(N,)``, back to where their residual was smallest."""
         samples = samples[:, None]
         self.x = torch.where(samples, self.best_x, self.x)
         self.residual = torch.where(samples, self.best_residual, self.residual)
 
     def _swamped(self, x: Tensor) -> Tensor:
-        """Whether x is so large that its rounding drowns y, and the residual says nothing."""
+        """Whether x is so large that y is lost in its rounding, shape ``(N,)``."""
         if not x.numel():
             return torch.zeros_like(self.settled)
         return torch.finfo(x.dtype).eps * x.abs().amax(1) > LOST_SHARE * self.scale
 
     def _rounded(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Whether the residual is no more than the rounding of y, x and g(x), shape ``(N,)``."""
+        """Whether the residual is at most the rounding of y, x and g(x), shape ``(N,)``."""
         if not residual.numel():
             return torch.ones_like(self.settled)
         size = x.abs().amax(1).minimum(LARGEST_SOLUTION * self.scale)

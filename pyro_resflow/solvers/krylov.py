@@ -13,13 +13,13 @@ from ..arnoldi import ArnoldiBasis, ShiftedSystems
 def solve_shifted(
     product: Callable[[Tensor], Tensor], right: Tensor, goal: Tensor | float, max_steps: int
 ) -> Tensor:
-    r"""Solve (I + A) u = b per sample in the Krylov space of A and b: the method of FOM.
+    r"""Solve (I + A) u = b per sample in the Krylov space of A and b, by FOM.
 
     The textbook's full orthogonalization method (Saad, 2003, section 6.4) takes
-    :math:`u = |b|\,V (I + H)^{-1} e_1` after a fixed number of steps. This one runs for a batch,
-    and stops when the last sample's residual, :math:`|b|\,h_{k+1,k}\,|e_k^T (I + H)^{-1} e_1|`, is
-    within its goal. FOM suits where GMRES is the usual choice, because I + H is never near to
-    singular for a contraction, and its small systems are those of the log-determinant.
+    :math:`u = |b|\,V (I + H)^{-1} e_1` after a fixed number of steps. This one runs on a batch and
+    stops when each sample's residual, :math:`|b|\,h_{k+1,k}\,|e_k^T (I + H)^{-1} e_1|`, is within
+    its goal. GMRES is more common, but for a contraction I + H is nonsingular, so that FOM
+    is safe, and its small systems are those of the log-determinant.
 
     Args:
         product: A v, on ``(N, D)``.

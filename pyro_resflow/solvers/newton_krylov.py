@@ -13,26 +13,26 @@ from .solver import FixedPointSolver
 from .tolerance import Unsolved
 
 LOOSEST_GOAL = 0.1
-"""Largest relative residual of a linear system: a step that leaves a tenth is still worth one."""
+"""Largest relative residual of a linear system: a step that leaves a tenth is worth its cost."""
 
 TIGHTEST_GOAL = 1e-3
-"""Smallest one. The error after a Newton step is of the order of the square of the one before, and
-digits of the step beyond that are wasted."""
+"""Smallest relative residual of a linear system. The error after a Newton step is of the order of
+the square of the error before it, and further digits of the step would be wasted."""
 
 BELOW_TOLERANCE = 0.1
-"""Share of the tolerance that the last linear system aims at, for its residual and the step's own
-error add up."""
+"""Share of the tolerance that the last linear system aims at, because its residual and the step's
+own error add up."""
 
 NO_RESIDUAL = 1e-30
-"""Instead of a residual of 0, by which is divided."""
+"""Smallest residual to divide by, in place of 0."""
 
 
 class NewtonKrylov(FixedPointSolver):
     r"""Newton's iteration :math:`x \leftarrow x + (I+J)^{-1} r`, its linear systems by Arnoldi.
 
-    Few iterations, each of up to ``krylov_steps`` products with J: the choice when g is strongly
-    nonlinear or a linearization is cheap beside an evaluation. A sample whose residual a Newton
-    step does not bring down takes a Banach step instead.
+    It takes few iterations, each of up to ``krylov_steps`` products with J. Use it when g is
+    strongly nonlinear, or when a linearization is cheap compared with an evaluation. If a Newton
+    step does not reduce a sample's residual, the sample takes a Banach step instead.
 
     Args:
         krylov_steps: the largest Krylov space of one linear system.
@@ -60,7 +60,7 @@ class NewtonKrylov(FixedPointSolver):
         self.krylov_steps = krylov_steps
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:
-        """Run the iteration to its end, from wherever it is; x of shape ``(N, D)``."""
+        """Run the iteration to its end, from its current point; x of shape ``(N, D)``."""
         while not iteration.done:
             if iteration.exhausted:
                 raise iteration.failure()
@@ -74,7 +74,7 @@ class NewtonKrylov(FixedPointSolver):
         point = iteration.x.unflatten(1, iteration.event_shape)
         jvp = self._jvp(iteration, point)
         iteration.evaluations += 1
-        # a quadratic method needs only a residual that matches its own error
+        # a method of quadratic convergence needs only a residual that matches its own error
         left = iteration.error(iteration.residual).clamp_min(NO_RESIDUAL)
         goal = (BELOW_TOLERANCE * iteration.tolerance / left).clamp(TIGHTEST_GOAL, LOOSEST_GOAL)
         return solve_shifted(jvp, iteration.residual, goal, self.krylov_steps)

@@ -1,4 +1,4 @@
-"""What a block asks of a solver of fixed points."""
+"""The base class of fixed-point solvers: the interface that blocks use."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from .tolerance import Iterative, Unsolved
 class FixedPointSolver(Iterative, ABC):
     r"""Solve x + g(x) = y for a contraction g.
 
-    The base of all solvers. One of your own implements :meth:`solve`, which runs an iteration over
-    a flattened batch; it then works in every block, and has gradients of its own.
+    This is the base class of all fixed-point solvers. A subclass implements :meth:`solve`, which
+    runs an iteration on a flattened batch. It then works in every block, with gradients.
 
-    Calling it as ``solver(net, y, event_dim=None)`` flattens the batch dimensions of y, shape
-    ``(*batch, *event)``, and returns x of the shape of y. With respect to y
-    and the parameters of g, :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`; the
-    backward pass solves with :math:`(I+J)^T` in a Krylov space and keeps none of the iterations.
-    Derivatives of all orders, of both modes and of ``torch.func`` follow in the same way.
+    The call ``solver(net, y, event_dim=None)`` flattens the batch dimensions of y, shape
+    ``(*batch, *event)``, and returns x, same shape as y. Its derivative is
+    :math:`dx = (I + J)^{-1}(dy - \partial_\theta g\, d\theta)`; the backward pass solves a system
+    with :math:`(I+J)^T` in a Krylov space and stores no iterates. Derivatives of all orders, in
+    both modes and by ``torch.func`` follow in the same way.
 
     Args:
         tolerance: largest residual of an entry, relative to the largest entry of y or 1; default
             2e-7 in float32 (and below) and 2e-11 in float64. The error of x is up to 1/(1 - L)
             times as large.
         max_iterations: largest number of network evaluations.
-        unsolved: what becomes of samples for which the tolerance is not reached: ``"raise"`` an
-            error for the batch, or ``"nan"`` in their place, and in that of samples of y that are
-            not finite. No gradient comes from those.
+        unsolved: ``"raise"`` an error for the batch if a sample does not reach the tolerance, or
+            return ``"nan"`` for such samples, and for samples of y that are not finite. No
+            gradient flows through these samples.
 
     Raises:
         ValueError: for a tolerance or a number of iterations that is not positive, or another
             ``unsolved``.
-        ConvergenceError: when called, if the tolerance is not reached; it says for which samples.
+        ConvergenceError: when called, if samples do not reach the tolerance; it names them.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class FixedPointSolver(Iterative, ABC):
         >>> from pyro_resflow.solvers import FixedPointSolver
         >>> from pyro_resflow.transforms import Residual
         >>> class Damped(FixedPointSolver):
-        ...     '''Banach's iteration by steps of 0.9 of their length.'''
+        ...     '''Banach's iteration with steps of 0.9 times their length.'''
         ...
         ...     def solve(self, iteration):
         ...         while not iteration.done:
@@ -99,7 +99,7 @@ class FixedPointSolver(Iterative, ABC):
 
 
 class _SamplewiseAttempt:
-    """A solver for one call, which goes on without the samples that it cannot solve."""
+    """A solver for one call, which records the samples that it cannot solve."""
 
     def __init__(self, solver: FixedPointSolver) -> None:
         self.solver = solver
@@ -108,7 +108,7 @@ class _SamplewiseAttempt:
         self.failed: Tensor | None = None
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:
-        """What the solver finds; where it fails, the point of the smallest residual."""
+        """The solution; for unsolved samples, the point of the smallest residual."""
         try:
             return self.solver.solve(iteration)
         except FixedPointError as error:

@@ -12,10 +12,10 @@ from ..rebuilding import Rebuildable
 Unsolved = Literal["raise", "nan"]
 
 SINGLE_TOLERANCE = 2e-7
-"""Not quite two units of float32's rounding: the least that most networks reach."""
+"""A little less than two units of float32's rounding: the least that most networks reach."""
 
 DOUBLE_TOLERANCE = 2e-11
-"""Five digits above float64's rounding, and four better than float32: for tests and exact work."""
+"""Five digits above float64's rounding, and four digits below the tolerance of float32."""
 
 
 class Iterative(Rebuildable):
@@ -24,8 +24,8 @@ class Iterative(Rebuildable):
     Args:
         tolerance: when to stop; default 2e-7 in float32 (and below) and 2e-11 in float64.
         max_iterations: when to give up.
-        unsolved: ``"raise"`` an error for what is not solved by then, or put ``"nan"`` in its
-            place, and in that of inputs that are not finite.
+        unsolved: ``"raise"`` an error for samples or entries that are not solved by then, or
+            return ``"nan"`` for them and for inputs that are not finite.
 
     Raises:
         ValueError: for a tolerance or a number of iterations that is not positive, and for
@@ -54,7 +54,7 @@ class Iterative(Rebuildable):
         return DOUBLE_TOLERANCE if dtype == torch.float64 else SINGLE_TOLERANCE
 
     def refuse_torch_func(self) -> None:
-        """Raise inside ``torch.func``, where nan cannot be put in the place of single entries.
+        """Raise inside ``torch.func``, where single entries cannot be replaced by nan.
 
         Raises:
             RuntimeError: naming the remedy.

@@ -1,8 +1,8 @@
 r"""Networks with a known Lipschitz constant: chains of layers that can be linearized.
 
 Every layer breaks into stages that know their derivatives, and :class:`Chain` composes them. A
-network of L linear layers, each held to the coefficient c, and activations of slope at most 1 has
-a Lipschitz constant of at most :math:`c^L`.
+network of L linear layers, each of norm at most c, and activations of slope at most 1 has a
+Lipschitz constant of at most :math:`c^L`.
 """
 
 from .chain import BoundChain, Chain, Shift

@@ -32,16 +32,16 @@ from .coefficients import coefficients_of
 from .norms import check_norms_chain
 
 PREPARED_ENTRIES = 2**20
-"""Entries of the weights of a flow whose coefficients are computed together, at most: 4 MiB in
-float32. In larger flows the operations on the features cost much more than their number."""
+"""Largest number of weight entries of a flow whose coefficients are computed together: 4 MiB in
+float32. In larger flows, the calls that this saves cost little beside the arithmetic."""
 
 
 class Chain(Rebuildable, nn.Sequential):
     """Layers one after the other, linearized by the chain rule.
 
     Args:
-        layers: modules with a method ``stages``, see :class:`pyro_resflow.nn.stages.Layer`; with
-            one more, ``lipschitz_bound``, the chain's own bound can be certified.
+        layers: modules with a method ``stages``, see :class:`pyro_resflow.nn.stages.Layer`. The
+            chain's own bound also needs their method ``lipschitz_bound``.
         event_dim: event dimensions of the input: 1 for vectors, 3 for images.
 
     Raises:
@@ -77,7 +77,7 @@ class Chain(Rebuildable, nn.Sequential):
         return layers[index]
 
     def stages(self) -> list[Stage[Any]]:
-        """The stages of all layers, scalings multiplied into the affine maps beside them."""
+        """The stages of all layers, with scalings multiplied into neighbouring affine maps."""
         refuse_hooks("layer", self._modules)
         stages: list[Stage[Any]] = []
         for layer in self._modules.values():
@@ -87,13 +87,13 @@ class Chain(Rebuildable, nn.Sequential):
     def bound(self) -> Linearizable:
         """The chain with its stages built, for the evaluations of one solve or one estimate.
 
-        A subclass that is evaluated in a way of its own stays as it is.
+        A subclass that overrides how it is evaluated is returned unchanged.
 
         Raises:
             ValueError: for hooks on the chain or a layer, which would not be called.
         """
         prepared = _PREPARED.get().get(id(self))
-        if prepared is not None and not saving_hooks():  # a checkpoint computes its part again
+        if prepared is not None and not saving_hooks():  # a checkpoint recomputes its part
             return prepared
         return self._bound() if self._is_evaluated_by_stages else self
 
@@ -145,8 +145,8 @@ class Chain(Rebuildable, nn.Sequential):
         """A certified upper bound of the network's Lipschitz constant, a scalar.
 
         Raises:
-            ValueError: for a layer without a bound of its own, and for induced norms of layers
-                that do not chain to a bound.
+            ValueError: for a layer without ``lipschitz_bound``, and for induced norms whose orders
+                are not shared by neighbouring layers.
         """
         check_norms_chain([layer.norm for layer in self if isinstance(layer, LipschitzLayer)])
         bound: Tensor | float = 1.0
@@ -164,14 +164,14 @@ class Chain(Rebuildable, nn.Sequential):
 class BoundChain:
     """A chain whose stages have been built, see :meth:`Chain.bound`.
 
-    Unless they are known, its coefficients are computed anew at each call; layers added to the
-    chain later, and hooks, go unnoticed.
+    Each call computes the coefficients anew, unless they are known. Layers and hooks that are
+    added to the chain later have no effect.
 
     Args:
-        stages: of the chain.
+        stages: the stages of the chain.
         event_dim: event dimensions of the input.
         is_perceptron: see :func:`pyro_resflow.nn.stages.is_perceptron`.
-        known: the coefficients.
+        known: the coefficients, if they have been computed already.
     """
 
     stages: Sequence[Stage[Any]]
@@ -202,10 +202,10 @@ class BoundChain:
 _BUILT: MutableMapping[Chain, tuple[tuple[nn.Module | None, ...], list[bool], BoundChain]] = (
     WeakKeyDictionary()
 )
-"""The chains that have been built: their layers, which of these have a bias, and the result."""
+"""For each chain that has been built: its layers, which of them have a bias, and the result."""
 
 _PREPARED: ContextVar[Mapping[int, BoundChain]] = ContextVar("prepared", default={})  # noqa: B039
-"""The chains that a pass around has prepared, by identity."""
+"""The chains that an enclosing pass has prepared, by id."""
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def prepared_together(module: nn.Module) -> Iterator[None]:
     """A context for one pass, in which the coefficients of all chains are computed together.
 
     Args:
-        module: any module. The chains are those that its transforms hold as their ``net``.
+        module: any module. Its chains are the attributes ``net`` of its submodules.
     """
     if not _is_eager():
         yield
@@ -243,7 +243,7 @@ def _with_coefficients(chain: BoundChain, coefficients: tuple[Tensor, ...]) -> B
 
 
 def _is_eager() -> bool:
-    """Whether nothing records or transforms the operations of a pass."""
+    """Whether no compiler, trace or ``torch.func`` transform is active."""
     recorded = torch.compiler.is_compiling() or tracing_state() is not None
     return not recorded and not torch_func_is_active()
 
@@ -251,11 +251,11 @@ def _is_eager() -> bool:
 def refuse_hooks(kind: str, modules: Mapping[str, nn.Module | None]) -> None:
     """Raise if a module has hooks: a chain evaluates it by its stages, and calls no hooks.
 
-    ``torch.nn.utils.prune`` and the older ``weight_norm`` and ``spectral_norm`` replace a weight
-    by hooks as well.
+    ``torch.nn.utils.prune`` and the older ``weight_norm`` and ``spectral_norm`` also use hooks, to
+    replace a weight.
 
     Args:
-        kind: what the modules are, for the error.
+        kind: a word for the modules in the error message.
         modules: the modules, by name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The coefficients of chains: those of all their affine maps in one operation."""
+"""Compute the coefficients of chains, those of all affine maps in one operation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def coefficients_of(chains: Sequence[Stages]) -> list[tuple[Tensor, ...]]:
     """The coefficients of several chains.
 
     Args:
-        chains: the stages of each.
+        chains: the stages of each chain.
+
+    Returns:
+        For each chain, the coefficients of its stages in order.
     """
     stages = [*chain.from_iterable(chains)]
     layers: list[object] = []
@@ -42,9 +45,9 @@ def coefficients_of(chains: Sequence[Stages]) -> list[tuple[Tensor, ...]]:
 
 
 def _of_affine_maps(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
-    """The coefficients of all affine maps among some stages.
+    """The coefficients of all affine maps among stages, by stage.
 
-    None of them if there is only one, or if one of them has to be asked for its own.
+    Empty if there is only one affine map, or if one of them has to compute its own coefficients.
     """
     affine: list[Affine] = []
     swishes: list[LipSwish] = []
@@ -59,11 +62,11 @@ def _of_affine_maps(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
 def _scaled(
     stages: Sequence[Affine], swishes: Sequence[LipSwish]
 ) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
-    """The coefficients of affine maps in one operation, if that is possible.
+    """The coefficients of affine maps, by stage, in one operation; empty if that is not possible.
 
     Args:
         stages: the affine maps.
-        swishes: activations whose gains are among those of the maps.
+        swishes: the activations whose gains the affine maps may include.
     """
     layers = cast(list[LipschitzLayer], list(map(attrgetter("layer"), stages)))
     measured = measured_together(layers)

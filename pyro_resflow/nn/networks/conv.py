@@ -16,7 +16,7 @@ from .norms import Norms, norm_per_layer
 class LipschitzConvNet(Chain):
     r"""Convolutional network on images with Lipschitz constant at most :math:`c^L`.
 
-    The default kernel sizes 3, 1, 3 are the residual flow's block.
+    The default kernel sizes 3, 1, 3 are those of the blocks in the paper on residual flows.
 
     Args:
         event_shape: channels, height and width of the images.
@@ -24,14 +24,14 @@ class LipschitzConvNet(Chain):
         kernel_sizes: one odd size per convolution, one more than hidden layers.
         activation: makes one activation per hidden layer, and one more in front if
             ``preactivation``.
-        norm: the norm that each convolution is held to, or one norm per convolution; default
+        norm: the norm that bounds each convolution, or one norm per convolution; default
             ``SpectralNorm(0.98)``.
         preactivation: start with an activation.
 
     Shapes: ``(N, C, H, W)`` to ``(N, C, H, W)``.
 
     Raises:
-        ValueError: if the number of kernel sizes does not fit the hidden layers.
+        ValueError: if the number of kernel sizes is not one more than that of hidden layers.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019, appendix E.

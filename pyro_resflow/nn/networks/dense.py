@@ -22,11 +22,11 @@ LEAST_WEIGHT = 0.1
 
 
 class DenseConcatenation(Rebuildable, nn.Module):
-    r"""Input and new features side by side, :math:`[\eta_1 x, \eta_2 h(x)]`, at :math:`|\eta|=1`.
+    r"""Concatenate input and new features, :math:`[\eta_1 x, \eta_2 h(x)]` with :math:`|\eta|=1`.
 
-    :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|` with
-    :math:`\hat\eta = \mathrm{softplus}(\cdot) + 0.1` learned, so that the pair is a contraction
-    whenever h is one. (The authors' code has :math:`|\eta| = 0.98`, so that each further layer
+    :math:`\eta = (\hat\eta_1, \hat\eta_2)/|\hat\eta|`, where
+    :math:`\hat\eta = \mathrm{softplus}(\cdot) + 0.1` is learned. If h is a contraction, so is the
+    concatenation. (The authors' code uses :math:`|\eta| = 0.98`, so that each further layer
     shrinks the bound of a network more than necessary.)
 
     Args:
@@ -54,7 +54,7 @@ class DenseConcatenation(Rebuildable, nn.Module):
         return torch.cat([eta[0] * x, eta[1] * self.branch(x)], dim=self.feature_dim)
 
     def stages(self) -> list[Stage[Any]]:
-        """The scaled input beside the scaled features."""
+        """One concatenation of the scaled input and the scaled features."""
         refuse_hooks("branch", {"": self.branch})
         return [Concatenate(self.weights, self.branch.stages(), self.feature_dim)]
 
@@ -77,9 +77,9 @@ class LipschitzDenseNet(Chain):
         growth: features that each dense layer adds, counted after its activation.
         kernel_size: odd side of the kernels, for images.
         activation: makes one activation per dense layer from the feature dimension.
-        norm: the norm that each linear layer is held to, or one per layer; default
+        norm: the norm that bounds each linear layer, or one per layer; default
             ``SpectralNorm(0.98)``.
-        stem: output features of a linear layer in front; default: no such layer.
+        stem: output features of an additional first linear layer; default: no such layer.
 
     Raises:
         ValueError: if the activation's expansion does not divide the growth, or if the event

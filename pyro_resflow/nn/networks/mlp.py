@@ -19,7 +19,7 @@ class LipschitzMLP(Chain):
         input_dim: D.
         hidden_dims: widths of the hidden layers; L is one more than their number.
         activation: makes one activation per hidden layer.
-        norm: the norm that each linear layer is held to, or one norm per layer; default
+        norm: the norm that bounds each linear layer, or one norm per layer; default
             ``SpectralNorm(0.98)``.
         preactivation: start with an activation, as the convolutional blocks of the paper do.
 

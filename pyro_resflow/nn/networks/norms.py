@@ -1,4 +1,4 @@
-"""One norm for each layer of a network, so that they multiply to a bound of all of it."""
+"""One norm for each layer of a network, so that their product bounds the whole network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def norm_per_layer(norm: Norms, layers: int, *, concatenates: bool = False) -> l
     Args:
         norm: one norm for all layers, one for each, or ``None`` for ``SpectralNorm()``.
         layers: number of linear layers.
-        concatenates: whether features are concatenated in between.
+        concatenates: whether features are concatenated between the layers.
 
     Raises:
-        ValueError: if the number of norms is not the number of layers, or if induced norms do not
-            chain to a bound of the whole network.
+        ValueError: if the number of norms is not the number of layers, or if the product of
+            induced norms does not bound the whole network.
     """
     if norm is None or isinstance(norm, OperatorNorm):
         norms = [norm if norm is not None else SpectralNorm()] * layers

@@ -1,4 +1,4 @@
-"""The stages in which a network is evaluated, and their linearization at a point."""
+"""The stages of a network, and their linearization at a point."""
 
 from .affine import Affine, AffineLayer
 from .concatenate import Concatenate

@@ -12,11 +12,11 @@ from .stage import Gain, Gradients, Stage, product
 
 
 class AffineLayer(Protocol):
-    """What an affine stage asks of its layer, a :class:`pyro_resflow.nn.LipschitzLayer`."""
+    """The interface of an affine stage's layer; :class:`pyro_resflow.nn.LipschitzLayer` has it."""
 
     @property
     def is_dense(self) -> bool:
-        """Whether the map is the product with the weight, a matrix, plus the bias."""
+        """Whether the map is the product with the weight matrix plus the bias."""
 
     @property
     def bias(self) -> Tensor | None:
@@ -33,7 +33,7 @@ class AffineLayer(Protocol):
 
 
 class AffineSaved(NamedTuple):
-    """What an affine map keeps of its linearization."""
+    """The values that an affine map saves for products with its Jacobian."""
 
     x: Tensor
     operator: LinearOperator
@@ -44,8 +44,8 @@ class Affine(Stage[AffineSaved]):
 
     Args:
         layer: the layer that holds the weight.
-        before: gains of what goes in.
-        after: gains of what comes out.
+        before: gains that multiply the input.
+        after: gains that multiply the output.
     """
 
     def __init__(

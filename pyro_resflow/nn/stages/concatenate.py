@@ -1,4 +1,4 @@
-"""The input of a branch beside its output."""
+"""The concatenation of a branch's input and output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .stage import Gain, Gradients, Stage, inner_product, product
 
 
 class ConcatenateSaved(NamedTuple):
-    """What a concatenation keeps of its linearization."""
+    """The values that a concatenation saves for products with its Jacobian."""
 
     a: Tensor
     b: Tensor
@@ -23,12 +23,12 @@ class ConcatenateSaved(NamedTuple):
 
 
 class Concatenate(Stage[ConcatenateSaved]):
-    """[a x, b h(x)], side by side along a dimension.
+    """[a x, b h(x)], concatenated along a dimension.
 
     Args:
-        weights: gives the pair (a, b).
+        weights: returns the pair (a, b).
         branch: the stages of h.
-        feature_dim: the dimension, from the right.
+        feature_dim: the dimension, counted from the end.
     """
 
     def __init__(

@@ -13,13 +13,13 @@ from .stage import Gradients, Stage
 
 
 class ElementwiseCore(Protocol):
-    """What a stage asks of an activation, see :class:`pyro_resflow.nn.Activation`."""
+    """The interface of a stage's activation; :class:`pyro_resflow.nn.Activation` has it."""
 
     def core(self, h: Tensor) -> Tensor:
         """psi(h)."""
 
     def for_slope(self, h: Tensor) -> Tensor:
-        """What the products with psi'(h) need."""
+        """The tensor that products with psi'(h) use."""
 
     def times_slope(self, w: Tensor, for_slope: Tensor) -> Tensor:
         """psi'(h) w, differentiable."""
@@ -32,7 +32,7 @@ class ElementwiseCore(Protocol):
 
 
 class CoreSaved(NamedTuple):
-    """What an activation keeps of its linearization."""
+    """The values that an activation saves for products with its Jacobian."""
 
     x: Tensor
     value: Tensor
@@ -82,11 +82,11 @@ class Core(Stage[CoreSaved]):
 
 @dataclass(frozen=True, eq=False)
 class BothSigns(Stage[None]):
-    """[x - s, -x - s], side by side along a dimension.
+    """[x - s, -x - s], concatenated along a dimension.
 
     Args:
         shift: s.
-        feature_dim: the dimension, from the right.
+        feature_dim: the dimension, counted from the end.
     """
 
     shift: float

@@ -1,4 +1,4 @@
-"""Multiplying scalings into the affine maps beside them."""
+"""Multiply scalings into neighbouring affine maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folded(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
 
 
 def _add_scale(stages: list[Stage[Any]], scale: Scale) -> None:
-    """Put a scaling behind stages, or its gains into the last of them."""
+    """Append a scaling to stages, or multiply its gains into the last stage."""
     last = stages[-1] if stages else None
     if isinstance(last, Translate):  # g (x + s) = g x + g s
         stages.pop()

@@ -1,13 +1,13 @@
-r"""A multilayer perceptron at a batch of vectors, and its whole Jacobian.
+r"""A multilayer perceptron linearized at a batch of vectors, and its full Jacobian.
 
-The affine maps are matrices, and the activations between them elementwise. One function can take
-a vector through all of them, in about half of the operations of the general
+The affine maps are matrices, and the activations between them are elementwise. One loop over the
+layers therefore needs only about half of the operations of the general
 :class:`.sequence.LinearizedStages`.
 
-Of :math:`g(x) = W_L \phi(\dots \phi(W_1 x + b_1) \dots) + b_L` the Jacobian is
+:math:`g(x) = W_L \phi(\dots \phi(W_1 x + b_1) \dots) + b_L` has the Jacobian
 :math:`J = W_L\,\mathrm{diag}(\phi')\,W_{L-1} \cdots \mathrm{diag}(\phi')\,W_1`. The rows of
-:math:`J^T`, one for each input, go through the network together, beginning with :math:`W_1^T`:
-a product of matrices for each layer, in place of a product with the Jacobian for each input.
+:math:`J^T`, one for each input, go through the network together, beginning with :math:`W_1^T`.
+This takes one matrix product per layer, in place of one product with the Jacobian per input.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .stage import Stage
 
 
 def is_perceptron(stages: Sequence[Stage[Any]]) -> bool:
-    """Whether stages are affine maps of vectors with activations between them, at least one."""
+    """Whether stages are two or more affine maps of vectors, with activations between them."""
     for i, stage in enumerate(stages):
         if i % 2:
             if type(stage) is not Core:
@@ -36,7 +36,7 @@ def is_perceptron(stages: Sequence[Stage[Any]]) -> bool:
 
 
 class LinearizedPerceptron:
-    """A perceptron at a batch: a :class:`pyro_resflow.linearization.Linearization`.
+    """A perceptron's :class:`pyro_resflow.linearization.Linearization` at a batch.
 
     Args:
         stages: see :func:`is_perceptron`.
@@ -45,12 +45,12 @@ class LinearizedPerceptron:
 
     Attributes:
         value: the perceptron's value, shape ``(N, D)``.
-        weights: of the affine maps.
+        weights: the weights of the affine maps.
         sizes: number of coefficients of each affine map.
-        activations: between them.
-        points: what goes into each affine map.
-        hidden: what goes into each activation.
-        for_slopes: what the products with each activation's slope need.
+        activations: the activations between the affine maps.
+        points: the input of each affine map.
+        hidden: the input of each activation.
+        for_slopes: the tensors that products with the activations' slopes use.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class LinearizedPerceptron:
         return v[None] if is_single else v
 
     def full_jacobian(self) -> PerceptronJacobian:
-        """The whole Jacobian, which uses this linearization up."""
+        """The full Jacobian. Its derivatives overwrite the saved values of this linearization."""
         return PerceptronJacobian(self)
 
     def dual_vjp(
@@ -112,14 +112,14 @@ class LinearizedPerceptron:
         needed: Sequence[bool],
     ) -> list[Tensor | None]:
         """See :meth:`pyro_resflow.linearization.Linearization.dual_vjp`; can be called once."""
-        # 1. the tangents that go into each affine map, and into each activation
+        # 1. the tangents at the input of each affine map and of each activation
         is_single = len(v) == 1
         inputs = [v[0] if is_single else v]
         before: list[Tensor] = []
         for i, activation in enumerate(self.activations):
             before.append(inputs[-1] @ self.weights[i].t())
             inputs.append(activation.times_slope(before[-1], self.for_slopes[i]))
-        # 2. the cotangents of the value and of the tangents, back through each of them
+        # 2. pull the cotangents of the value and of the tangents back through each of them
         cotangents = torch.cat([value_cotangent[None], tangent_cotangents])
         gradients: list[Tensor | None] = []
         end = len(needed)
@@ -141,13 +141,13 @@ class LinearizedPerceptron:
     def of_coefficients(
         self, i: int, value: Tensor, pair: tuple[Tensor, Tensor] | Tensor, needed: Sequence[bool]
     ) -> list[Tensor | None]:
-        """The gradients by weight and bias of an affine map.
+        """The gradients with respect to the weight and the bias of an affine map.
 
         Args:
-            i: which.
+            i: the index of the affine map.
             value: the cotangent of its value, shape ``(N, m)``.
-            pair: the cotangents of tangents, ``(*, m)``, and what went in, ``(*, n)``; or the
-                gradient that they contribute, ``(m, n)``.
+            pair: the cotangents of its output tangents, ``(*, m)``, and its input tangents,
+                ``(*, n)``; or their contribution to the weight's gradient, ``(m, n)``.
             needed: for each coefficient, whether its gradient is wanted.
         """
         weight = None
@@ -168,10 +168,10 @@ class LinearizedPerceptron:
         """Pull cotangents back through an activation, in place.
 
         Args:
-            i: which.
-            cotangents: of shape ``(*, N, n)``.
-            of_value: that of the value, a part of them or all, shape ``(N, n)``.
-            products: of tangents and their cotangents, summed over tangents, shape ``(N, n)``.
+            i: the index of the activation.
+            cotangents: shape ``(*, N, n)``.
+            of_value: the cotangent of the value, shape ``(N, n)``: ``cotangents`` or a part of it.
+            products: the tangents times their cotangents, summed over tangents, shape ``(N, n)``.
         """
         activation = self.activations[i]
         activation.times_slope_(cotangents, self.for_slopes[i])
@@ -188,15 +188,15 @@ class PerceptronJacobian:
 
     Attributes:
         rows: :math:`J^T`, shape ``(N, D, D)``.
-        entries: number of entries that it keeps for :meth:`pulled`.
+        entries: number of entries kept for :meth:`pulled`.
     """
 
     def __init__(self, perceptron: LinearizedPerceptron) -> None:
         self.perceptron = perceptron
         self.entries = 0
         self.slopes: list[Tensor] = []
-        self.before: list[Tensor] = []  # the rows that go into each activation
-        self.after: list[Tensor] = []  # and those that come out
+        self.before: list[Tensor] = []  # the rows at the input of each activation
+        self.after: list[Tensor] = []  # and at its output
         rows = perceptron.weights[0].t()
         for i, activation in enumerate(perceptron.activations):
             hidden = perceptron.hidden[i]
@@ -213,7 +213,7 @@ class PerceptronJacobian:
     def pulled(
         self, value_cotangent: Tensor, rows_cotangent: Tensor, needed: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Pull cotangents of value and rows back; writes over the saved values, so call it once.
+        """Pull back the cotangents of value and rows; call it once, as it overwrites saved values.
 
         Args:
             value_cotangent: shape ``(N, D)``.
@@ -221,14 +221,14 @@ class PerceptronJacobian:
             needed: for x and for each coefficient, whether its gradient is wanted.
 
         Returns:
-            The gradients by x and the coefficients, ``None`` where not wanted.
+            The gradients with respect to x and the coefficients, ``None`` where not wanted.
         """
         perceptron, value, rows = self.perceptron, value_cotangent, rows_cotangent
         gradients: list[Tensor | None] = []
         end = len(needed)
         for i in reversed(range(len(perceptron.weights))):
             start = end - perceptron.sizes[i]
-            # the rows that go into the first map are those of the identity
+            # the rows at the input of the first map are those of the identity
             pair = (rows, self.after[i - 1]) if i else rows.sum(0).t()
             gradients[:0] = perceptron.of_coefficients(i, value, pair, needed[start:end])
             end = start

@@ -12,7 +12,7 @@ from .stage import Gain, Gradients, Stage, inner_product, product, scaled
 
 
 class ScaleSaved(NamedTuple):
-    """What a scaling keeps of its linearization."""
+    """The values that a scaling saves for products with its Jacobian."""
 
     x: Tensor
     gain: Tensor
@@ -22,7 +22,7 @@ class Scale(Stage[ScaleSaved]):
     """x times a scalar.
 
     Args:
-        gains: give the factors of the scalar.
+        gains: return the factors of the scalar.
     """
 
     size = 1
@@ -55,11 +55,11 @@ class Scale(Stage[ScaleSaved]):
 
 
 class Translate(Stage[None]):
-    """x plus one constant for each sample, which is multiplied by the gains of later scalings.
+    """x plus one constant for each sample, multiplied by the gains of later scalings.
 
     Args:
-        shift: gives the constant, shape ``(N, features)``.
-        after: gains of what comes out.
+        shift: returns the constant, shape ``(N, features)``.
+        after: gains that multiply the constant.
     """
 
     size = 1
@@ -86,5 +86,5 @@ class Translate(Stage[None]):
     def dual_vjp(
         self, saved: None, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
     ) -> tuple[Tensor, Gradients]:
-        # a copy, for earlier stages may overwrite the cotangents
+        # a copy, because earlier stages may overwrite the cotangents
         return cotangents, (cotangents[0].clone(),)

@@ -1,4 +1,4 @@
-"""Stages one after the other: their value, and their linearization at a point."""
+"""Sequences of stages: their value, and their linearization at a point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .stage import Stage
 
 
 def evaluate(stages: Sequence[Stage[Any]], x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
-    """The stages one after the other at x, with the coefficients of all, in order."""
+    """Evaluate stages in sequence at x, with the coefficients of all stages in order."""
     remaining = iter(coefficients)
     for stage in stages:
         x = stage.evaluate(x, *islice(remaining, stage.size))
@@ -21,7 +21,7 @@ def evaluate(stages: Sequence[Stage[Any]], x: Tensor, coefficients: Sequence[Ten
 
 
 class LinearizedStages:
-    """Stages one after the other, at a point: a :class:`pyro_resflow.linearization.Linearization`.
+    """The :class:`pyro_resflow.linearization.Linearization` of a sequence of stages at a point.
 
     Args:
         stages: at least one.
@@ -63,12 +63,12 @@ class LinearizedStages:
         return v
 
     def copy_shared(self) -> None:
-        """Copy the first input and the last value, which the caller holds, before a write."""
+        """Copy the first input and the last value, which the caller holds too, before a write."""
         for i in {0, len(self.stages) - 1}:
             self.saved[i] = self.stages[i].unshared(self.saved[i])
 
     def tangents(self, v: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The tangents that go into each stage, for v into the first, and those at the end."""
+        """The tangents at the input of each stage, if v enters the first, and at the output."""
         inputs = []
         for stage, saved in zip(self.stages, self.saved, strict=True):
             inputs.append(v)

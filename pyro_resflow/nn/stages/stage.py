@@ -1,13 +1,13 @@
-r"""What a stage is: one step in which a network is evaluated.
+r"""Stages, the steps in which a network is evaluated.
 
 A layer breaks into stages (:meth:`Layer.stages`): affine maps, elementwise functions, scalings.
-:func:`folded` multiplies the scalings into the affine maps beside them, so that each saves a pass
-over the features. A stage does not hold the tensors that it depends on. It is given its input and
-its coefficients, which are all tensors that may want a gradient, and returns tensors.
+:func:`folded` multiplies the scalings into neighbouring affine maps, so that each saves a pass
+over the features. A stage does not hold the tensors that it depends on. Its methods take its input
+and its coefficients, which are all tensors that may need a gradient, and return tensors.
 
 Shapes: x is ``(N, *features)``; tangents v and cotangents w are ``(S, N, *features)``, or
 ``(N, *features)`` if there is one for each sample. The cotangents of a value and of S tangents
-stand in one tensor, ``(1 + S, N, *features)``.
+are stacked in one tensor, ``(1 + S, N, *features)``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor
 
 Gain = Callable[[], Tensor | float]
-"""Gives a scalar: a parameter may change between two passes."""
+"""Returns a scalar; a function, because a parameter may change between two passes."""
 
 Gradients = tuple[Tensor | None, ...]
 Saved = TypeVar("Saved")
@@ -26,7 +26,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Layer(Protocol):
-    """What a chain asks of its layers."""
+    """The interface of a chain's layers."""
 
     def stages(self) -> list[Stage[Any]]:
         """The stages of the layer, in order."""
@@ -45,7 +45,7 @@ def reusable(stages: Method) -> Method:
 class Stage(Generic[Saved]):
     """One step of a network, with its first and second derivatives.
 
-    ``Saved`` is the type of what :meth:`linearize` keeps for the products with the Jacobian J.
+    ``Saved`` is the type of the values that :meth:`linearize` saves for products with J.
     """
 
     size: int = 0
@@ -63,7 +63,7 @@ class Stage(Generic[Saved]):
         raise NotImplementedError
 
     def linearize(self, x: Tensor, *coefficients: Tensor) -> tuple[Tensor, Saved]:
-        """The value at x, and what the products below need."""
+        """The value at x, and the values saved for the products below."""
         raise NotImplementedError
 
     def vjp(self, saved: Saved, w: Tensor) -> Tensor:
@@ -79,9 +79,9 @@ class Stage(Generic[Saved]):
         raise NotImplementedError
 
     def unshared(self, saved: Saved) -> Saved:
-        """The saved values, with copies of input and value if :meth:`dual_vjp` writes there.
+        """The saved values, with copies of input and value if :meth:`dual_vjp` overwrites them.
 
-        The first input of a network and its last value belong to the caller as well.
+        The caller also holds the first input of a network and its last value.
         """
         return saved
 
@@ -94,9 +94,9 @@ class Stage(Generic[Saved]):
 
         Args:
             saved: from :meth:`linearize`.
-            v: the tangents that went in.
-            cotangents: of the value and of the tangents that came out.
-            needed: for each coefficient, whether it wants a gradient.
+            v: the input tangents.
+            cotangents: the cotangents of the value and of the output tangents, stacked.
+            needed: for each coefficient, whether its gradient is needed.
 
         Returns:
             The cotangents of x and v, stacked in the same way, and the coefficients' gradients.
@@ -108,7 +108,7 @@ NONE: Mapping[Gain, Tensor | float] = {}
 
 
 def product(gains: Iterable[Gain], known: Mapping[Gain, Tensor | float] = NONE) -> Tensor | float:
-    """The product of gains, 1.0 if there are none.
+    """The product of gains; 1.0 if there are no gains.
 
     Args:
         gains: the gains.

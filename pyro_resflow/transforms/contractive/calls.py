@@ -1,4 +1,4 @@
-"""Call a network, an estimator or a solver from a block: checked, and called back by traces."""
+"""Call the network, estimator and solver of a block, with checks; traces call back into them."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def solved(solver: FixedPointSolver, net: Network, y: Tensor, event_dim: int) ->
 
 
 def without_nan(y: Tensor, context: Tensor, event_dim: int) -> tuple[Tensor, Tensor]:
-    """y and its contexts, ``(N, *)``, so that samples whose context is not finite come out as nan.
+    """Mask y by nan, and its contexts, ``(N, *)``, by 0, where a context is not finite.
 
     Raises:
-        ValueError: for such a context, with validation on.
+        ValueError: if a context is not finite, with validation on.
     """
     finite = context.detach().isfinite().flatten(1).all(-1)
     if y.is_meta or _is_all(finite):
         return y, context
     if is_validating():
         if torch_func_is_active() or tracing_state() is not None:
-            return y, context  # nobody can look; the solver says what it finds
+            return y, context  # values cannot be read here; the solver reports failures
         raise ValueError(
             f"context: expected finite values, got nan or infinity for "
             f"{which(~finite, 'samples')}. "
@@ -94,7 +94,7 @@ def without_nan(y: Tensor, context: Tensor, event_dim: int) -> tuple[Tensor, Ten
 
 
 def _is_all(samples: Tensor) -> bool:
-    """Whether a mask is known to hold for all samples: vmap hides values, a trace meets others."""
+    """Whether a mask holds for all samples; False under vmap or in a trace, which hide values."""
     is_hidden = torch_func_is_active() or tracing_state() is not None
     return not is_hidden and bool(samples.all())
 
@@ -119,7 +119,7 @@ def check_settled(net: object) -> None:
     while isinstance(net, AutogradNetwork | Negative):
         net = net.net
     if isinstance(net, Chain) or not isinstance(net, nn.Module):
-        return  # no layer of a chain does so
+        return  # the layers of a chain do not
     for part in net.modules():
         if varies_between_calls(part):
             mode = "training" if part.training else "evaluation"
@@ -133,7 +133,7 @@ def check_settled(net: object) -> None:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A network with given coefficients in place of its own: those that a trace takes as inputs.
+    """A network with given coefficients in place of its own: the inputs of a trace.
 
     Args:
         net: the network.

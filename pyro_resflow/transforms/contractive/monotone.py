@@ -20,15 +20,15 @@ from .contraction_transform import ContractionTransform
 class Monotone(ContractionTransform):
     r"""The monotone transform of a contraction g: :math:`x \mapsto y = \sqrt 2\,w - x`.
 
-    w solves :math:`w + g(w) = \sqrt 2\,x`. Of the inverse it solves
-    :math:`w - g(w) = \sqrt 2\,y`, with :math:`x = \sqrt 2\,w - y`: both directions iterate. At w,
+    w solves :math:`w + g(w) = \sqrt 2\,x`. The inverse is :math:`x = \sqrt 2\,w - y`, where w
+    solves :math:`w - g(w) = \sqrt 2\,y`, so that both directions iterate. At w,
 
     .. math:: \frac{dy}{dx} = (I - J)(I + J)^{-1}, \qquad
               \log\Big|\det\frac{dy}{dx}\Big| = -2\,\mathrm{tr}\,\mathrm{artanh}\,J
               = -2 \sum_{k\ \mathrm{odd}} \frac{\mathrm{tr} J^k}{k}.
 
-    With L the Lipschitz constant of g, it stretches by between (1 - L)/(1 + L) and
-    (1 + L)/(1 - L), where a residual transform is held to 1 - L and 1 + L.
+    If g has the Lipschitz constant L, the transform stretches distances by factors between
+    (1 - L)/(1 + L) and (1 + L)/(1 - L). For a residual transform these are 1 - L and 1 + L.
 
     Args:
         net: g, any module from ``(N, *event)`` to ``(N, *event)`` with Lipschitz constant below 1.
@@ -39,7 +39,8 @@ class Monotone(ContractionTransform):
         cache_size: 0 or 1.
 
     Raises:
-        ConvergenceError: in either direction, if g turns out to be no contraction.
+        ConvergenceError: in either direction, if the solver does not converge, for instance
+            because g is not a contraction.
 
     Reference:
         Ahn, Kim, Hong and Kim, Invertible Monotone Operators for Normalizing Flows, 2022.
@@ -84,7 +85,7 @@ class Monotone(ContractionTransform):
         return solved(self.solver, net, math.sqrt(2) * x, self._event_dim)
 
     def _ladj(self, w: Tensor) -> Tensor:
-        """The log-determinant at w; its gradient goes on through the solution w."""
+        """The log-determinant at w; its gradient also flows through the solution w."""
         return estimated(self.logdet, self.net, w, self._event_dim, LOG_CAYLEY)[1]
 
 

@@ -27,10 +27,10 @@ Fast = Literal["sampling", "density"]
 
 
 class ResidualMap(OnePassTransform):
-    """:math:`y = x + g(x)`, for a g that is known once x is."""
+    """The map :math:`y = x + g(x)`; a subclass returns g for each x."""
 
     def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
-        """x checked and at its full batch shape, g, and the module with estimator and solver."""
+        """The checked x at its full batch shape, g, and the module with estimator and solver."""
         raise NotImplementedError
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,16 +60,17 @@ class Residual(ContractionTransform, ResidualMap):
 
     Args:
         net: g, any module from ``(N, *event)`` to ``(N, *event)`` with Lipschitz constant below 1.
-            The networks of :mod:`pyro_resflow.nn` are, and are the fastest.
+            The networks of :mod:`pyro_resflow.nn` satisfy this and are the fastest.
         event_dim: number of event dimensions; default ``net.event_dim`` if there is one, else 1.
         logdet: estimator of the log-determinant, see :mod:`pyro_resflow.logdet`; default
-            ``Exact()`` where ``net`` says that it takes events of up to 8 dimensions, which is
-            about as fast there and has no noise, else ``Krylov()``.
+            ``Exact()`` if ``net`` declares events of up to 8 dimensions, where it is about as fast
+            and has no noise, else ``Krylov()``.
         solver: solver of the inverse, see :mod:`pyro_resflow.solvers`; default ``Anderson()``.
         cache_size: 0 or 1.
 
     Raises:
-        ConvergenceError: by the inverse, if g turns out to be no contraction.
+        ConvergenceError: by the inverse, if it does not converge, for instance because g is not a
+            contraction.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
@@ -86,7 +87,7 @@ class Residual(ContractionTransform, ResidualMap):
     """
 
     def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
-        self._check(name, x, autocast=name == "x")  # the solver of y does not follow it
+        self._check(name, x, autocast=name == "x")  # the solver of y ignores autocast
         return x, self.net, self
 
 
@@ -98,8 +99,8 @@ class ConditionalNetwork(Protocol):
     def bind(self, context: Tensor) -> Network:
         """The network of the input at one context per sample, ``(N, context_dim)``.
 
-        Gradients reach what it names as its ``coefficients``, so all that is computed from the
-        context has to be among them; of a plain module these are its parameters.
+        Gradients reach only the ``coefficients`` of the network, so that all tensors computed from
+        the context must be among them. The coefficients of a plain module are its parameters.
         """
 
 
@@ -153,7 +154,7 @@ class ConditionalResidual(HoldsContraction, ConditionalBijection):
 
 
 class ConditionedResidual(ResidualMap, ConditionedTransform):
-    """A conditional residual transform at one context; made by ``condition``.
+    """A conditional residual transform at one context, the result of ``condition``.
 
     Args:
         conditional: the transform that was conditioned.
