@@ -68,7 +68,7 @@ class _Outside(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[None], function: Callable[[], None]) -> tuple[None, None]:
-        """Never called, because there is no tensor to map over; but torch requires the method."""
+        """Required by torch, but never called: the function has no tensor to map over."""
         raise NotImplementedError
 
 

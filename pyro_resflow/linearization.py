@@ -1,8 +1,8 @@
 """Networks that can be linearized: one forward pass, then cheap products with the Jacobian.
 
 The log-determinant estimators and the solvers ask a network g for its coefficients, its value and
-its :class:`Linearization`. The networks of :mod:`pyro_resflow.nn` provide them by hand;
-:class:`AutogradNetwork` provides them for any other :class:`torch.nn.Module`.
+its :class:`Linearization`. The networks of :mod:`pyro_resflow.nn` implement these by hand;
+:class:`AutogradNetwork` implements them for any other :class:`torch.nn.Module`.
 
 Shapes: ``x`` is ``(N, *event)``; tangents and cotangents carry one leading probe dimension,
 ``(S, N, *event)``.

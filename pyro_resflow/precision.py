@@ -183,7 +183,7 @@ class Products:
             return _values(_settings())
 
     def are_full(self, kind: str) -> bool:
-        """Whether products on a type of device are in float32 without any open region."""
+        """Whether no region is open, and products on a type of device are in float32."""
         with self._lock:
             if self._regions:  # another thread's region may end, and lower them, at any moment
                 return False

@@ -13,9 +13,9 @@ from .linearization import AutogradNetwork, Linearizable
 class VmappedNetwork(AutogradNetwork):
     """A network that ``torch.func.vmap`` maps over its input and some of its coefficients.
 
-    Solvers and estimators stop depending on values, which vmap does not support. They therefore
-    receive the joint batch, ``(B * N, *event)``, and this network, which evaluates each part of
-    the batch with its own coefficients.
+    Solvers and estimators decide by values when to stop, which vmap does not support. They
+    therefore receive the joint batch, ``(B * N, *event)``, and this network, which evaluates each
+    part of the batch with its own coefficients.
 
     Args:
         net: the network.

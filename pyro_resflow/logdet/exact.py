@@ -45,7 +45,7 @@ class Exact(LogDetEstimator):
         dtype: dtype in which the determinant is computed from the Jacobian; default: that of the
             network, at least float32. To evaluate the network in another dtype too, convert the
             flow: ``flow.double()``.
-        chunk_size: columns of the Jacobian computed at once; default: all of them.
+        chunk_size: number of columns of the Jacobian computed at once; default: all of them.
 
     Raises:
         ValueError: for a chunk size below 1.

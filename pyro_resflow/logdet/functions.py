@@ -22,7 +22,10 @@ class SpectralFunction:
     terms: tuple[tuple[float, float], ...]
 
     def derivative_coefficient(self, power: int) -> float:
-        r""":math:`d_k = \sum_i s_i t_i (-t_i)^k`; the one of f itself is :math:`d_{k-1}/k`."""
+        r"""The coefficient :math:`d_k = \sum_i s_i t_i (-t_i)^k` of f'.
+
+        f itself has the coefficient :math:`d_{k-1}/k` of :math:`z^k`.
+        """
         return sum(s * t * (-t) ** power for s, t in self.terms)
 
 

@@ -143,7 +143,7 @@ class AdaptiveKrylov(Krylov):
         return settled_at
 
     def _weights(self, settled_at: Tensor, extra: int, steps: int) -> list[Tensor]:
-        """The weights of each increment, shape ``(B,)``, from a roulette of each sample."""
+        """The weights of each increment, shape ``(B,)``, by each sample's own roulette."""
         survival = [self.tail.survival(j) for j in range(extra + 1)]
         inverse = torch.tensor([1 / p for p in survival], device=settled_at.device)
         weights = []

@@ -69,7 +69,7 @@ class Anderson(FixedPointSolver):
         steps: list[Tensor] = []
         changes: list[Tensor] = []
         stalled = torch.zeros_like(iteration.scale)
-        plain = torch.zeros_like(iteration.scale)  # Banach steps that a sample has yet to take
+        plain = torch.zeros_like(iteration.scale)  # Banach steps that a sample still has to take
         relapse = torch.full_like(iteration.scale, self.patience)
         while not iteration.done:
             if iteration.exhausted:

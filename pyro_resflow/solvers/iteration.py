@@ -20,7 +20,7 @@ LOST_SHARE = 1e-3
 """Largest rounding of x, as a share of y. With more, y is lost in it."""
 
 LARGEST_SOLUTION = 100
-"""Largest ratio of x to y up to which a larger x permits a larger residual. A solution is at most
+"""Ratio of x to y up to which a larger x permits a larger residual. A solution is at most
 (|y| + |g(0)|)/(1 - L); without one, x grows without bound."""
 
 POWER_STEPS = 10

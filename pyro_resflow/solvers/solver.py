@@ -18,7 +18,7 @@ class FixedPointSolver(Iterative, ABC):
     r"""Solve x + g(x) = y for a contraction g.
 
     This is the base class of all fixed-point solvers. A subclass implements :meth:`solve`, which
-    runs an iteration on a flattened batch. It then works in every block, with gradients.
+    runs an iteration on a flattened batch. It then works in every block, and has gradients.
 
     The call ``solver(net, y, event_dim=None)`` flattens the batch dimensions of y, shape
     ``(*batch, *event)``, and returns x, same shape as y. Its derivative is

@@ -95,7 +95,7 @@ class MatrixGroup:
 
 
 class ThinConvolutionGroup:
-    r"""A group of convolutions with few channels on one side, on which the Gram map works alone.
+    r"""A group of convolutions with few channels on one side; the Gram map uses only that side.
 
     Let U map an image to its k x k patches. Then A = K U and :math:`A^T A = U^T (K^T K)\, U`; the
     kernel's Gram matrix has only ``(channels k k)^2`` entries.

@@ -95,7 +95,7 @@ class LipschitzLayer(Rebuildable, NormedLayer):
 
     @property
     def is_current(self) -> bool:
-        """Whether the norm has been measured since the weight, or the norm, last changed."""
+        """Whether the norm has been measured since the weight or the norm last changed."""
         return self.norm_state.is_current(self)
 
     def update(self) -> None:
@@ -111,7 +111,7 @@ class LipschitzLayer(Rebuildable, NormedLayer):
         if isinstance(self.weight, nn.Parameter):
             u, v = updated_vectors(self)
         else:
-            # functional_call has replaced the weight for one call: keep the vectors of our own
+            # functional_call has replaced the weight for one call: keep the original's vectors
             ((u, v),) = iterated([self])
         with full_precision(self.weight):
             sigma = self.norm.sigma(self.measured_operator(self.weight), u, v)

@@ -94,7 +94,7 @@ class SpectralNorm(OperatorNorm):
             spent += steps
             if vectors.is_meta or self._settled(values, rise):
                 break
-        # 3. A weight of zero has mapped its vector to zero, which an iteration cannot leave.
+        # 3. A weight of zero maps its vector to zero: replace it, as no iteration leaves zero.
         vanished = (vectors == 0).all(1, keepdim=True)
         near = torch.where(vanished, generic_direction(vectors[0]), unit(vectors))
         # 4. The far vector is the image of the near one, and its length is the norm.

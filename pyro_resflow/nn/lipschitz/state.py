@@ -26,7 +26,7 @@ class NormedLayer(nn.Module):
     """A layer whose weight has a measured norm: the interface that :mod:`.update` uses."""
 
     buffers_follow_parameters = True
-    """The vectors belong to the weight: a pass depends on them through it alone."""
+    """A pass depends on the buffers, the vectors u and v, only through the weight."""
 
     weight: nn.Parameter
     norm: OperatorNorm

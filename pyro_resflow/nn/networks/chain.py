@@ -102,7 +102,7 @@ class Chain(Rebuildable, nn.Sequential):
         return self._built()
 
     def _built(self) -> BoundChain:
-        """The chain with its stages, built again if a layer has been replaced or lost its bias."""
+        """The chain with its stages, rebuilt if a layer is replaced, or gets or loses a bias."""
         layers = tuple(self._modules.values())
         biases: list[bool] = []
         can_keep = True
@@ -213,7 +213,7 @@ def prepared_together(module: nn.Module) -> Iterator[None]:
     """A context for one pass, in which the coefficients of all chains are computed together.
 
     Args:
-        module: any module. Its chains are the attributes ``net`` of its submodules.
+        module: any module. Its chains are those that submodules hold as ``net``.
     """
     if not _is_eager():
         yield

@@ -43,7 +43,7 @@ def estimated(
     event_dim: int,
     function: SpectralFunction = LOG_ONE_PLUS,
 ) -> tuple[Tensor, Tensor]:
-    """g(x) and the log-determinant by an estimator, which a trace calls back."""
+    """g(x) and the log-determinant by an estimator; a trace calls back into it."""
     check_settled(net)
     if tracing_state() is None:
         return logdet(net, x, event_dim, function)
@@ -57,7 +57,7 @@ def estimated(
 
 
 def solved(solver: FixedPointSolver, net: Network, y: Tensor, event_dim: int) -> Tensor:
-    """x with x + g(x) = y by a solver, which a trace calls back.
+    """x with x + g(x) = y by a solver; a trace calls back into it.
 
     With validation off, samples of y that are not finite come out as nan.
     """
@@ -72,7 +72,7 @@ def solved(solver: FixedPointSolver, net: Network, y: Tensor, event_dim: int) ->
 
 
 def without_nan(y: Tensor, context: Tensor, event_dim: int) -> tuple[Tensor, Tensor]:
-    """Mask y by nan, and its contexts, ``(N, *)``, by 0, where a context is not finite.
+    """Replace y by nan, and its contexts, ``(N, *)``, by 0, where a context is not finite.
 
     Raises:
         ValueError: if a context is not finite, with validation on.
@@ -94,7 +94,7 @@ def without_nan(y: Tensor, context: Tensor, event_dim: int) -> tuple[Tensor, Ten
 
 
 def _is_all(samples: Tensor) -> bool:
-    """Whether a mask holds for all samples; False under vmap or in a trace, which hide values."""
+    """Whether a mask is known to hold for all samples; never under vmap or in a trace."""
     is_hidden = torch_func_is_active() or tracing_state() is not None
     return not is_hidden and bool(samples.all())
 
