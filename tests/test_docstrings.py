@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator
 
 import pyro
@@ -25,6 +26,8 @@ def modules() -> Iterator[str]:
 @pytest.mark.parametrize("name", list(modules()))
 def test_docstring_examples_run(name: str) -> None:
     pyro.clear_param_store()
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")  # examples draw on the current axes
     try:
         module = importlib.import_module(name)
     except MissingExtraError as error:

@@ -18,7 +18,7 @@ from pyro_resflow.linearization import (
     resolve_event_dim,
 )
 from pyro_resflow.logdet import Krylov
-from pyro_resflow.nn import Chain, LipschitzMLP
+from pyro_resflow.nn import Chain, LipschitzMLP, LipSwish
 from pyro_resflow.nn.networks import BoundChain
 from pyro_resflow.transforms import Residual
 from tests.derivatives import reference_jvp, weighted_gradients
@@ -224,15 +224,27 @@ def test_a_chain_is_bound_to_its_stages() -> None:
     torch.testing.assert_close(bound.linearize(x).value, chain(x), rtol=0, atol=0)
 
 
-def test_stages_are_built_once_for_an_estimate_and_its_gradient_and_once_for_a_solve() -> None:
-    block, x = Residual(LipschitzMLP(3, [8]), logdet=Krylov()), torch.randn(4, 3)
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_stages_are_built_once_for_an_estimate_and_its_gradient_and_once_for_a_solve(
+    is_kept: bool,
+) -> None:
+    activation = LipSwish if is_kept else NotReusable
+    block = Residual(LipschitzMLP(3, [8], activation=activation), logdet=Krylov())
+    x = torch.randn(4, 3)
     with mock.patch.object(Chain, "stages", autospec=True, side_effect=Chain.stages) as built:
         block.call_and_ladj(x)[1].sum().backward()
         assert built.call_count == 1
         block._call(x)
-        assert built.call_count == 2
+        assert built.call_count == (1 if is_kept else 2)
         block._inverse(x).sum().backward()
-        assert built.call_count == 3
+        assert built.call_count == (1 if is_kept else 3)
+
+
+class NotReusable(LipSwish):
+    """An activation whose stages are not marked as reusable."""
+
+    def stages(self):  # type: ignore[no-untyped-def]
+        return super().stages()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -137,9 +137,10 @@ def test_nothing_is_kept_alive_longer_than_before() -> None:
 
 PARTS = [networks, logdet, solvers, transforms, flows]
 OTHERS = {
-    # errors, protocols, and what a solver makes for itself
+    # errors, protocols, results, and what a solver makes for itself
     "Conditioner",
     "ConvergenceError",
+    "Estimate",
     "FixedPointError",
     "FixedPointIteration",
     "NetworkRecipe",

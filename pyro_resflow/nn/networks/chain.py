@@ -105,7 +105,7 @@ class Chain(Rebuildable, nn.Sequential):
         """The chain with its stages, rebuilt if a layer is replaced, or gets or loses a bias."""
         layers = tuple(self._modules.values())
         biases: list[bool] = []
-        can_keep = True
+        can_keep = not torch.compiler.is_compiling()  # a compiler would guard what is kept here
         for layer in layers:
             biases.append(layer is not None and layer._parameters.get("bias") is not None)
             can_keep = can_keep and getattr(
@@ -117,7 +117,7 @@ class Chain(Rebuildable, nn.Sequential):
             return known[2]
         stages = self.stages()
         built = BoundChain(stages, self.event_dim, is_perceptron(stages))
-        if can_keep and not torch.compiler.is_compiling():
+        if can_keep:
             _BUILT[self] = layers, biases, built
         return built
 

@@ -197,7 +197,7 @@ def test_a_layer_of_ones_own_counts_with_what_it_says() -> None:
 def test_induced_norms_that_do_not_chain_bound_nothing() -> None:
     norms = [InducedNorm(1.1, 10.0), InducedNorm(1.1, 10.0)]
     network = Chain([LipschitzLinear(2, 8, norms[0]), LipschitzLinear(8, 2, norms[1])])
-    with pytest.raises(ValueError, match="share the orders of induced norms"):
+    with pytest.raises(ValueError, match="orders are shared by neighbouring layers"):
         network.lipschitz_bound()
 
 
