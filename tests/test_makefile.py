@@ -24,7 +24,6 @@ case "$*" in
     ;;
 *" docs") printf 'mkdocs>=1\\n' ;;
 *"Python %d.%d"*) echo "$VENV_VERSION" ;;
-*"Python %d.%d"*) echo "$VENV_VERSION" ;;
 esac
 """
 THIS_PYTHON = "Python {}.{}".format(*sys.version_info)
@@ -50,9 +49,18 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+OUTER = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "VENV")
+"""What a `make test PYTHON=...` around these tests leaves in the environment."""
+
+
 def make(project: Path, *arguments: str, status: int = 0) -> str:
     done = subprocess.run(
-        ["make", *arguments], cwd=project, capture_output=True, text=True, check=False
+        ["make", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name not in OUTER},
     )
     assert done.returncode == status, done.stderr
     return done.stdout
