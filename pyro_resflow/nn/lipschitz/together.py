@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ...differentiation import torch_func_is_active
 from ...tracing import tracing_state
 from .divided import Measured, pulled_to_weight
 from .layer import LipschitzLayer
@@ -21,18 +22,23 @@ _EFFECTIVE_WEIGHT = LipschitzLayer.effective_weight
 """A layer whose class overrides this method computes its weight itself."""
 
 
+def is_eager() -> bool:
+    """Whether no trace, compiler, ``torch.func`` transform or forward mode is active."""
+    return not (
+        tracing_state() is not None
+        or torch.compiler.is_compiling()
+        or torch_func_is_active()
+        or forward_ad._current_level >= 0
+    )
+
+
 def measured_together(layers: Sequence[LipschitzLayer]) -> list[Measured] | None:
     """The measured norms of layers, if :func:`scaled_together` can compute their weights.
 
     It can in eager code, outside ``torch.func`` and forward mode, for parameters of one dtype and
     device whose spectral norms have been measured. Otherwise the result is ``None``.
     """
-    if (
-        tracing_state() is not None
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    ):
+    if not is_eager():
         return None
     measured: list[Measured] = []
     dtype, device = layers[0].weight.dtype, layers[0].weight.device

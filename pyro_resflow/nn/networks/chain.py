@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...differentiation import saving_hooks, torch_func_is_active
+from ...differentiation import saving_hooks
 from ...linearization import Linearizable, Linearization
 from ...rebuilding import Rebuildable
-from ...tracing import tracing_state
 from ...walk import modules_inside
 from ..lipschitz.layer import LipschitzLayer
+from ..lipschitz.together import is_eager
+from ..lipschitz.update import layers_updated
 from ..stages import (
     Layer,
     LinearizedPerceptron,
@@ -210,42 +211,36 @@ _PREPARED: ContextVar[Mapping[int, BoundChain]] = ContextVar("prepared", default
 
 @contextmanager
 def prepared_together(module: nn.Module) -> Iterator[None]:
-    """A context for one pass, in which the coefficients of all chains are computed together.
+    """A context for one pass, in which norms and coefficients of all chains are computed together.
 
     Args:
         module: any module. Its chains are those that submodules hold as ``net``.
     """
-    if not _is_eager():
-        yield
-        return
+    modules = modules_inside(module)
+    with layers_updated(modules):
+        token = _PREPARED.set(_prepared(modules) if is_eager() else {})
+        try:
+            yield
+        finally:
+            _PREPARED.reset(token)
+
+
+def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
+    """Chains by id, with their coefficients; none if there is only one, or if they are large."""
     chains: dict[int, BoundChain] = {}
     entries = 0
-    for each in modules_inside(module):
+    for each in modules:
         if isinstance(each, LipschitzLayer):
             entries += each.weight.numel()
         net = each._modules.get("net")
         if isinstance(net, Chain) and net._is_evaluated_by_stages and id(net) not in chains:
             chains[id(net)] = net._bound()
     if len(chains) < 2 or entries > PREPARED_ENTRIES:
-        yield
-        return
+        return {}
     found = coefficients_of([each.stages for each in chains.values()])
-    known = map(_with_coefficients, chains.values(), found)
-    token = _PREPARED.set(dict(zip(chains, known, strict=True)))
-    try:
-        yield
-    finally:
-        _PREPARED.reset(token)
-
-
-def _with_coefficients(chain: BoundChain, coefficients: tuple[Tensor, ...]) -> BoundChain:
-    return replace(chain, known=coefficients)
-
-
-def _is_eager() -> bool:
-    """Whether no compiler, trace or ``torch.func`` transform is active."""
-    recorded = torch.compiler.is_compiling() or tracing_state() is not None
-    return not recorded and not torch_func_is_active()
+    for (key, bound), coefficients in zip(chains.items(), found, strict=True):
+        chains[key] = replace(bound, known=coefficients)
+    return chains
 
 
 def refuse_hooks(kind: str, modules: Mapping[str, nn.Module | None]) -> None:

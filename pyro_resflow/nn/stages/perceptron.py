@@ -125,38 +125,42 @@ class LinearizedPerceptron:
         end = len(needed)
         for i in reversed(range(len(self.weights))):
             start = end - self.sizes[i]
-            pair = cotangents[1:], inputs[i]
-            gradients[:0] = self.of_coefficients(i, cotangents[0], pair, needed[start:end])
+            gradients[:0] = self.of_coefficients(
+                i, cotangents[0], cotangents[1:], inputs[i], needed[start:end]
+            )
             end = start
             if i or needed[0]:
                 cotangents = cotangents @ self.weights[i]
             if i:
-                tangents = before[i - 1]
-                products = tangents.mul_(cotangents[1]) if is_single else None
-                if products is None:
-                    products = tangents.mul_(cotangents[1:]).sum(0)
+                of_tangents = cotangents[1] if is_single else cotangents[1:]
+                products = before[i - 1].mul_(of_tangents)
+                products = products if is_single else products.sum(0)
                 self.through_activation(i - 1, cotangents, cotangents[0], products)
         return [cotangents[0] if needed[0] else None, *gradients]
 
     def of_coefficients(
-        self, i: int, value: Tensor, pair: tuple[Tensor, Tensor] | Tensor, needed: Sequence[bool]
+        self,
+        i: int,
+        value: Tensor,
+        tangents: Tensor,
+        inputs: Tensor | None,
+        needed: Sequence[bool],
     ) -> list[Tensor | None]:
         """The gradients with respect to the weight and the bias of an affine map.
 
         Args:
             i: the index of the affine map.
             value: the cotangent of its value, shape ``(N, m)``.
-            pair: the cotangents of its output tangents, ``(*, m)``, and its input tangents,
-                ``(*, n)``; or their contribution to the weight's gradient, ``(m, n)``.
+            tangents: the cotangents of its output tangents, shape ``(*, m)``.
+            inputs: its input tangents, shape ``(*, n)``; ``None`` for the n unit vectors of every
+                sample, with tangents of shape ``(N, n, m)``.
             needed: for each coefficient, whether its gradient is wanted.
         """
         weight = None
         if needed[0]:
-            if isinstance(pair, tuple):
-                u, v = pair
-                by_tangents = _rows(u).t() @ _rows(v)
-            else:
-                by_tangents = pair
+            by_tangents = (
+                tangents.sum(0).t() if inputs is None else _rows(tangents).t() @ _rows(inputs)
+            )
             weight = torch.addmm(by_tangents, value.t(), self.points[i])
         if len(needed) == 1:
             return [weight]
@@ -228,9 +232,8 @@ class PerceptronJacobian:
         end = len(needed)
         for i in reversed(range(len(perceptron.weights))):
             start = end - perceptron.sizes[i]
-            # the rows at the input of the first map are those of the identity
-            pair = (rows, self.after[i - 1]) if i else rows.sum(0).t()
-            gradients[:0] = perceptron.of_coefficients(i, value, pair, needed[start:end])
+            inputs = self.after[i - 1] if i else None
+            gradients[:0] = perceptron.of_coefficients(i, value, rows, inputs, needed[start:end])
             end = start
             if i or needed[0]:
                 value = value @ perceptron.weights[i]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from operator import is_
 from typing import Any
@@ -25,17 +25,23 @@ _MEASURED: ContextVar[bool] = ContextVar("measured", default=False)
 
 
 @contextmanager
-def measured_once(module: nn.Module) -> Iterator[None]:
-    """Measure the norms of the layers inside a module, unless an enclosing module already does.
+def once(
+    module: nn.Module, together: Callable[[nn.Module], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Enter a context for the layers inside a module, unless an enclosing module already has.
 
     Layers outside the enclosing module measure their norms when they are used.
+
+    Args:
+        module: the module.
+        together: measures the norms of all layers inside it, at least.
     """
     if _MEASURED.get():
         yield
         return
     token = _MEASURED.set(True)
     try:
-        with norms_updated(module), prepared_together(module):
+        with together(module):
             yield
     finally:
         _MEASURED.reset(token)
@@ -53,7 +59,7 @@ class MeasuredTogether(nn.Module):
         with ExitStack() as measured:
             # a flow that cannot be used, because it diverged for instance, can still be saved
             with suppress(NonFiniteWeightError, HalfPrecisionError):
-                measured.enter_context(measured_once(self))
+                measured.enter_context(once(self, norms_updated))
             return super().state_dict(*args, **kwargs)
 
 
@@ -118,19 +124,19 @@ class Compose(MeasuredTogether, OnePassTransform):
         return {**super().__getstate__(), "_known_steps": None}
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with measured_once(self):
+        with once(self, prepared_together):
             return self._steps().call_and_ladj(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        with measured_once(self):
+        with once(self, prepared_together):
             return self._steps().inverse_and_ladj(y)
 
     def _call(self, x: Tensor) -> Tensor:
-        with measured_once(self):
+        with once(self, prepared_together):
             return self._steps()._call(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        with measured_once(self):
+        with once(self, prepared_together):
             return self._steps()._inverse(y)
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
