@@ -4,7 +4,6 @@ import copy
 import pickle
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -20,8 +19,6 @@ from torch.distributions import Transform
 pytest.importorskip("zuko")
 
 from pyro_resflow.interop.zuko import (
-    ZukoInverseWarning,
-    ZukoVersionWarning,
     from_zuko,
     to_zuko,
 )
@@ -31,16 +28,9 @@ import zuko  # isort: skip  # after the adapter, which keeps the validation of a
 from pyro_resflow import conditional_residual, residual, residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.transforms import Compose, Inverse, initialize
+from tests.interop.zuko_flows import ZUKO_FLOWS, C, D
 
 ROOT = Path(__file__).parents[2]
-D, C = 3, 2
-
-ZUKO_FLOWS: dict[str, Callable[[], zuko.lazy.Flow]] = {
-    "nsf": lambda: zuko.flows.NSF(D, transforms=2, hidden_features=(8,)),
-    "maf": lambda: zuko.flows.MAF(D, transforms=2, hidden_features=(8,)),
-    "cnf": lambda: zuko.flows.CNF(D, hidden_features=(8,)),
-    "nice": lambda: zuko.flows.NICE(D, transforms=2, hidden_features=(8,)),
-}
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
@@ -303,54 +293,6 @@ def test_numbers_of_another_type_are_named(name: str, other: torch.dtype) -> Non
         conditional.condition(torch.randn(7, C, dtype=other))
 
 
-EVERY_FLOW = ["MAF", "NSF", "NCSF", "NICE", "GF", "NAF", "UNAF", "CNF", "SOSPF", "BPF"]
-
-
-@pytest.mark.parametrize("name", EVERY_FLOW)
-@pytest.mark.parametrize("inverse", [False, True])
-def test_a_context_dim_that_is_not_the_flows_is_named(name: str, inverse: bool) -> None:
-    make = getattr(zuko.flows, name)
-    conditional, unconditional = make(D, C).transform, make(D).transform
-    if inverse:
-        conditional, unconditional = conditional.inv, unconditional.inv
-    for wrong in (None, C + 1):
-        with pytest.raises(ValueError, match=rf"^context_dim: expected {C}, .* got {wrong}\."):
-            from_zuko(conditional, context_dim=wrong)
-    with pytest.raises(ValueError, match=rf"^context_dim: expected None, .* got {C}\. Leave it"):
-        from_zuko(unconditional, context_dim=C)
-    t = from_zuko(conditional, context_dim=C).condition(torch.zeros(C))
-    assert t.inv(torch.zeros(7, D)).shape == from_zuko(unconditional).inv(torch.zeros(7, D)).shape
-
-
-@pytest.mark.parametrize("features", [1, D])
-@pytest.mark.parametrize("name", ["MAF", "NICE", "CNF"])
-def test_the_width_of_a_context_does_not_depend_on_the_network(name: str, features: int) -> None:
-    make = getattr(zuko.flows, name)
-    options = [{"hidden_features": ()}, {"hidden_features": (8,), "activation": torch.nn.SiLU}]
-    if name == "MAF" and features > 1:
-        options.append({"hidden_features": (16, 16), "residual": True})
-    for option in options:
-        flow = make(features, C, **option)
-        assert from_zuko(flow, context_dim=C).condition(torch.zeros(C)).domain.event_dim == 1
-        with pytest.raises(ValueError, match=rf"^context_dim: expected {C}"):
-            from_zuko(flow)
-
-
-def test_parts_that_ignore_contexts_agree_with_every_width() -> None:
-    exp = zuko.lazy.UnconditionalTransform(zuko.transforms.ExpTransform)
-    flow = zuko.lazy.LazyComposedTransform(zuko.flows.MAF(D, C).transform, exp)
-    assert from_zuko(flow, context_dim=C).condition(torch.zeros(C)).codomain.event_dim == 1
-    assert from_zuko(exp, context_dim=C).condition(torch.zeros(C))(torch.ones(D)).shape == (D,)
-    with pytest.raises(ValueError, match=r"^context_dim: expected at least 1"):
-        from_zuko(exp, context_dim=0)
-
-
-def test_parts_made_for_contexts_of_different_widths_are_refused() -> None:
-    parts = [zuko.flows.MAF(D, C).transform, zuko.flows.MAF(D).transform]
-    with pytest.raises(ValueError, match=r"^lazy: expected parts .* widths \[0, 2\]"):
-        from_zuko(zuko.lazy.LazyComposedTransform(*parts), context_dim=C)
-
-
 def test_from_zuko_refuses_a_plain_transform() -> None:
     with pytest.raises(ValueError, match="lazy: expected a zuko Flow"):
         from_zuko(zuko.transforms.ExpTransform())
@@ -401,69 +343,3 @@ for setting in (False, True):
     )
     assert "pip install 'pyro-resflow[zuko]'" in run.stdout
     assert run.stdout.splitlines()[1:] == ["True True", "True True"]
-
-
-class TestDifferencesOfZuko:
-    @pytest.mark.parametrize("gradients", [False, True])
-    def test_a_search_that_stops_at_its_bound_is_told(self, gradients: bool) -> None:
-        """f(x) = x / 4 between -10 and 10: what is above 2.5 has no inverse there."""
-
-        def quarter() -> zuko.transforms.MonotonicTransform:
-            return zuko.transforms.MonotonicTransform(lambda x: x / 4)
-
-        lazy = zuko.flows.ElementWiseTransform(1, 0, lambda _: quarter(), shapes=[()])
-        z = torch.tensor([[0.5], [3.0], [-1.0], [-7.0]])
-        with (
-            torch.set_grad_enabled(gradients),
-            pytest.warns(ZukoInverseWarning, match="inverse is wrong for 2 of 4 samples"),
-        ):
-            x = from_zuko(lazy)(z)
-        torch.testing.assert_close(x[[0, 2]], torch.tensor([[2.0], [-4.0]]), atol=1e-5, rtol=0)
-        with pytest.warns(ZukoInverseWarning, match="2 of 4"):
-            from_zuko(lazy.inv).inv(z)
-
-    @pytest.mark.parametrize("name", ["maf", "nsf", "nice", "cnf"])
-    def test_an_inverse_that_leads_back_is_no_warning(self, name: str) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ZukoInverseWarning)
-            from_zuko(ZUKO_FLOWS[name]())(torch.randn(5, D))
-
-    @pytest.mark.parametrize("name", ["NAF", "UNAF", "CNF"])
-    def test_evaluation_mode_has_the_gradients_of_training_mode(self, name: str) -> None:
-        options = {} if name == "CNF" else {"transforms": 1}
-        transform = from_zuko(getattr(zuko.flows, name)(2, hidden_features=(8,), **options))
-        z = torch.randn(5, 2)
-        gradients = []
-        for training in (True, False):
-            transform.train(training).zero_grad()
-            transform(z).square().sum().backward()
-            gradients.append([parameter.grad for parameter in transform.parameters()])
-        assert not any(module.training for module in transform.modules())
-        torch.testing.assert_close(gradients[1], gradients[0])
-
-    @pytest.mark.parametrize(
-        ("saved", "installed", "warns"),
-        [("1.4.1", "1.6.0", True), ("1.5.0", "1.6.0", False), ("1.6.0", "1.4.0", True)],
-    )
-    def test_weights_of_a_version_with_other_densities_are_told(
-        self, saved: str, installed: str, warns: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        flow = Compose([from_zuko(ZUKO_FLOWS["maf"]())])
-        monkeypatch.setattr(zuko, "__version__", saved)
-        state = flow.state_dict()
-        monkeypatch.setattr(zuko, "__version__", installed)
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            flow.load_state_dict(state)
-        told = [str(each.message) for each in found if each.category is ZukoVersionWarning]
-        assert len(told) == warns
-        assert all(f"saved under zuko {saved}, loaded under {installed}" in text for text in told)
-
-    def test_the_version_is_saved_to_files_and_another_librarys_state_loads(
-        self, tmp_path: Path
-    ) -> None:
-        flow = from_zuko(ZUKO_FLOWS["maf"]())
-        torch.save(flow.state_dict(), tmp_path / "state.pt")
-        state = torch.load(tmp_path / "state.pt")
-        assert state._metadata[""]["zuko"] == zuko.__version__
-        flow.load_state_dict(dict(state))
