@@ -27,6 +27,7 @@ SHORTEST = 3
 SIZES = frozenset(
     {
         *("input_dim", "context_dim", "latent_dim", "num_features", "num_classes"),
+        "embedding_dim",
         *("in_features", "out_features", "channels", "in_channels", "out_channels"),
         *("hidden_channels", "hidden_dims", "context_hidden_dims", "event_shape", "context_shape"),
         *("kernel_size", "kernel_sizes", "growth", "depth", "factor", "heads"),

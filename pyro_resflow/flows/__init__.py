@@ -1,15 +1,21 @@
 """Published flow architectures, assembled from the package's public parts."""
 
-from .flow_plus_plus import FlowPlusPlus
-from .glow import Glow
+from .conditional import ConditionalImageFlow
+from .flow_plus_plus import ConditionalFlowPlusPlus, FlowPlusPlus
+from .glow import ConditionalGlow, Glow
 from .i_resnet import IResNet
 from .image_flow import Encoder, ImageFlow
-from .real_nvp import RealNVP
+from .real_nvp import ConditionalRealNVP, RealNVP
 from .recipes import ConvBlock, DenseNetBlock, MLPBlock, NetworkRecipe
-from .residual_flow import ResidualFlow
+from .residual_flow import ConditionalResidualFlow, ResidualFlow
 from .vectors import conditional_residual_flow, residual_flow
 
 __all__ = [
+    "ConditionalFlowPlusPlus",
+    "ConditionalGlow",
+    "ConditionalImageFlow",
+    "ConditionalRealNVP",
+    "ConditionalResidualFlow",
     "ConvBlock",
     "DenseNetBlock",
     "Encoder",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from torch.distributions import Transform
-
+from ..arguments import checked
 from ..transforms import (
     ChannelHalves,
     Checkerboard,
@@ -15,6 +15,9 @@ from ..transforms import (
     Mask,
     Squeeze,
 )
+from .assembly import UNCONDITIONAL, Assembly, ConditionalAssembly, Part
+from .conditional import ConditionalImageFlow
+from .contexts import EMBEDDING_DIM, context_of
 from .image_flow import ImageFlow, checked_scales
 
 
@@ -74,20 +77,101 @@ class FlowPlusPlus(ImageFlow):
         alpha: float = 0.05,
         squeeze_first: bool = False,
     ) -> None:
-        shape = checked_scales(
-            event_shape, len(couplings), squeeze_first=squeeze_first, name="couplings"
+        parts = flow_plus_plus_parts(
+            UNCONDITIONAL,
+            event_shape,
+            couplings,
+            step=step,
+            mask=mask,
+            alpha=alpha,
+            squeeze_first=squeeze_first,
         )
-        if any(len(scale) != 2 or min(scale) < 0 for scale in couplings):
-            raise ValueError(
-                "couplings: expected a pair of non-negative integers for each scale, got "
-                f"{tuple(couplings)}."
-            )
-        step = step if step is not None else CouplingStep()
-        parts: list[Transform] = [Logit(alpha, event_dim=3)]
-        for scale, (by_channel, by_pixel) in enumerate(couplings):
-            if scale or squeeze_first:
-                parts.append(Squeeze())
-                shape = parts[-1].forward_shape(shape)
-            parts += [step(ChannelHalves(shape, swap=bool(i % 2))) for i in range(by_channel)]
-            parts += [step(mask(shape, i % 2)) for i in range(by_pixel)]
-        super().__init__([*parts, Flatten(shape)], event_shape)
+        super().__init__(parts, event_shape)
+
+
+class ConditionalFlowPlusPlus(ConditionalImageFlow):
+    """Flow++ for images of a class, or given a vector.
+
+    Each gated convolution of the conditioners also receives the context, and the normal base
+    distribution has its own means and standard deviations for each context.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        couplings: for each scale, the numbers of channel and of checkerboard couplings.
+        num_classes: number of classes, if contexts are integer labels.
+        context_dim: size of the contexts, if they are vectors.
+        embedding_dim: size of the vector that is learned for each label.
+        settings: further arguments of :class:`FlowPlusPlus`.
+
+    Raises:
+        ValueError: unless exactly one of ``num_classes`` and ``context_dim`` is given; for other
+            causes see :class:`FlowPlusPlus`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.flows import ConditionalFlowPlusPlus
+        >>> from pyro_resflow.nn import GatedAttentionConditioner
+        >>> from pyro_resflow.transforms import CouplingStep
+        >>> step = CouplingStep(GatedAttentionConditioner(channels=8, blocks=1))
+        >>> flow = ConditionalFlowPlusPlus((1, 8, 8), ((0, 2), (2, 2)), context_dim=3, step=step)
+        >>> contexts = torch.randn(16, 3)
+        >>> flow.condition(contexts).distribution().log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
+    """
+
+    @checked(FlowPlusPlus)
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        couplings: Sequence[tuple[int, int]] = ((0, 4), (2, 3)),
+        *,
+        num_classes: int | None = None,
+        context_dim: int | None = None,
+        embedding_dim: int = EMBEDDING_DIM,
+        **settings: Any,
+    ) -> None:
+        context = context_of(num_classes, context_dim, embedding_dim)
+        assembly = ConditionalAssembly(context.size)
+        parts = flow_plus_plus_parts(assembly, event_shape, couplings, **settings)
+        super().__init__(parts, event_shape, context)
+
+
+def flow_plus_plus_parts(
+    assembly: Assembly,
+    event_shape: Sequence[int],
+    couplings: Sequence[tuple[int, int]],
+    *,
+    step: CouplingStep | None = None,
+    mask: Callable[[Sequence[int], int], Mask] = Checkerboard,
+    alpha: float = 0.05,
+    squeeze_first: bool = False,
+) -> list[Part]:
+    """The parts of a Flow++, from images to noise.
+
+    Args:
+        assembly: builds the parts that may depend on a context.
+        event_shape: see :class:`FlowPlusPlus`.
+        couplings: see :class:`FlowPlusPlus`.
+        step: see :class:`FlowPlusPlus`.
+        mask: see :class:`FlowPlusPlus`.
+        alpha: see :class:`FlowPlusPlus`.
+        squeeze_first: see :class:`FlowPlusPlus`.
+    """
+    shape = checked_scales(
+        event_shape, len(couplings), squeeze_first=squeeze_first, name="couplings"
+    )
+    if any(len(scale) != 2 or min(scale) < 0 for scale in couplings):
+        raise ValueError(
+            "couplings: expected a pair of non-negative integers for each scale, got "
+            f"{tuple(couplings)}."
+        )
+    step = step if step is not None else CouplingStep()
+    parts: list[Part] = [Logit(alpha, event_dim=3)]
+    for scale, (by_channel, by_pixel) in enumerate(couplings):
+        if scale or squeeze_first:
+            parts.append(Squeeze())
+            shape = parts[-1].forward_shape(shape)
+        masks: list[Mask] = [ChannelHalves(shape, swap=bool(i % 2)) for i in range(by_channel)]
+        masks += [mask(shape, i % 2) for i in range(by_pixel)]
+        parts += [assembly.step(step, each) for each in masks]
+    return [*parts, Flatten(shape), *assembly.base(shape.numel())]

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch.distributions import Transform
-
 from ..nn import Conditioner, ConvConditioner
 from ..nn.conditioners.convolutional import ZeroConv2d
 from ..transforms import (
     ActNorm,
     AffineMap,
     ChannelHalves,
-    Compose,
-    Coupling,
     InvertibleConv1x1,
-    Multiscale,
     SigmoidScale,
     Squeeze,
 )
 from ..transforms.couplings.masks import first_half
+from .assembly import UNCONDITIONAL, Assembly, ConditionalAssembly, Part
+from .conditional import ConditionalImageFlow
+from .contexts import EMBEDDING_DIM, context_of
 from .image_flow import ImageFlow, checked_scales
 
 
@@ -67,31 +65,92 @@ class Glow(ImageFlow):
         *,
         network: Conditioner | None = None,
     ) -> None:
-        shape = checked_scales(event_shape, len(steps), squeeze_first=True, name="steps")
-        if min(steps) < 1:
-            raise ValueError(f"steps: expected at least one at each level, got {tuple(steps)}.")
-        network = network if network is not None else ConvConditioner()
-        levels: list[Transform] = []
-        channels, *size = shape
-        for number in steps:
-            channels, size = 4 * channels, [side // 2 for side in size]
-            level: list[Transform] = [Squeeze()]
-            for _ in range(number):
-                level += _step((channels, *size), network)
-            levels.append(Compose(level))
-            channels = first_half(channels)
-        levels[-1] = Compose([levels[-1], ActNorm(2 * channels, event_dim=3)])
-        super().__init__([Multiscale(levels, event_shape, prior=_one_convolution)], event_shape)
+        parts = glow_parts(UNCONDITIONAL, event_shape, steps, network=network)
+        super().__init__(parts, event_shape)
 
 
-def _step(shape: Sequence[int], network: Conditioner) -> list[Transform]:
-    mask, affine = ChannelHalves(shape), AffineMap(SigmoidScale())
-    net = network(mask.kept_shape, affine.num_parameters * mask.changed_shape[0])
-    return [
-        ActNorm(shape[0], event_dim=3),
-        InvertibleConv1x1(shape[0]),
-        Coupling(mask, affine, net),
-    ]
+class ConditionalGlow(ConditionalImageFlow):
+    """Glow for images of a class, or given a vector.
+
+    Each conditioner also receives the context, and the normal base distribution has its own means
+    and standard deviations for each context.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        steps: number of steps at each level.
+        num_classes: number of classes, if contexts are integer labels.
+        context_dim: size of the contexts, if they are vectors.
+        embedding_dim: size of the vector that is learned for each label.
+        network: recipe of the conditioners; default ``ConvConditioner(channels=512)``.
+
+    Raises:
+        ValueError: unless exactly one of ``num_classes`` and ``context_dim`` is given; for other
+            causes see :class:`Glow`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.flows import ConditionalGlow
+        >>> from pyro_resflow.nn import ConvConditioner
+        >>> network = ConvConditioner(8)
+        >>> flow = ConditionalGlow((1, 8, 8), (2, 2), num_classes=10, network=network)
+        >>> labels = torch.randint(0, 10, (16,))
+        >>> flow.condition(labels).distribution().log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        steps: Sequence[int] = (32, 32, 32),
+        *,
+        num_classes: int | None = None,
+        context_dim: int | None = None,
+        embedding_dim: int = EMBEDDING_DIM,
+        network: Conditioner | None = None,
+    ) -> None:
+        context = context_of(num_classes, context_dim, embedding_dim)
+        assembly = ConditionalAssembly(context.size)
+        super().__init__(
+            glow_parts(assembly, event_shape, steps, network=network), event_shape, context
+        )
+
+
+def glow_parts(
+    assembly: Assembly,
+    event_shape: Sequence[int],
+    steps: Sequence[int],
+    *,
+    network: Conditioner | None = None,
+) -> list[Part]:
+    """The parts of a Glow, from images to noise.
+
+    Args:
+        assembly: builds the parts that may depend on a context.
+        event_shape: see :class:`Glow`.
+        steps: see :class:`Glow`.
+        network: see :class:`Glow`.
+    """
+    shape = checked_scales(event_shape, len(steps), squeeze_first=True, name="steps")
+    if min(steps) < 1:
+        raise ValueError(f"steps: expected at least one at each level, got {tuple(steps)}.")
+    network = network if network is not None else ConvConditioner()
+    levels: list[Part] = []
+    channels, *size = shape
+    for number in steps:
+        channels, size = 4 * channels, [side // 2 for side in size]
+        level: list[Part] = [Squeeze()]
+        for _ in range(number):
+            level += _step(assembly, (channels, *size), network)
+        levels.append(assembly.compose(level))
+        channels = first_half(channels)
+    levels[-1] = assembly.compose([levels[-1], ActNorm(2 * channels, event_dim=3)])
+    multiscale = assembly.multiscale(levels, event_shape, _one_convolution)
+    return [multiscale, *assembly.base(shape.numel())]
+
+
+def _step(assembly: Assembly, shape: Sequence[int], network: Conditioner) -> list[Part]:
+    coupling = assembly.coupling(ChannelHalves(shape), AffineMap(SigmoidScale()), network)
+    return [ActNorm(shape[0], event_dim=3), InvertibleConv1x1(shape[0]), coupling]
 
 
 def _one_convolution(

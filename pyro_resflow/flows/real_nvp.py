@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch.distributions import Transform
 
+from ..arguments import checked
 from ..nn import ResidualConditioner
 from ..transforms import (
     AffineMap,
@@ -15,15 +16,14 @@ from ..transforms import (
     ChannelHalves,
     ChannelPermutation,
     Checkerboard,
-    Compose,
-    Coupling,
     LearnedLogScale,
     Logit,
-    Multiscale,
-    OnFullImage,
     Squeeze,
 )
 from ..transforms.couplings.masks import first_half
+from .assembly import UNCONDITIONAL, Assembly, ConditionalAssembly, Part
+from .conditional import ConditionalImageFlow
+from .contexts import EMBEDDING_DIM, context_of
 from .image_flow import ImageFlow, checked_scales
 
 
@@ -81,54 +81,126 @@ class RealNVP(ImageFlow):
         growth: int = 1,
         alpha: float = 0.05,
     ) -> None:
-        shape = checked_scales(event_shape, scales, squeeze_first=False, name="scales")
-        if shape[1:].numel() < 2 * 4 ** (scales - 1):
-            raise ValueError(
-                f"scales: expected at least two pixels at the last scale, got images "
-                f"{tuple(shape)} with {scales} scales; take fewer."
+        parts = real_nvp_parts(
+            UNCONDITIONAL, event_shape, scales, network=network, growth=growth, alpha=alpha
+        )
+        super().__init__(parts, event_shape)
+
+
+class ConditionalRealNVP(ConditionalImageFlow):
+    """Real NVP for images of a class, or given a vector.
+
+    Each conditioner also receives the context, and the normal base distribution has its own means
+    and standard deviations for each context.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        scales: number of scales. The image size is halved from one to the next.
+        num_classes: number of classes, if contexts are integer labels.
+        context_dim: size of the contexts, if they are vectors.
+        embedding_dim: size of the vector that is learned for each label.
+        settings: further arguments of :class:`RealNVP`.
+
+    Raises:
+        ValueError: unless exactly one of ``num_classes`` and ``context_dim`` is given; for other
+            causes see :class:`RealNVP`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.flows import ConditionalRealNVP
+        >>> from pyro_resflow.nn import ResidualConditioner
+        >>> network = ResidualConditioner(8, blocks=1)
+        >>> flow = ConditionalRealNVP((1, 8, 8), num_classes=10, network=network)
+        >>> labels = torch.randint(0, 10, (16,))
+        >>> flow.condition(labels).distribution().log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
+    """
+
+    @checked(RealNVP)
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        scales: int = 2,
+        *,
+        num_classes: int | None = None,
+        context_dim: int | None = None,
+        embedding_dim: int = EMBEDDING_DIM,
+        **settings: Any,
+    ) -> None:
+        context = context_of(num_classes, context_dim, embedding_dim)
+        parts = real_nvp_parts(ConditionalAssembly(context.size), event_shape, scales, **settings)
+        super().__init__(parts, event_shape, context)
+
+
+def real_nvp_parts(
+    assembly: Assembly,
+    event_shape: Sequence[int],
+    scales: int,
+    *,
+    network: ResidualConditioner | None = None,
+    growth: int = 1,
+    alpha: float = 0.05,
+) -> list[Part]:
+    """The parts of a Real NVP, from images to noise.
+
+    Args:
+        assembly: builds the parts that may depend on a context.
+        event_shape: see :class:`RealNVP`.
+        scales: see :class:`RealNVP`.
+        network: see :class:`RealNVP`.
+        growth: see :class:`RealNVP`.
+        alpha: see :class:`RealNVP`.
+    """
+    shape = checked_scales(event_shape, scales, squeeze_first=False, name="scales")
+    if shape[1:].numel() < 2 * 4 ** (scales - 1):
+        raise ValueError(
+            f"scales: expected at least two pixels at the last scale, got images "
+            f"{tuple(shape)} with {scales} scales; take fewer."
+        )
+    if growth < 1:
+        raise ValueError(f"growth: expected an integer of at least 1, got {growth}.")
+    network = network if network is not None else ResidualConditioner(channels=64, blocks=8)
+    levels: list[Part] = []
+    for _ in range(scales - 1):
+        squeeze = Squeeze()
+        squeezed = squeeze.forward_shape(shape)
+        wider = replace(network, channels=growth * network.channels)
+        levels.append(
+            assembly.compose(
+                [
+                    *_by_checkerboards(assembly, shape, 3, network),
+                    squeeze,
+                    *_by_channels(assembly, squeezed, 3, wider),
+                    ChannelPermutation(_white_squares_first(shape[0])),
+                ]
             )
-        if growth < 1:
-            raise ValueError(f"growth: expected an integer of at least 1, got {growth}.")
-        network = network if network is not None else ResidualConditioner(channels=64, blocks=8)
-        levels: list[Transform] = []
-        for _ in range(scales - 1):
-            squeeze = Squeeze()
-            squeezed = squeeze.forward_shape(shape)
-            wider = replace(network, channels=growth * network.channels)
-            levels.append(
-                Compose(
-                    [
-                        *_by_checkerboards(shape, 3, network),
-                        squeeze,
-                        *_by_channels(squeezed, 3, wider),
-                        ChannelPermutation(_white_squares_first(shape[0])),
-                    ]
-                )
-            )
-            shape, network = torch.Size((first_half(squeezed[0]), *squeezed[1:])), wider
-        levels.append(Compose(_by_checkerboards(shape, 4, network)))
-        super().__init__([Logit(alpha, event_dim=3), Multiscale(levels, event_shape)], event_shape)
+        )
+        shape, network = torch.Size((first_half(squeezed[0]), *squeezed[1:])), wider
+    levels.append(assembly.compose(_by_checkerboards(assembly, shape, 4, network)))
+    multiscale = assembly.multiscale(levels, event_shape)
+    size = torch.Size(event_shape).numel()
+    return [Logit(alpha, event_dim=3), multiscale, *assembly.base(size)]
 
 
 def _by_checkerboards(
-    shape: torch.Size, number: int, network: ResidualConditioner
-) -> list[Transform]:
+    assembly: Assembly, shape: torch.Size, number: int, network: ResidualConditioner
+) -> list[Part]:
     """Checkerboard couplings that see the whole image and keep either colour in turn."""
-    parts: list[Transform] = []
+    parts: list[Part] = []
     for i in range(number):
         mask, affine = Checkerboard(shape, parity=i % 2), AffineMap(LearnedLogScale())
-        net = network(shape, affine.num_parameters * shape[0], context_channels=1)
-        parts += [Coupling(mask, affine, OnFullImage(mask, net)), _norm(shape)]
+        parts += [assembly.coupling_on_image(mask, affine, network), _norm(shape)]
     return parts
 
 
-def _by_channels(shape: torch.Size, number: int, network: ResidualConditioner) -> list[Transform]:
+def _by_channels(
+    assembly: Assembly, shape: torch.Size, number: int, network: ResidualConditioner
+) -> list[Part]:
     """Channel couplings that keep either half in turn."""
-    parts: list[Transform] = []
+    parts: list[Part] = []
     for i in range(number):
         mask, affine = ChannelHalves(shape, swap=i % 2 == 1), AffineMap(LearnedLogScale())
-        net = network(mask.kept_shape, affine.num_parameters * mask.changed_shape[0])
-        parts += [Coupling(mask, affine, net), _norm(shape)]
+        parts += [assembly.coupling(mask, affine, network), _norm(shape)]
     return parts
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch.distributions import Transform
 
+from ..arguments import checked
 from ..logdet import LogDetEstimator
 from ..solvers import FixedPointSolver
 from ..transforms import ActNorm, Flatten, Logit, Residual, Squeeze
 from ..transforms.contractive.contraction_transform import ContractionTransform
+from .assembly import UNCONDITIONAL, Assembly, ConditionalAssembly, Part
+from .conditional import ConditionalImageFlow
+from .contexts import EMBEDDING_DIM, context_of
 from .image_flow import ImageFlow, checked_scales
 from .recipes import ConvBlock, MLPBlock, NetworkRecipe
 from .scales import joined, steps_by_scale
@@ -79,26 +83,123 @@ class ResidualFlow(ImageFlow):
         logdet: LogDetEstimator | None = None,
         solver: FixedPointSolver | None = None,
     ) -> None:
-        shape = checked_scales(event_shape, len(blocks), squeeze_first)
-        if end_blocks < 0:
-            raise ValueError(f"end_blocks: expected at least 0, got {end_blocks}.")
-        network = network if network is not None else ConvBlock()
-        end_network = end_network if end_network is not None else MLPBlock()
-        make = partial(block, logdet=logdet, solver=solver)
+        parts = residual_flow_parts(
+            UNCONDITIONAL,
+            event_shape,
+            blocks,
+            network=network,
+            end_blocks=end_blocks,
+            end_network=end_network,
+            block=block,
+            alpha=alpha,
+            squeeze_first=squeeze_first,
+            factor_out=factor_out,
+            logdet=logdet,
+            solver=solver,
+        )
+        super().__init__(parts, event_shape)
 
-        def step(shape: torch.Size, scale: int, first: bool) -> list[Transform]:
-            net = network(shape, preactivation=not first)
-            return [make(net, event_dim=3), ActNorm(shape[0], event_dim=3)]
 
-        parts: list[Transform] = [Logit(alpha, event_dim=3)] if alpha is not None else []
-        if squeeze_first:
-            parts.append(Squeeze())
-            shape = parts[-1].forward_shape(shape)
-        parts.append(ActNorm(shape[0], event_dim=3))
-        scales, last_shape = steps_by_scale(shape, blocks, step, factor_out=factor_out)
-        scales[-1].append(Flatten(last_shape))
-        size = last_shape.numel()
-        for _ in range(end_blocks):
-            net = end_network(torch.Size((size,)), preactivation=True)
-            scales[-1] += [make(net), ActNorm(size)]
-        super().__init__([*parts, *joined(scales, shape, factor_out=factor_out)], event_shape)
+class ConditionalResidualFlow(ConditionalImageFlow):
+    """Residual Flow for images of a class, or given a vector.
+
+    In each block, a network of the context shifts every layer, so that the block stays a
+    contraction of the image for every context. The normal base distribution has its own means and
+    standard deviations for each context.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        blocks: number of residual blocks at each scale.
+        num_classes: number of classes, if contexts are integer labels.
+        context_dim: size of the contexts, if they are vectors.
+        embedding_dim: size of the vector that is learned for each label.
+        settings: further arguments of :class:`ResidualFlow`; ``block`` has to be ``Residual``.
+
+    Raises:
+        ValueError: unless exactly one of ``num_classes`` and ``context_dim`` is given; for other
+            causes see :class:`ResidualFlow`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.flows import ConditionalResidualFlow, ConvBlock
+        >>> network = ConvBlock(16)
+        >>> flow = ConditionalResidualFlow((1, 8, 8), (2, 2), num_classes=10, network=network)
+        >>> labels = torch.randint(0, 10, (16,))
+        >>> flow.condition(labels).distribution().log_prob(torch.rand(16, 1, 8, 8)).shape
+        torch.Size([16])
+        >>> flow.condition(torch.tensor(3)).distribution().sample((5,)).shape
+        torch.Size([5, 1, 8, 8])
+    """
+
+    @checked(ResidualFlow)
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        blocks: Sequence[int] = (16, 16, 16),
+        *,
+        num_classes: int | None = None,
+        context_dim: int | None = None,
+        embedding_dim: int = EMBEDDING_DIM,
+        **settings: Any,
+    ) -> None:
+        context = context_of(num_classes, context_dim, embedding_dim)
+        assembly = ConditionalAssembly(context.size)
+        parts = residual_flow_parts(assembly, event_shape, blocks, **settings)
+        super().__init__(parts, event_shape, context)
+
+
+def residual_flow_parts(
+    assembly: Assembly,
+    event_shape: Sequence[int],
+    blocks: Sequence[int],
+    *,
+    network: NetworkRecipe | None = None,
+    end_blocks: int = 4,
+    end_network: NetworkRecipe | None = None,
+    block: type[ContractionTransform] = Residual,
+    alpha: float | None = 0.05,
+    squeeze_first: bool = False,
+    factor_out: bool = False,
+    logdet: LogDetEstimator | None = None,
+    solver: FixedPointSolver | None = None,
+) -> list[Part]:
+    """The parts of a Residual Flow, from images to noise.
+
+    Args:
+        assembly: builds the parts that may depend on a context.
+        event_shape: see :class:`ResidualFlow`.
+        blocks: see :class:`ResidualFlow`.
+        network: see :class:`ResidualFlow`.
+        end_blocks: see :class:`ResidualFlow`.
+        end_network: see :class:`ResidualFlow`.
+        block: see :class:`ResidualFlow`.
+        alpha: see :class:`ResidualFlow`.
+        squeeze_first: see :class:`ResidualFlow`.
+        factor_out: see :class:`ResidualFlow`.
+        logdet: see :class:`ResidualFlow`.
+        solver: see :class:`ResidualFlow`.
+    """
+    shape = checked_scales(event_shape, len(blocks), squeeze_first)
+    if end_blocks < 0:
+        raise ValueError(f"end_blocks: expected at least 0, got {end_blocks}.")
+    network = network if network is not None else ConvBlock()
+    end_network = end_network if end_network is not None else MLPBlock()
+    make = partial(assembly.contraction, block, logdet=logdet, solver=solver)
+
+    def step(shape: torch.Size, scale: int, first: bool) -> list[Part]:
+        net = network(shape, preactivation=not first)
+        return [make(net, event_dim=3), ActNorm(shape[0], event_dim=3)]
+
+    parts: list[Part] = [Logit(alpha, event_dim=3)] if alpha is not None else []
+    if squeeze_first:
+        parts.append(Squeeze())
+        shape = parts[-1].forward_shape(shape)
+    parts.append(ActNorm(shape[0], event_dim=3))
+    scales, last_shape = steps_by_scale(shape, blocks, step, factor_out=factor_out)
+    scales[-1].append(Flatten(last_shape))
+    size = last_shape.numel()
+    for _ in range(end_blocks):
+        net = end_network(torch.Size((size,)), preactivation=True)
+        scales[-1] += [make(net), ActNorm(size)]
+    parts += joined(scales, shape, factor_out=factor_out, assembly=assembly)
+    return [*parts, *assembly.base(torch.Size(event_shape).numel())]

@@ -11,7 +11,7 @@ from .activations import (
     Softplus,
     Tanh,
 )
-from .conditional import ConditionalLipschitzMLP
+from .conditional import ConditionalChain, ConditionalLipschitzMLP
 from .conditioners import (
     Conditioner,
     ConvConditioner,
@@ -54,6 +54,7 @@ __all__ = [
     "CPila",
     "Chain",
     "Concatenated",
+    "ConditionalChain",
     "ConditionalLipschitzMLP",
     "Conditioner",
     "ConvConditioner",

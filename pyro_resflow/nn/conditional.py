@@ -3,21 +3,71 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from ..linearization import known_event_shape
 from ..rebuilding import Rebuildable
 from .activations import Activation, LipSwish
-from .lipschitz.linear import LipschitzLinear
-from .networks import Chain, LipschitzMLP, Norms, Shift
+from .lipschitz.layer import LipschitzLayer
+from .networks import Chain, DenseConcatenation, LipschitzMLP, Norms, Shift
 
 
-class ConditionalLipschitzMLP(Rebuildable, nn.Module):
-    r"""A Lipschitz network in which a network of the context shifts every layer.
+class ConditionalChain(Rebuildable, nn.Module):
+    r"""A chain of Lipschitz layers, each shifted by a network of the context.
 
     :math:`h_{i+1} = \phi(W_i h_i + b_i + s_i(c))`, where an unconstrained network computes the
     shifts :math:`s(c)`. Shifts do not change the bound of the Jacobian with respect to the input.
+    A shift of images has one entry for each channel.
+
+    Args:
+        chain: any network of :mod:`pyro_resflow.nn`, of vectors or of images.
+        context_dim: size of the context.
+        context_hidden_dims: widths of the hidden layers of the network that computes the shifts.
+
+    Raises:
+        ValueError: for a chain without a Lipschitz layer, which could not depend on the context.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.nn import ConditionalChain, LipschitzConvNet
+        >>> net = ConditionalChain(LipschitzConvNet((1, 4, 4), [8, 8]), context_dim=5)
+        >>> net.bind(torch.randn(7, 5))(torch.randn(7, 1, 4, 4)).shape
+        torch.Size([7, 1, 4, 4])
+    """
+
+    def __init__(
+        self, chain: Chain, context_dim: int, *, context_hidden_dims: Sequence[int] = (64,)
+    ) -> None:
+        super().__init__()
+        self.chain = chain
+        self.context_dim = context_dim
+        self.event_dim = chain.event_dim
+        event_shape = known_event_shape(chain, chain.event_dim)
+        if event_shape is not None:
+            self.event_shape = event_shape
+        self.shift_sizes = [len(layer.weight) for layer in _lipschitz_layers(chain)]
+        if not self.shift_sizes:
+            raise ValueError("chain: expected a LipschitzLinear or LipschitzConv2d, got none.")
+        widths = [context_dim, *context_hidden_dims, sum(self.shift_sizes)]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+        self.shifts = nn.Sequential(*layers[:-1])
+
+    def bind(self, context: Tensor) -> Chain:
+        """The network at one context per sample: ``context`` has shape ``(N, context_dim)``."""
+        shifts = self.shifts(context)
+        shifts = shifts.reshape(*shifts.shape, *[1] * (self.event_dim - 1))
+        each = iter(shifts.split(self.shift_sizes, dim=1))
+        return Chain(_shifted(self.chain, each), event_dim=self.event_dim)
+
+
+class ConditionalLipschitzMLP(ConditionalChain):
+    r"""A Lipschitz multilayer perceptron in which a network of the context shifts every layer.
+
+    See :class:`ConditionalChain`.
 
     Args:
         input_dim: D.
@@ -35,8 +85,6 @@ class ConditionalLipschitzMLP(Rebuildable, nn.Module):
         torch.Size([7, 2])
     """
 
-    event_dim = 1
-
     def __init__(
         self,
         input_dim: int,
@@ -47,23 +95,26 @@ class ConditionalLipschitzMLP(Rebuildable, nn.Module):
         activation: Callable[[], Activation] = LipSwish,
         norm: Norms = None,
     ) -> None:
-        super().__init__()
+        chain = LipschitzMLP(input_dim, hidden_dims, activation=activation, norm=norm)
+        super().__init__(chain, context_dim, context_hidden_dims=context_hidden_dims)
         self.input_dim = input_dim
-        self.context_dim = context_dim
-        self.chain = LipschitzMLP(input_dim, hidden_dims, activation=activation, norm=norm)
-        self.shift_sizes = [*hidden_dims, input_dim]
-        widths = [context_dim, *context_hidden_dims, sum(self.shift_sizes)]
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), nn.SiLU()]
-        self.shifts = nn.Sequential(*layers[:-1])
 
-    def bind(self, context: Tensor) -> Chain:
-        """The network at one context per sample: ``context`` has shape ``(N, context_dim)``."""
-        shifts = iter(self.shifts(context).split(self.shift_sizes, dim=-1))
-        layers: list[nn.Module] = []
-        for layer in self.chain:
-            layers.append(layer)
-            if isinstance(layer, LipschitzLinear):
-                layers.append(Shift(next(shifts)))
-        return Chain(layers, event_dim=1)
+
+def _lipschitz_layers(layers: Iterable[nn.Module]) -> Iterator[LipschitzLayer]:
+    """The layers to shift, in the order in which they are evaluated."""
+    for layer in layers:
+        if isinstance(layer, LipschitzLayer):
+            yield layer
+        elif isinstance(layer, DenseConcatenation):
+            yield from _lipschitz_layers(layer.branch)
+
+
+def _shifted(layers: Iterable[nn.Module], shifts: Iterator[Tensor]) -> Iterator[nn.Module]:
+    """The layers, with a shift after each Lipschitz layer; they share all parameters."""
+    for layer in layers:
+        if isinstance(layer, DenseConcatenation):
+            yield layer.with_branch(Chain(_shifted(layer.branch, shifts)))
+            continue
+        yield layer
+        if isinstance(layer, LipschitzLayer):
+            yield Shift(next(shifts))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from .conditional import ConditionalLipschitzMLP
+from .conditional import ConditionalChain
 from .lipschitz.layer import LipschitzLayer
 from .networks import Chain, DenseConcatenation
 from .networks.norms import check_norms_chain
@@ -32,7 +32,7 @@ def nominal_lipschitz_constant(network: nn.Module) -> float | None:
     """
     if isinstance(network, LipschitzLayer):
         return network.norm.coefficient
-    if isinstance(network, ConditionalLipschitzMLP):
+    if isinstance(network, ConditionalChain):
         return nominal_lipschitz_constant(network.chain)
     if isinstance(network, DenseConcatenation):
         return _of_concatenation(network)

@@ -34,6 +34,7 @@ from .couplings.coupling import (
     Coupling,
     CouplingTransform,
 )
+from .couplings.every_pixel import AtEveryPixel
 from .couplings.full_image import OnFullImage
 from .couplings.halves import OnHalves
 from .couplings.logistic_mixture import LogisticMixtureMap
@@ -46,6 +47,7 @@ from .couplings.maps import (
 )
 from .couplings.masks import ChannelHalves, Checkerboard, Columns, Mask
 from .couplings.step import CouplingStep
+from .images.conditional_multiscale import ConditionalMultiscale, ConditionalSplit
 from .images.dequantization import (
     ConditionedUniformDequantization,
     Dequantization,
@@ -68,6 +70,7 @@ from .summaries.summary import Summary, summary
 __all__ = [
     "ActNorm",
     "AffineMap",
+    "AtEveryPixel",
     "BatchNorm",
     "BoundedLogScale",
     "ChannelHalves",
@@ -80,7 +83,9 @@ __all__ = [
     "ConditionalCompose",
     "ConditionalCoupling",
     "ConditionalInverse",
+    "ConditionalMultiscale",
     "ConditionalResidual",
+    "ConditionalSplit",
     "ConditionedAffine",
     "ConditionedCompose",
     "ConditionedCoupling",

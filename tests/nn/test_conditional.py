@@ -11,8 +11,11 @@ from pyro_resflow.nn import (
     Activation,
     Chain,
     CLipSwish,
+    ConditionalChain,
     ConditionalLipschitzMLP,
     InducedNorm,
+    LipschitzConvNet,
+    LipschitzDenseNet,
     LipSwish,
     Tanh,
     check_contraction,
@@ -126,3 +129,80 @@ def test_norms_and_widths_are_passed_on() -> None:
     assert [layer.norm for layer in net.chain if hasattr(layer, "norm")] == norms
     assert [tuple(p.shape) for p in net.shifts.parameters()] == [(11, 2), (11,)]
     assert (net.input_dim, net.context_dim, net.event_dim) == (3, 2, 1)
+
+
+IMAGE_NETS: dict[str, Callable[[], Chain]] = {
+    "conv": lambda: LipschitzConvNet((2, 3, 3), [4, 4], norm=converged_norm(0.97)),
+    "dense": lambda: LipschitzDenseNet(
+        (2, 3, 3), depth=2, growth=4, stem=3, norm=converged_norm(0.97)
+    ),
+}
+
+
+@pytest.fixture(params=sorted(IMAGE_NETS))
+def image_net(request: pytest.FixtureRequest) -> ConditionalChain:
+    torch.manual_seed(0)
+    net = ConditionalChain(IMAGE_NETS[request.param](), 5, context_hidden_dims=[6]).double()
+    return activate_constraints(net, bias=0.5)
+
+
+def test_a_shift_of_images_is_a_bias_of_each_channel(image_net: ConditionalChain) -> None:
+    """A context that shifts like other biases gives the same network as these biases."""
+    context, x = contexts(1), torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    bound = image_net.bind(context.expand(3, 5))
+    value, constant = bound(x), bound.lipschitz_bound()
+    layers = [m for m in image_net.chain.modules() if hasattr(m, "effective_weight")]
+    shifts = image_net.shifts(context)[0].split(image_net.shift_sizes)
+    with torch.no_grad():
+        for layer, shift in zip(layers, shifts, strict=True):
+            layer.bias.add_(shift)
+    torch.testing.assert_close(image_net.chain(x), value)
+    torch.testing.assert_close(image_net.chain.lipschitz_bound(), constant)
+    assert constant < 1
+
+
+def test_bound_networks_of_images_linearize_as_autograd_does(image_net: ConditionalChain) -> None:
+    context = contexts(3).requires_grad_()
+    x = torch.randn(3, 2, 3, 3, dtype=torch.float64).requires_grad_()
+    v = torch.randn(2, 3, 2, 3, 3, dtype=torch.float64)
+    bound = image_net.bind(context)
+    found, expected = bound.linearize(x), AutogradNetwork(bound).linearize(x)
+    torch.testing.assert_close(
+        (found.value, found.vjp(v), found.jvp(v)),
+        (expected.value, expected.vjp(v), expected.jvp(v)),
+    )
+    inputs = [x, context, *image_net.parameters()]
+    weights = [torch.randn_like(found.value), torch.randn_like(v)]
+    torch.testing.assert_close(
+        weighted_gradients(bound.dual(x, v), weights, inputs),
+        weighted_gradients((expected.value, expected.jvp(v)), weights, inputs),
+    )
+
+
+def test_the_analytic_gradient_of_a_shift_of_images_is_summed_over_pixels(
+    image_net: ConditionalChain,
+) -> None:
+    """The estimators' own backward pass gives the gradients that autograd gives."""
+    context = contexts(3).requires_grad_()
+    x = torch.randn(3, 2, 3, 3, dtype=torch.float64).requires_grad_()
+    v = torch.randn(1, 3, 2, 3, 3, dtype=torch.float64)
+    inputs = [x, context, *image_net.parameters()]
+    bound = image_net.bind(context)
+    value, tangent = bound.dual(x, v)
+    of_value, of_tangent = torch.randn_like(value), torch.randn_like(tangent)
+    coefficients = bound.coefficients()
+    with torch.no_grad():
+        detached = [c.detach() for c in coefficients]
+        gradients = bound.linearize(x.detach(), detached).dual_vjp(
+            v, of_value, of_tangent, [True] * (1 + len(coefficients))
+        )
+    expected = torch.autograd.grad(
+        (value * of_value).sum() + (tangent * of_tangent).sum(), inputs, retain_graph=True
+    )
+    found = torch.autograd.grad([x, *coefficients], inputs, gradients)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_chain_without_lipschitz_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="chain: expected a LipschitzLinear"):
+        ConditionalChain(Chain([Tanh()]), 3)

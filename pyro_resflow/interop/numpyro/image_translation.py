@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
 from ...extras import extra
+from ...flows import ConditionalImageFlow
 from .conditioners import conditioner
 from .convolutions import check_evaluating
 from .halves import Halves
@@ -88,4 +91,12 @@ def _batch_norm(flow: transforms.BatchNorm) -> Independent:
 def _coupling(flow: transforms.Coupling) -> CouplingTransform:
     return CouplingTransform(
         to_jax_map(flow.elementwise), conditioner(flow.net), Halves.of(flow.mask)
+    )
+
+
+@to_numpyro.register
+def _conditional_images(flow: ConditionalImageFlow) -> Any:
+    raise ValueError(
+        f"flow: expected a flow at one context, got a {type(flow).__name__}, which has no "
+        "translation as a whole; pass flow.condition(context)."
     )

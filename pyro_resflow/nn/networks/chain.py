@@ -277,7 +277,7 @@ class Shift(Rebuildable, nn.Module):
     """Add a constant to each sample; the Jacobian is the identity.
 
     Args:
-        shift: shape ``(N, features)``.
+        shift: shape ``(N, features)``, or ``(N, channels, 1, 1)`` for images.
     """
 
     def __init__(self, shift: Tensor) -> None:

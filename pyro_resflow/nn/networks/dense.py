@@ -44,6 +44,16 @@ class DenseConcatenation(Rebuildable, nn.Module):
         self.feature_dim = feature_dim
         self.raw_weights = nn.Parameter(torch.zeros(2))
 
+    def with_branch(self, branch: Chain) -> DenseConcatenation:
+        """The concatenation of another branch, which shares the weights of this one.
+
+        Args:
+            branch: a network between the same features.
+        """
+        other = DenseConcatenation(branch, feature_dim=self.feature_dim)
+        other.raw_weights = self.raw_weights
+        return other
+
     def weights(self) -> Tensor:
         """The pair (eta_1, eta_2), of length 1."""
         raw = nn.functional.softplus(self.raw_weights) + LEAST_WEIGHT

@@ -54,11 +54,12 @@ class Scale(Stage[ScaleSaved]):
         return cotangents * saved.gain, (by_gain,)
 
 
-class Translate(Stage[None]):
+class Translate(Stage[torch.Size]):
     """x plus one constant for each sample, multiplied by the gains of later scalings.
 
     Args:
-        shift: returns the constant, shape ``(N, features)``.
+        shift: returns the constant, shape ``(N, features)``, or ``(N, channels, 1, 1)`` for
+            images.
         after: gains that multiply the constant.
     """
 
@@ -74,17 +75,20 @@ class Translate(Stage[None]):
     def evaluate(self, x: Tensor, *coefficients: Tensor) -> Tensor:
         return x + coefficients[0]
 
-    def linearize(self, x: Tensor, *coefficients: Tensor) -> tuple[Tensor, None]:
-        return x + coefficients[0], None
+    def linearize(self, x: Tensor, *coefficients: Tensor) -> tuple[Tensor, torch.Size]:
+        return x + coefficients[0], coefficients[0].shape
 
-    def vjp(self, saved: None, w: Tensor) -> Tensor:
+    def vjp(self, saved: torch.Size, w: Tensor) -> Tensor:
         return w
 
-    def jvp(self, saved: None, v: Tensor) -> Tensor:
+    def jvp(self, saved: torch.Size, v: Tensor) -> Tensor:
         return v
 
     def dual_vjp(
-        self, saved: None, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
+        self, saved: torch.Size, v: Tensor, cotangents: Tensor, needed: Sequence[bool]
     ) -> tuple[Tensor, Gradients]:
+        of_value = cotangents[0]
+        if of_value.shape != saved:
+            return cotangents, (of_value.sum_to_size(saved),)
         # a copy, because earlier stages may overwrite the cotangents
-        return cotangents, (cotangents[0].clone(),)
+        return cotangents, (of_value.clone(),)

@@ -32,6 +32,14 @@ class ConditionalBijection(Rebuildable, InverseMemory, Summarized, ConditionalTr
         """The conditional inverse, which shares these parameters; ``t.inv.inv is t``."""
         return self._remembered_inverse() or ConditionalInverse(self)
 
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        """The shape of the result for an input of a shape, apart from the context's batch."""
+        return torch.Size(shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        """The shape of the input for a result of a shape, apart from the context's batch."""
+        return torch.Size(shape)
+
 
 class ConditionedTransform(OnePassTransform):
     """A conditional transform at one context.
@@ -128,15 +136,26 @@ class ConditionalCompose(MeasuredTogether, ConditionalBijection):
             if isinstance(part, nn.Module):
                 self.add_module(str(i), part)
 
-    def condition(self, context: Tensor) -> ConditionedCompose:
+    def condition(self, context: Tensor) -> Compose:
         """The composition at a context of shape ``(*batch, *context_event)``."""
-        return ConditionedCompose(
-            [
-                part.condition(context) if isinstance(part, ConditionalTransform) else part
-                for part in self.parts
-            ],
-            context,
-        )
+        return ConditionedCompose(self._conditioned(context), context)
+
+    def _conditioned(self, context: Tensor) -> list[Transform]:
+        """The parts at a context."""
+        return [
+            part.condition(context) if isinstance(part, ConditionalTransform) else part
+            for part in self.parts
+        ]
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        for part in self.parts:
+            shape = part.forward_shape(shape) if hasattr(part, "forward_shape") else shape
+        return torch.Size(shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        for part in reversed(self.parts):
+            shape = part.inverse_shape(shape) if hasattr(part, "inverse_shape") else shape
+        return torch.Size(shape)
 
 
 class ConditionalInverse(Rebuildable, Summarized, ConditionalTransformModule):

@@ -29,7 +29,7 @@ def check_interval(x: Tensor, low: float, high: float) -> None:
     Raises:
         ValueError: naming the interval and the range of ``x``.
     """
-    if not _can_validate(x):
+    if not can_validate(x):
         return
     least, most = _extremes(x)
     slack = ROUNDING * torch.finfo(x.dtype).eps
@@ -52,7 +52,7 @@ def check_not_pixels(x: Tensor) -> None:
     Raises:
         ValueError: naming the expected range and the range of ``x``.
     """
-    if not _can_validate(x):
+    if not can_validate(x):
         return
     least, most = _extremes(x)
     if most > 1 and bool((x == x.floor()).all()):
@@ -68,7 +68,7 @@ def _extremes(x: Tensor) -> tuple[float, float]:
     return least, most
 
 
-def _can_validate(x: Tensor) -> bool:
+def can_validate(x: Tensor) -> bool:
     """Whether validation is on and ``x`` has values: it is not empty, meta or being traced."""
     return (
         not torch.compiler.is_compiling()

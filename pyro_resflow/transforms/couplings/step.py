@@ -16,6 +16,7 @@ from ..core.conditional import ConditionalCompose
 from ..linear.invertible_conv import InvertibleConv1x1
 from ..normalization.act_norm import ActNorm
 from .coupling import ConditionalCoupling, Coupling
+from .every_pixel import AtEveryPixel
 from .full_image import OnFullImage
 from .halves import OnHalves
 from .logistic_mixture import LogisticMixtureMap
@@ -66,6 +67,13 @@ class CouplingStep:
         elementwise, net = self._coupling(mask, context_channels)
         context_shape = (context_channels, *self.conditioner_size(mask))
         coupling = ConditionalCoupling(mask, elementwise, net, context_shape)
+        return ConditionalCompose([*self._normalize_and_mix(mask), coupling])
+
+    def given_vector(self, mask: Mask, context_dim: int) -> ConditionalCompose:
+        """Build the step conditional on vectors of a size."""
+        elementwise, net = self._coupling(mask, context_dim)
+        net = AtEveryPixel(net, self.conditioner_size(mask))
+        coupling = ConditionalCoupling(mask, elementwise, net, (context_dim,))
         return ConditionalCompose([*self._normalize_and_mix(mask), coupling])
 
     @staticmethod

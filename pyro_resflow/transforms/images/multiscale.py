@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from ...nn import Conditioner
 from ..core.checks import check_event_shape
 from ..core.compose import Compose
-from ..core.evaluation import call_and_ladj, inverse_and_ladj
+from ..core.evaluation import call_and_ladj, event_dims, inverse_and_ladj
 from ..core.one_pass_transform import OnePassTransform
 from ..couplings.masks import first_half
 from .split_prior import SplitPrior
@@ -125,14 +126,10 @@ class Split(OnePassTransform):
         self, inner: Transform, event_shape: Sequence[int], *, cache_size: int = 1
     ) -> None:
         super().__init__(cache_size=cache_size)
-        channels, height, width = event_shape
-        if channels < 2:
-            raise ValueError(
-                f"event_shape: expected at least two channels to split, got {tuple(event_shape)}."
-            )
         self.event_shape = torch.Size(event_shape)
-        self.kept = first_half(channels)
-        self.inner = Compose([inner, *_flatten_after(inner, (self.kept, height, width))])
+        kept_shape = split_shape(event_shape)
+        self.kept = kept_shape[0]
+        self.inner = Compose([inner, *flatten_after(inner, kept_shape)])
 
     domain = constraints.independent(constraints.real, 3)
     codomain = constraints.independent(constraints.real, 1)
@@ -170,6 +167,20 @@ class Split(OnePassTransform):
         return torch.Size((*shape[:-1], *self.event_shape))
 
 
+def split_shape(event_shape: Sequence[int]) -> torch.Size:
+    """The shape of the half of the channels that a split keeps.
+
+    Raises:
+        ValueError: for a single channel.
+    """
+    channels, height, width = event_shape
+    if channels < 2:
+        raise ValueError(
+            f"event_shape: expected at least two channels to split, got {tuple(event_shape)}."
+        )
+    return torch.Size((first_half(channels), height, width))
+
+
 class Multiscale(Compose):
     """A sequence of levels, with half of the channels factored out after each but the last.
 
@@ -203,19 +214,44 @@ class Multiscale(Compose):
         prior: Conditioner | None = None,
         cache_size: int = 1,
     ) -> None:
-        if not levels:
-            raise ValueError("levels: expected at least one transform, got none.")
-        first, *rest = levels
-        if not rest:
-            super().__init__([first, *_flatten_after(first, event_shape)], cache_size=cache_size)
-            return
-        shape = first.forward_shape(torch.Size(event_shape))
-        inner = Multiscale(rest, (first_half(shape[0]), *shape[1:]), prior=prior)
-        priors = [SplitPrior(shape, prior)] if prior is not None else []
-        super().__init__([first, *priors, Split(inner, shape)], cache_size=cache_size)
+        parts = multiscale_parts(levels, event_shape, prior, Multiscale, Split)
+        super().__init__(parts, cache_size=cache_size)
 
 
-def _flatten_after(transform: Transform, event_shape: Sequence[int]) -> list[Transform]:
+def multiscale_parts(
+    levels: Sequence[Any],
+    event_shape: Sequence[int],
+    prior: Conditioner | None,
+    multiscale: Callable[..., Any],
+    split: Callable[[Any, Sequence[int]], Any],
+) -> list[Any]:
+    """The parts of a multiscale composition.
+
+    Args:
+        levels: see :class:`Multiscale`.
+        event_shape: see :class:`Multiscale`.
+        prior: see :class:`Multiscale`.
+        multiscale: class of the composition of the later levels.
+        split: class of the transform that factors out channels.
+
+    Raises:
+        ValueError: see :class:`Multiscale`.
+    """
+    if not levels:
+        raise ValueError("levels: expected at least one transform, got none.")
+    first, *rest = levels
+    if not rest:
+        return [first, *flatten_after(first, event_shape)]
+    shape = first.forward_shape(torch.Size(event_shape))
+    inner = multiscale(rest, (first_half(shape[0]), *shape[1:]), prior=prior)
+    priors = [SplitPrior(shape, prior)] if prior is not None else []
+    return [first, *priors, split(inner, shape)]
+
+
+def flatten_after(transform: Any, event_shape: Sequence[int]) -> list[Transform]:
     """A Flatten for the transform's output, unless that is a vector already."""
     shape = transform.forward_shape(torch.Size(event_shape))
+    if isinstance(transform, Transform):  # a conditioned one adds the context's batch to the shape
+        before, after = event_dims(transform)
+        return [Flatten(shape[-3:])] if after == before else []
     return [Flatten(shape)] if len(shape) == 3 else []

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.distributions import Transform
 
 from .steps import Step
 
@@ -66,8 +65,8 @@ def _event_dim(transform: Any) -> int | None:
 def _propagated(step: Step, shape: Shape, *, onwards: bool) -> Shape:
     """The shape on the other side of a step, given the shape on one side."""
     transform = step.own
-    if shape is None or not isinstance(transform, Transform):
-        return shape  # conditional transforms keep the shape
+    if shape is None or not hasattr(transform, "forward_shape"):
+        return shape  # conditional transforms of Pyro keep the shape
     forwards = onwards is not step.backwards
     move: Callable[[Any], Any] = transform.forward_shape if forwards else transform.inverse_shape
     try:
