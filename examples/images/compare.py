@@ -9,6 +9,7 @@ The test images decide nothing: no checkpoint, no learning rate. The curves are 
     python -m examples.images.compare models                # every one without a result yet
     python -m examples.images.compare models --only '[glow]'
     python -m examples.images.compare anchor                # for the authors' Residual Flow
+    python -m examples.images.compare maps                  # input maps, in short runs
 
 Each result is kept in a file named after its model, with the command, the commit and the machine.
 Every run writes the table and the two pictures from all results in the folder.
@@ -24,6 +25,7 @@ import torch
 
 from examples.conditions import Conditions
 from examples.images import weights
+from examples.images.comparison import input_maps
 from examples.images.comparison.clock import AtIntervals, AtSteps, Due
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.results import Result, load_all, save_samples, write_summary
@@ -109,6 +111,42 @@ def anchor(
     print(f"wrote {folder}")
 
 
+def maps(
+    steps: int = 300,
+    samples: int = 10,
+    threads: int = 1,
+    seed: int = 0,
+    folder: Path = Path("runs/input_maps"),
+    source: Source | None = None,
+) -> None:
+    """Train a Residual Flow and a Real NVP with each of four input maps for a few steps.
+
+    The maps are logits of three margins, and marginal Gaussianization. Runs that have a result in
+    the folder are left out, and the table shows all of them.
+
+    Args:
+        steps: Number of steps. The learning rate rises in 50 of them and is constant then.
+        samples: Images to draw at the end.
+        threads: Number of threads.
+        seed: Random seed.
+        folder: Folder for all output; it may hold results of several sources.
+        source: Images to use instead of Fashion-MNIST at 14x14.
+    """
+    data = _prepare_data(source, threads, folder)
+    for (name, title), contender in input_maps.contenders(data.bins).items():
+        run = f"{data.source} {name} {title}".replace(" ", "_").replace(",", "")
+        if Result.path(folder, run).exists():
+            continue
+        print(f"{data.source}: {contender.title}")
+        rate = input_maps.LEARNING_RATES[name]
+        protocol = Protocol(
+            steps=steps, learning_rate=rate, warm_up=50, fall=0.0, tested=1024, seed=seed
+        )
+        _run(run, contender, data, protocol, partial(AtSteps, ()), samples, folder)
+    print(input_maps.table(load_all(folder), data.bins))
+    print(f"wrote {folder}")
+
+
 def _prepare_data(source: Source | None, threads: int, folder: Path) -> WholeTrainingSet:
     check_writable("folder", folder)
     torch.set_num_threads(threads)
@@ -169,7 +207,7 @@ def _run(
 def main() -> None:
     """Run the command line."""
     try:
-        command_line([models, anchor])
+        command_line([models, anchor, maps])
     except SetupError as error:
         sys.exit(f"error: {error}")
 

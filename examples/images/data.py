@@ -1,6 +1,7 @@
 """The Lightning data module of all image examples."""
 
 import math
+from itertools import islice
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
+from tqdm import tqdm
 
+from examples.images.initialization_bar import DELAY
 from examples.images.run_errors import SetupError
 from examples.images.sources import Portion, Source, hold_out
 from examples.images.sources.source_checks import check_source, load_checked
@@ -23,6 +26,10 @@ INITIAL_VALUES = 256 * 3 * 32 * 32
 
 INITIAL_IMAGES = range(16, 256)
 """Range of the number of initialising images: flows need 16, more than 256 do not help."""
+
+
+MARGINAL_VALUES = 2**24
+"""Most pixel values that set the marginals of input maps: each of 256 frequencies to 4 digits."""
 
 
 class ImageData(LightningDataModule):
@@ -172,6 +179,15 @@ class ImageData(LightningDataModule):
         order = TrainingOrder(self.training_images, self.order_seed)
         loader = self._loader(self.training_images, min(size, len(self.training_images)), order)
         return images_of(next(iter(loader)))
+
+    def marginal_images(self) -> list[Tensor]:
+        """Return batches of the images that set marginals, the same in every process."""
+        affordable = max(2, MARGINAL_VALUES // math.prod(self.event_shape))
+        order = TrainingOrder(self.training_images, self.order_seed)
+        size = min(self.evaluation_batch_size, len(self.training_images))
+        loader = self._loader(self.training_images, size, order)
+        batches = islice(loader, max(1, affordable // size))
+        return [images_of(batch) for batch in tqdm(batches, "marginals", delay=DELAY)]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch on its device."""

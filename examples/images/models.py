@@ -6,6 +6,8 @@ from dataclasses import InitVar, dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
+from torch.distributions import Transform
+
 from pyro_resflow import flows, transforms
 from pyro_resflow.nn import (
     ConvConditioner,
@@ -148,6 +150,7 @@ class FlowPlusPlus(flows.FlowPlusPlus):
         couplings: Numbers of channel couplings and of spatial couplings at each scale.
         step: Numbers of each coupling.
         squeeze_first: Whether images are squeezed before the first scale.
+        input_map: Transform from pixels to the real line; by default a logit.
     """
 
     def __init__(
@@ -156,10 +159,16 @@ class FlowPlusPlus(flows.FlowPlusPlus):
         couplings: Sequence[tuple[int, int]] = ((0, 4), (2, 3)),
         step: GatedStep | None = None,
         squeeze_first: bool = False,
+        input_map: Transform | None = None,
     ) -> None:
         recipe = (step if step is not None else GatedStep()).recipe()
         super().__init__(
-            event_shape, couplings, step=recipe, mask=Columns, squeeze_first=squeeze_first
+            event_shape,
+            couplings,
+            step=recipe,
+            mask=Columns,
+            squeeze_first=squeeze_first,
+            input_map=input_map,
         )
 
 
@@ -201,6 +210,7 @@ class Glow(flows.Glow):
         event_shape: Channels, height and width of an image.
         steps: Number of steps at each level.
         channels: Width of the conditioners.
+        input_map: Transform from pixels to the real line; by default none.
     """
 
     def __init__(
@@ -208,8 +218,10 @@ class Glow(flows.Glow):
         event_shape: Sequence[int],
         steps: Sequence[int] = (32, 32, 32),
         channels: int = 512,
+        input_map: Transform | None = None,
     ) -> None:
-        super().__init__(event_shape, steps, network=ConvConditioner(channels))
+        network = ConvConditioner(channels)
+        super().__init__(event_shape, steps, network=network, input_map=input_map)
 
 
 def _convolution(weight_norm: bool) -> type[InitializedConv2d]:

@@ -14,6 +14,7 @@ from torchmetrics import CatMetric
 
 from examples.images.diagnosis import explain_nonfinite_weights
 from examples.images.initialization_bar import initialization_bar
+from examples.images.marginals import fit_marginals
 from examples.images.optimization import constant_rate, optimization
 from examples.images.run_errors import SetupError
 from examples.images.setting_checks import check_weights
@@ -173,12 +174,13 @@ class DensityEstimation(ImageTask):
         self.flow.inv(v)
 
     def on_fit_start(self) -> None:
-        """Initialise the normalisations from training images.
+        """Initialise the input map and the normalisations from training images.
 
         This precedes the first step, so that the optimizer and the averaged weights start from
         the initialised weights.
         """
         if self.trainer.ckpt_path is None:
+            fit_marginals(self, self.trainer.datamodule)
             # Outside steps, the trainer does not set the default dtype of its precision.
             with initialization_bar(self), self.trainer.precision_plugin.tensor_init_context():
                 images = self.trainer.datamodule.initial_images()

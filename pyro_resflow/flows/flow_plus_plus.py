@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch.distributions import Transform
+
 from ..arguments import checked
 from ..transforms import (
     ChannelHalves,
     Checkerboard,
     CouplingStep,
     Flatten,
-    Logit,
     Mask,
     Squeeze,
 )
 from .assembly import UNCONDITIONAL, Assembly, ConditionalAssembly, Part
 from .conditional import ConditionalImageFlow
 from .contexts import EMBEDDING_DIM, context_of
-from .image_flow import ImageFlow, checked_scales
+from .image_flow import PUBLISHED_ALPHA, ImageFlow, checked_scales, input_maps
 
 
 class FlowPlusPlus(ImageFlow):
@@ -44,11 +45,14 @@ class FlowPlusPlus(ImageFlow):
             :class:`pyro_resflow.transforms.Checkerboard` (default), or
             :class:`pyro_resflow.transforms.Columns` as in the authors' code.
         alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`.
+        input_map: transform from pixels to the real line, in place of the logit: for instance
+            :class:`pyro_resflow.transforms.MarginalGaussianization`, which reads it off the data.
         squeeze_first: whether to squeeze before the first scale, as for ImageNet 64x64.
 
     Raises:
-        ValueError: if the image size is not divisible by the squeezes, or if an entry of
-            ``couplings`` is not a pair or has a negative number.
+        ValueError: if the image size is not divisible by the squeezes, if an entry of
+            ``couplings`` is not a pair or has a negative number, or if both an alpha and an input
+            map are given.
 
     Reference:
         Ho et al., Flow++, 2019, and the authors' code.
@@ -74,7 +78,8 @@ class FlowPlusPlus(ImageFlow):
         *,
         step: CouplingStep | None = None,
         mask: Callable[[Sequence[int], int], Mask] = Checkerboard,
-        alpha: float = 0.05,
+        alpha: float = PUBLISHED_ALPHA,
+        input_map: Transform | None = None,
         squeeze_first: bool = False,
     ) -> None:
         parts = flow_plus_plus_parts(
@@ -84,6 +89,7 @@ class FlowPlusPlus(ImageFlow):
             step=step,
             mask=mask,
             alpha=alpha,
+            input_map=input_map,
             squeeze_first=squeeze_first,
         )
         super().__init__(parts, event_shape)
@@ -143,7 +149,8 @@ def flow_plus_plus_parts(
     *,
     step: CouplingStep | None = None,
     mask: Callable[[Sequence[int], int], Mask] = Checkerboard,
-    alpha: float = 0.05,
+    alpha: float = PUBLISHED_ALPHA,
+    input_map: Transform | None = None,
     squeeze_first: bool = False,
 ) -> list[Part]:
     """The parts of a Flow++, from images to noise.
@@ -155,6 +162,7 @@ def flow_plus_plus_parts(
         step: see :class:`FlowPlusPlus`.
         mask: see :class:`FlowPlusPlus`.
         alpha: see :class:`FlowPlusPlus`.
+        input_map: see :class:`FlowPlusPlus`.
         squeeze_first: see :class:`FlowPlusPlus`.
     """
     shape = checked_scales(
@@ -166,7 +174,7 @@ def flow_plus_plus_parts(
             f"{tuple(couplings)}."
         )
     step = step if step is not None else CouplingStep()
-    parts: list[Part] = [Logit(alpha, event_dim=3)]
+    parts: list[Part] = input_maps(input_map, alpha)
     for scale, (by_channel, by_pixel) in enumerate(couplings):
         if scale or squeeze_first:
             parts.append(Squeeze())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch.distributions import Transform
+
 from ..nn import Conditioner, ConvConditioner
 from ..nn.conditioners.convolutional import ZeroConv2d
 from ..transforms import (
@@ -38,6 +40,9 @@ class Glow(ImageFlow):
         event_shape: ``(C, H, W)``.
         steps: number of steps at each level.
         network: recipe of the conditioners; default ``ConvConditioner(channels=512)``.
+        input_map: transform from pixels to the real line in front; none by default. For instance
+            :class:`pyro_resflow.transforms.MarginalGaussianization`, which reads it off the data,
+            or :class:`pyro_resflow.transforms.Logit`.
 
     Raises:
         ValueError: if the image size is not divisible by the squeezes, or for a level without a
@@ -64,8 +69,9 @@ class Glow(ImageFlow):
         steps: Sequence[int] = (32, 32, 32),
         *,
         network: Conditioner | None = None,
+        input_map: Transform | None = None,
     ) -> None:
-        parts = glow_parts(UNCONDITIONAL, event_shape, steps, network=network)
+        parts = glow_parts(UNCONDITIONAL, event_shape, steps, network=network, input_map=input_map)
         super().__init__(parts, event_shape)
 
 
@@ -82,6 +88,9 @@ class ConditionalGlow(ConditionalImageFlow):
         context_dim: size of the contexts, if they are vectors.
         embedding_dim: size of the vector that is learned for each label.
         network: recipe of the conditioners; default ``ConvConditioner(channels=512)``.
+        input_map: transform from pixels to the real line in front; none by default. For instance
+            :class:`pyro_resflow.transforms.MarginalGaussianization`, which reads it off the data,
+            or :class:`pyro_resflow.transforms.Logit`.
 
     Raises:
         ValueError: unless exactly one of ``num_classes`` and ``context_dim`` is given; for other
@@ -107,12 +116,12 @@ class ConditionalGlow(ConditionalImageFlow):
         context_dim: int | None = None,
         embedding_dim: int = EMBEDDING_DIM,
         network: Conditioner | None = None,
+        input_map: Transform | None = None,
     ) -> None:
         context = context_of(num_classes, context_dim, embedding_dim)
         assembly = ConditionalAssembly(context.size)
-        super().__init__(
-            glow_parts(assembly, event_shape, steps, network=network), event_shape, context
-        )
+        parts = glow_parts(assembly, event_shape, steps, network=network, input_map=input_map)
+        super().__init__(parts, event_shape, context)
 
 
 def glow_parts(
@@ -121,6 +130,7 @@ def glow_parts(
     steps: Sequence[int],
     *,
     network: Conditioner | None = None,
+    input_map: Transform | None = None,
 ) -> list[Part]:
     """The parts of a Glow, from images to noise.
 
@@ -129,6 +139,7 @@ def glow_parts(
         event_shape: see :class:`Glow`.
         steps: see :class:`Glow`.
         network: see :class:`Glow`.
+        input_map: see :class:`Glow`.
     """
     shape = checked_scales(event_shape, len(steps), squeeze_first=True, name="steps")
     if min(steps) < 1:
@@ -145,7 +156,8 @@ def glow_parts(
         channels = first_half(channels)
     levels[-1] = assembly.compose([levels[-1], ActNorm(2 * channels, event_dim=3)])
     multiscale = assembly.multiscale(levels, event_shape, _one_convolution)
-    return [multiscale, *assembly.base(shape.numel())]
+    front = [input_map] if input_map is not None else []
+    return [*front, multiscale, *assembly.base(shape.numel())]
 
 
 def _step(assembly: Assembly, shape: Sequence[int], network: Conditioner) -> list[Part]:

@@ -34,6 +34,9 @@ class IResNet(ImageFlow):
         blocks: number of residual blocks at each scale.
         network: recipe of the blocks' networks; default :class:`ConvBlock` with ELU and a
             coefficient of 0.9.
+        input_map: transform from pixels to the real line, in place of the subtraction of 1/2: for
+            instance :class:`pyro_resflow.transforms.MarginalGaussianization`, which reads it off
+            the data, or :class:`pyro_resflow.transforms.Logit`.
         squeeze_first: whether to squeeze before the first scale.
         factor_out: whether to factor out half of the channels after each scale but the last.
         logdet: estimator for every block; default ``PowerSeries(5)``.
@@ -60,6 +63,7 @@ class IResNet(ImageFlow):
         blocks: Sequence[int] = (16, 16, 16),
         *,
         network: NetworkRecipe | None = None,
+        input_map: Transform | None = None,
         squeeze_first: bool = True,
         factor_out: bool = True,
         logdet: LogDetEstimator | None = None,
@@ -74,7 +78,7 @@ class IResNet(ImageFlow):
             block = Residual(net, event_dim=3, logdet=logdet, solver=solver)
             return [ActNorm(shape[0], event_dim=3), block]
 
-        parts: list[Transform] = [AffineTransform(-0.5, 1.0)]
+        parts = [input_map if input_map is not None else AffineTransform(-0.5, 1.0)]
         if squeeze_first:
             parts.append(Squeeze())
             shape = parts[-1].forward_shape(shape)

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from ..transforms import Compose, Inverse, Logit
+from ..transforms import Compose, Inverse, Logit, MarginalGaussianization
 from ..transforms.core.checks import check_dtype, check_event_shape
 from ..transforms.core.ranges import check_not_pixels
 from ..transforms.images.noise import EntrywiseNoise, entrywise
+
+PUBLISHED_ALPHA = 0.05
+"""The margin of the published models' logit."""
+
+CHECKING_THE_RANGE = (Logit, MarginalGaussianization)
+"""Input maps that check the range of the images themselves."""
 
 
 class Encoder(Compose):
@@ -27,6 +33,8 @@ class Encoder(Compose):
     def __init__(self, parts: Sequence[Transform], event_shape: Sequence[int]) -> None:
         super().__init__(parts)
         self.event_shape = torch.Size(event_shape)
+        if isinstance(self.parts[0], MarginalGaussianization):
+            self.parts[0].check_features(self.event_shape)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._check_images(x)
@@ -39,7 +47,7 @@ class Encoder(Compose):
     def _check_images(self, x: Tensor) -> None:
         check_event_shape("images", x, self.event_shape)
         check_dtype("images", x, self)
-        if not isinstance(self.parts[0], Logit):  # a logit checks the range itself
+        if not isinstance(self.parts[0], CHECKING_THE_RANGE):
             check_not_pixels(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +105,26 @@ class ImageFlow(Inverse):
 
     def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
         return torch.Size((*shape[: len(shape) - 3], self.latent_dim))
+
+
+def input_maps(input_map: Transform | None, alpha: float | None) -> list[Transform]:
+    """The transforms in front of an encoder: the input map if it is given, else a logit.
+
+    Args:
+        input_map: a transform of images, applied entry by entry.
+        alpha: margin of the logit; None for no logit.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    if input_map is None:
+        return [Logit(alpha, event_dim=3)] if alpha is not None else []
+    if alpha != PUBLISHED_ALPHA:
+        raise ValueError(
+            f"alpha, input_map: expected one of them, got alpha={alpha} and a "
+            f"{type(input_map).__name__}; leave alpha out, or pass input_map=Logit({alpha})."
+        )
+    return [input_map]
 
 
 def checked_scales(

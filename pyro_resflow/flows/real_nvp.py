@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.distributions import Transform
 
 from ..arguments import checked
 from ..nn import ResidualConditioner
@@ -17,14 +18,13 @@ from ..transforms import (
     ChannelPermutation,
     Checkerboard,
     LearnedLogScale,
-    Logit,
     Squeeze,
 )
 from ..transforms.couplings.masks import first_half
 from .assembly import UNCONDITIONAL, Assembly, ConditionalAssembly, Part
 from .conditional import ConditionalImageFlow
 from .contexts import EMBEDDING_DIM, context_of
-from .image_flow import ImageFlow, checked_scales
+from .image_flow import PUBLISHED_ALPHA, ImageFlow, checked_scales, input_maps
 
 
 class RealNVP(ImageFlow):
@@ -51,10 +51,13 @@ class RealNVP(ImageFlow):
             ``ResidualConditioner(channels=64, blocks=8)``.
         growth: factor by which each squeeze multiplies the conditioners' width.
         alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`.
+        input_map: transform from pixels to the real line, in place of the logit: for instance
+            :class:`pyro_resflow.transforms.MarginalGaussianization`, which reads it off the data.
 
     Raises:
         ValueError: if the image size is not divisible by the squeezes, if the last scale would
-            have a single pixel, or for a growth below 1.
+            have a single pixel, for a growth below 1, or if both an alpha and an input map are
+            given.
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 4.1, and
@@ -79,10 +82,17 @@ class RealNVP(ImageFlow):
         *,
         network: ResidualConditioner | None = None,
         growth: int = 1,
-        alpha: float = 0.05,
+        alpha: float = PUBLISHED_ALPHA,
+        input_map: Transform | None = None,
     ) -> None:
         parts = real_nvp_parts(
-            UNCONDITIONAL, event_shape, scales, network=network, growth=growth, alpha=alpha
+            UNCONDITIONAL,
+            event_shape,
+            scales,
+            network=network,
+            growth=growth,
+            alpha=alpha,
+            input_map=input_map,
         )
         super().__init__(parts, event_shape)
 
@@ -139,7 +149,8 @@ def real_nvp_parts(
     *,
     network: ResidualConditioner | None = None,
     growth: int = 1,
-    alpha: float = 0.05,
+    alpha: float = PUBLISHED_ALPHA,
+    input_map: Transform | None = None,
 ) -> list[Part]:
     """The parts of a Real NVP, from images to noise.
 
@@ -150,6 +161,7 @@ def real_nvp_parts(
         network: see :class:`RealNVP`.
         growth: see :class:`RealNVP`.
         alpha: see :class:`RealNVP`.
+        input_map: see :class:`RealNVP`.
     """
     shape = checked_scales(event_shape, scales, squeeze_first=False, name="scales")
     if shape[1:].numel() < 2 * 4 ** (scales - 1):
@@ -179,7 +191,7 @@ def real_nvp_parts(
     levels.append(assembly.compose(_by_checkerboards(assembly, shape, 4, network)))
     multiscale = assembly.multiscale(levels, event_shape)
     size = torch.Size(event_shape).numel()
-    return [Logit(alpha, event_dim=3), multiscale, *assembly.base(size)]
+    return [*input_maps(input_map, alpha), multiscale, *assembly.base(size)]
 
 
 def _by_checkerboards(

@@ -7,16 +7,17 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.distributions import Transform
 
 from ..arguments import checked
 from ..logdet import LogDetEstimator
 from ..solvers import FixedPointSolver
-from ..transforms import ActNorm, Flatten, Logit, Residual, Squeeze
+from ..transforms import ActNorm, Flatten, Residual, Squeeze
 from ..transforms.contractive.contraction_transform import ContractionTransform
 from .assembly import UNCONDITIONAL, Assembly, ConditionalAssembly, Part
 from .conditional import ConditionalImageFlow
 from .contexts import EMBEDDING_DIM, context_of
-from .image_flow import ImageFlow, checked_scales
+from .image_flow import PUBLISHED_ALPHA, ImageFlow, checked_scales, input_maps
 from .recipes import ConvBlock, MLPBlock, NetworkRecipe
 from .scales import joined, steps_by_scale
 
@@ -42,6 +43,8 @@ class ResidualFlow(ImageFlow):
             (default) or :class:`pyro_resflow.transforms.Monotone`.
         alpha: margin of the logit, see :class:`pyro_resflow.transforms.Logit`. With ``None``, as
             in hybrid models, there is no logit, and the ActNorm alone standardises the images.
+        input_map: transform from pixels to the real line, in place of the logit: for instance
+            :class:`pyro_resflow.transforms.MarginalGaussianization`, which reads it off the data.
         squeeze_first: whether to squeeze before the first scale.
         factor_out: whether to factor out half of the channels after each scale but the last.
         logdet: estimator for every block; for the default see
@@ -49,8 +52,8 @@ class ResidualFlow(ImageFlow):
         solver: solver for every block; default ``Anderson()``.
 
     Raises:
-        ValueError: if the image size is not divisible by the squeezes, or for a negative number of
-            blocks.
+        ValueError: if the image size is not divisible by the squeezes, for a negative number of
+            blocks, or if both an alpha and an input map are given.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019, appendix E.
@@ -77,7 +80,8 @@ class ResidualFlow(ImageFlow):
         end_blocks: int = 4,
         end_network: NetworkRecipe | None = None,
         block: type[ContractionTransform] = Residual,
-        alpha: float | None = 0.05,
+        alpha: float | None = PUBLISHED_ALPHA,
+        input_map: Transform | None = None,
         squeeze_first: bool = False,
         factor_out: bool = False,
         logdet: LogDetEstimator | None = None,
@@ -92,6 +96,7 @@ class ResidualFlow(ImageFlow):
             end_network=end_network,
             block=block,
             alpha=alpha,
+            input_map=input_map,
             squeeze_first=squeeze_first,
             factor_out=factor_out,
             logdet=logdet,
@@ -157,7 +162,8 @@ def residual_flow_parts(
     end_blocks: int = 4,
     end_network: NetworkRecipe | None = None,
     block: type[ContractionTransform] = Residual,
-    alpha: float | None = 0.05,
+    alpha: float | None = PUBLISHED_ALPHA,
+    input_map: Transform | None = None,
     squeeze_first: bool = False,
     factor_out: bool = False,
     logdet: LogDetEstimator | None = None,
@@ -174,6 +180,7 @@ def residual_flow_parts(
         end_network: see :class:`ResidualFlow`.
         block: see :class:`ResidualFlow`.
         alpha: see :class:`ResidualFlow`.
+        input_map: see :class:`ResidualFlow`.
         squeeze_first: see :class:`ResidualFlow`.
         factor_out: see :class:`ResidualFlow`.
         logdet: see :class:`ResidualFlow`.
@@ -190,7 +197,7 @@ def residual_flow_parts(
         net = network(shape, preactivation=not first)
         return [make(net, event_dim=3), ActNorm(shape[0], event_dim=3)]
 
-    parts: list[Part] = [Logit(alpha, event_dim=3)] if alpha is not None else []
+    parts: list[Part] = input_maps(input_map, alpha)
     if squeeze_first:
         parts.append(Squeeze())
         shape = parts[-1].forward_shape(shape)

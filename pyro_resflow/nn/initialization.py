@@ -25,7 +25,8 @@ from ..rebuilding import Rebuildable
 from ..tracing import tracing_state
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Setter = Callable[["Moments"], None]
+Setter = Callable[[Any], None]
+"""Sets a module's parameters from the statistics that it collects."""
 
 REMEDY = "pyro_resflow.transforms.initialize(flow, data)"
 REMEDY_WITHOUT_DATA = "pyro_resflow.transforms.initialize(flow, base.sample((256,)))"
@@ -51,6 +52,10 @@ class DataInitialized(Rebuildable, nn.Module):
     """The smallest standard deviation to divide by, so that constant features stay finite."""
 
     initialized: Tensor
+
+    def new_statistics(self) -> Statistics:
+        """Empty statistics of the features, which batches are added to: by default moments."""
+        return Moments()
 
     def await_batch(self) -> None:
         """Let the next batch that is scored set the parameters, even if one has done so before."""
@@ -139,9 +144,9 @@ class DataInitialized(Rebuildable, nn.Module):
 
     def _mark_initialized(self) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # each process has seen another batch, and all need the same parameters
-            for parameter in self.parameters(recurse=False):
-                torch.distributed.broadcast(parameter, src=0)
+            # each process has seen another batch, and all need the same parameters and buffers
+            for tensor in (*self.parameters(recurse=False), *self.buffers(recurse=False)):
+                torch.distributed.broadcast(tensor, src=0)
         self.initialized.fill_(True)
         self._seen_initialized = True
 
@@ -202,6 +207,19 @@ def is_initializing() -> bool:
     return _STRATEGY.get() is not None
 
 
+class Statistics(Protocol):
+    """What a module needs to know of its data.
+
+    Attributes:
+        samples: the number of samples so far.
+    """
+
+    samples: int
+
+    def add(self, samples: Tensor) -> None:
+        """Add features of shape ``(N, F, *)``."""
+
+
 class Moments:
     """Mean and standard deviation of features, over several batches together.
 
@@ -251,9 +269,9 @@ class _FromOneBatch:
     """Set each module from one batch, as the batch passes it."""
 
     def take(self, module: DataInitialized, features: Tensor, set_from: Setter) -> None:
-        moments = Moments()
-        moments.add(features)
-        _set(module, moments, set_from)
+        statistics = module.new_statistics()
+        statistics.add(features)
+        _set(module, statistics, set_from)
 
 
 class _ReachedError(Exception):
@@ -266,17 +284,19 @@ class _FromSeveralBatches:
     def __init__(self) -> None:
         self.module: DataInitialized | None = None
         self.set_from: Setter | None = None
-        self.moments = Moments()
+        self.statistics: Statistics | None = None
 
     def take(self, module: DataInitialized, features: Tensor, set_from: Setter) -> None:
         self.module, self.set_from = module, set_from
-        self.moments.add(features)
+        if self.statistics is None:
+            self.statistics = module.new_statistics()
+        self.statistics.add(features)
         raise _ReachedError
 
     def set_module(self) -> None:
         """Set the module that the batches have reached."""
-        if self.module is not None and self.set_from is not None:
-            _set(self.module, self.moments, self.set_from)
+        if self.module is not None and self.set_from is not None and self.statistics is not None:
+            _set(self.module, self.statistics, self.set_from)
 
 
 _STRATEGY: ContextVar[_Initialization | None] = ContextVar("_STRATEGY", default=None)
@@ -292,14 +312,14 @@ def _run_with(how: _Initialization, run: Callable[[Any], object], batch: Any) ->
         _STRATEGY.reset(before)
 
 
-def _set(module: DataInitialized, moments: Moments, set_from: Setter) -> None:
-    if moments.samples < 2:
+def _set(module: DataInitialized, statistics: Statistics, set_from: Setter) -> None:
+    if statistics.samples < 2:
         raise ValueError(
             f"x: expected at least two samples to initialise this {type(module).__name__}; a "
             "single sample has no standard deviation."
         )
     with torch.no_grad(), writing_to(module.initialized):
-        set_from(moments)
+        set_from(statistics)
         module._mark_initialized()
 
 

@@ -65,6 +65,7 @@ from .linear.triangular import TriangularAffine
 from .logit import Logit
 from .normalization.act_norm import ActNorm
 from .normalization.batch_norm import BatchNorm
+from .normalization.marginal_gaussianization import MarginalGaussianization
 from .summaries.summary import Summary, summary
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "LearnedLogScale",
     "LogisticMixtureMap",
     "Logit",
+    "MarginalGaussianization",
     "Mask",
     "Monotone",
     "Multiscale",

@@ -9,9 +9,11 @@ import pyro
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Transform
 
 from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import (
+    ConditionalGlow,
     ConvBlock,
     FlowPlusPlus,
     Glow,
@@ -24,6 +26,8 @@ from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner, Residual
 from pyro_resflow.transforms import (
     CouplingStep,
     LogisticMixtureMap,
+    Logit,
+    MarginalGaussianization,
     UniformDequantization,
     initialize,
 )
@@ -203,6 +207,61 @@ def test_bad_images_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make((1, 8, 8)).inv(bad)
+
+
+WITH_INPUT_MAP: dict[str, Callable[[Shape, Transform], ImageFlow]] = {
+    "flow_plus_plus": lambda shape, front: FlowPlusPlus(
+        shape,
+        ((0, 1),),
+        step=CouplingStep(GatedAttentionConditioner(4, 1), mix_channels=False),
+        input_map=front,
+    ),
+    "glow": lambda shape, front: Glow(shape, (1,), network=ConvConditioner(4), input_map=front),
+    "i_resnet": lambda shape, front: IResNet(
+        shape, (1,), network=ConvBlock(4, coefficient=0.9), input_map=front
+    ),
+    "real_nvp": lambda shape, front: RealNVP(
+        shape, network=ResidualConditioner(4, blocks=1), input_map=front
+    ),
+    "residual_flow": lambda shape, front: ResidualFlow(
+        shape, (1,), network=ConvBlock(4), end_blocks=0, input_map=front
+    ),
+}
+
+
+@pytest.mark.parametrize("front", [Logit(1e-3), MarginalGaussianization(16)], ids=["logit", "map"])
+@pytest.mark.parametrize("name", WITH_INPUT_MAP)
+def test_every_flow_takes_an_input_map(name: str, front: Transform) -> None:
+    torch.manual_seed(0)
+    front = copy.deepcopy(front)
+    flow = WITH_INPUT_MAP[name]((1, 4, 4), front)
+    assert flow.encoder.parts[0] is front
+    assert sum(isinstance(part, Logit) for part in flow.modules()) == isinstance(front, Logit)
+    images = torch.rand(32, 1, 4, 4) ** 3
+    initialize(flow, images)
+    flow.eval()
+    z = flow.inv(images)
+    assert (flow(z.clone()) - images).abs().max() < 1e-4
+    assert flow.distribution().sample((4,)).isfinite().all()
+
+
+def test_a_conditional_flow_takes_an_input_map() -> None:
+    front = MarginalGaussianization(16)
+    flow = ConditionalGlow(
+        (1, 4, 4), (1,), num_classes=3, network=ConvConditioner(4), input_map=front
+    )
+    labels, images = torch.randint(0, 3, (32,)), torch.rand(32, 1, 4, 4) ** 3
+    initialize(flow, images, labels)
+    expected = MarginalGaussianization(16)
+    expected.fit(images)
+    assert torch.equal(front.logits, expected.logits)
+    assert flow.condition(labels).encoder.parts[0] is front
+
+
+@pytest.mark.parametrize("flow", [FlowPlusPlus, RealNVP, ResidualFlow])
+def test_a_logit_and_an_input_map_exclude_each_other(flow: type[ImageFlow]) -> None:
+    with pytest.raises(ValueError, match=r"alpha, input_map: expected one of them, got alpha=0.1"):
+        flow((1, 4, 4), alpha=0.1, input_map=MarginalGaussianization(16))
 
 
 def test_a_flow_without_parameters_has_a_distribution() -> None:

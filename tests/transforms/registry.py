@@ -70,6 +70,7 @@ from pyro_resflow.transforms import (
     LearnedLogScale,
     LogisticMixtureMap,
     Logit,
+    MarginalGaussianization,
     Mask,
     Monotone,
     Multiscale,
@@ -159,6 +160,12 @@ def flat(
 ) -> Case:
     """A case of an image flow, whose input is a flat vector."""
     return Case(lambda _: make(event_shape), (torch.Size(event_shape).numel(),), draw)
+
+
+def of_marginals(gaussianize: MarginalGaussianization, event_shape: tuple[int, ...]) -> Transform:
+    """From noise to images, by the marginals of some images."""
+    gaussianize.fit(torch.rand(50, *event_shape) ** 2)
+    return gaussianize.inv
 
 
 class SmallConditioner(Rebuildable, torch.nn.Module):
@@ -257,6 +264,15 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "logit": Case(lambda s: Logit(0.05), (3,), draw=unit, trainable=False),
     "logit_image": Case(lambda s: Logit(1e-6, event_dim=3), (2, 3, 4), draw=unit, trainable=False),
+    "marginal_gaussianization": Case(
+        lambda s: MarginalGaussianization(8, event_dim=1), (3,), draw=unit, trainable=False
+    ),
+    "marginal_gaussianization_image": Case(
+        lambda s: of_marginals(MarginalGaussianization(5, s[0], learnable=True), s), (2, 3, 4)
+    ),
+    "marginal_gaussianization_pixels": Case(
+        lambda s: of_marginals(MarginalGaussianization(3, s, learnable=True), s), (2, 3, 4)
+    ),
     "act_norm": Case(lambda s: ActNorm(s[0]), (5,)),
     "act_norm_image": Case(lambda s: ActNorm(s[0], event_dim=3), (2, 3, 4)),
     "act_norm_pixels": Case(lambda s: ActNorm(s, event_dim=3), (2, 3, 4)),

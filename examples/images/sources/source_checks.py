@@ -8,6 +8,7 @@ from torch import Tensor
 
 from examples.images.run_errors import SetupError
 from examples.images.sources.base import Portion, Source
+from pyro_resflow.distributions import as_signed
 
 CHECKED_IMAGES = 64
 """Images to check in each portion: enough to find a wrong kind, few enough to read from files."""
@@ -77,7 +78,8 @@ def _fault(source: Source, item: Any) -> str:
         return f"images of {str(image.dtype).removeprefix('torch.')}"
     if tuple(image.shape) != tuple(source.event_shape):
         return f"an image of shape {tuple(image.shape)}, not event_shape {source.event_shape}"
-    low, high = int(image.min()), int(image.max())
+    levels = as_signed(image)  # torch has no minimum of 16 bits without a sign
+    low, high = int(levels.min()), int(levels.max())
     if low < 0 or high >= source.bins:
         return f"pixels from {low} to {high}, but bins is {source.bins}"
     return ""

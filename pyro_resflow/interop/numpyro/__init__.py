@@ -17,6 +17,7 @@ from .images import (
 from .layers import to_jax
 from .logdet import Exact, Krylov
 from .maps import to_jax_map
+from .marginals import MarginalGaussianizationTransform
 from .transforms import (
     ConditionalCompose,
     ConditionalInverse,
@@ -40,6 +41,7 @@ __all__ = [
     "HalvesTransform",
     "Krylov",
     "LogitTransform",
+    "MarginalGaussianizationTransform",
     "MonotoneTransform",
     "ResidualTransform",
     "SplitTransform",

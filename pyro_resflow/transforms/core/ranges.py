@@ -10,6 +10,12 @@ from ...callers import is_validating
 ROUNDING = 8
 """How far outside the interval samples may lie by rounding, in units of the machine epsilon."""
 
+BEYOND = 0.5
+"""How far outside [0, 1] pixels may lie for a flow that is defined there.
+
+It is far more than by which samples leave [0, 1], and too little for any integer above 1.
+"""
+
 REMEDY = (
     "Divide pixels of 0 .. 255 by 255, or score integers through "
     "pyro_resflow.distributions.Dequantized."
@@ -37,6 +43,26 @@ def check_interval(x: Tensor, low: float, high: float) -> None:
         raise ValueError(
             f"x: expected values in [{low:.4g}, {high:.4g}], where the logit is defined, got "
             f"values from {least:.4g} to {most:.4g}. {REMEDY}"
+        )
+
+
+def check_near_unit_interval(x: Tensor) -> None:
+    """Raise if an entry of ``x`` is farther from [0, 1] than :data:`BEYOND`.
+
+    Samples of a flow that is defined on all real numbers may leave [0, 1] a little.
+
+    Args:
+        x: any shape.
+
+    Raises:
+        ValueError: naming the expected range and the range of ``x``.
+    """
+    if not can_validate(x):
+        return
+    least, most = _extremes(x)
+    if least < -BEYOND or most > 1 + BEYOND:
+        raise ValueError(
+            f"x: expected pixels in [0, 1], got values from {least:.4g} to {most:.4g}. {REMEDY}"
         )
 
 

@@ -15,12 +15,13 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
+from torch.distributions import Transform
 from torch.utils.data import TensorDataset
 
 from examples.conditions import Conditions
 from examples.images import compare, weights
 from examples.images.comparison import clock as timing
-from examples.images.comparison import results
+from examples.images.comparison import input_maps, results
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.training import Protocol, WholeTrainingSet, train
 from examples.images.run_errors import SetupError
@@ -52,12 +53,17 @@ class FewDigits(Source):
         return TensorDataset(*training[:160]), TensorDataset(*test[:40])
 
 
-def tiny(shape: tuple[int, ...]) -> ResidualFlow:
-    return ResidualFlow(shape, (1,), network=ConvBlock(4), end_blocks=0)
+def tiny(shape: tuple[int, ...], **options: Transform) -> ResidualFlow:
+    return ResidualFlow(shape, (1,), network=ConvBlock(4), end_blocks=0, **options)
 
 
 def batch_normalised(shape: tuple[int, ...]) -> RealNVP:
     return RealNVP(shape, scales=2, network=ResidualConditioner(2, blocks=1))
+
+
+def nvp_of(shape: tuple[int, ...], input_map: Transform) -> RealNVP:
+    network = ResidualConditioner(2, blocks=1)
+    return RealNVP(shape, scales=2, network=network, input_map=input_map)
 
 
 @pytest.fixture
@@ -279,6 +285,30 @@ def test_the_anchor_is_scored_at_its_steps(tmp_path, capsys):
     assert [point.step for point in result.curve] == [1, 3]
     assert result.steps == 3
     assert f"3 steps, {result.curve[1].seconds:.0f} s:" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_few")
+def test_input_maps_are_compared_and_kept_results_are_not_computed_again(
+    tmp_path, capsys, monkeypatch
+):
+    two = {"residual_flow": input_maps.MODELS["residual_flow"], "real_nvp": ("Real NVP", nvp_of)}
+    monkeypatch.setattr(input_maps, "MODELS", two)
+    monkeypatch.setattr(input_maps, "residual_flow", tiny)
+    monkeypatch.setattr(input_maps, "ALPHAS", (0.05,))
+    settings = {"steps": 2, "samples": 2, "folder": tmp_path, "source": FewDigits()}
+    compare.maps(**settings)
+    name = "FewDigits_real_nvp_marginal_Gaussianization"
+    result = results.Result.load(tmp_path / f"{name}.json")
+    flow = weights.load(tmp_path / name).flow
+    # the histogram of all 160 training images, with a count of 1 added to each of 17 levels
+    counts = torch.bincount(stacked(FewDigits().load()[0]).flatten().long(), minlength=17) + 1.0
+    shares = flow.encoder.parts[0].logits.softmax(1)[0]
+    torch.testing.assert_close(shares, counts / counts.sum())
+    monkeypatch.setattr(compare, "_run", None)
+    compare.maps(**settings)
+    table = capsys.readouterr().out.split("wrote")[1]
+    assert "| images | model | logit, alpha 0.05 | marginal Gaussianization |" in table
+    assert f"| {result.bits_per_dim:.3f} |\n" in table
 
 
 def test_an_unknown_model_is_named(tmp_path):

@@ -18,6 +18,7 @@ from examples.images import sources
 from examples.images.classification import Classification
 from examples.images.cli import BASE, ImageCLI, ImageTrainer, main
 from examples.images.hybrid import HybridEstimation
+from examples.images.sources import Digits
 from examples.images.task import DensityEstimation
 from pyro_resflow.transforms import AffineMap, Coupling, LogisticMixtureMap
 
@@ -196,6 +197,9 @@ def with_shipped_data(source: Any, labelled: bool) -> Any:
 def small(config: Path, folder: Path) -> Path:
     """Write a narrow copy of a configuration that trains for two steps."""
     settings = narrowed(yaml.safe_load(config.read_text()))
+    input_map = settings["model"].get("flow", {}).get("init_args", {}).get("input_map")
+    if input_map is not None:
+        input_map["init_args"]["bins"] = Digits.bins
     settings["data"] |= {
         "source": with_shipped_data(
             settings["data"]["source"], settings["data"].get("labels", False)

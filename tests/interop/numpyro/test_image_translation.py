@@ -52,6 +52,7 @@ from pyro_resflow.transforms import (
     CouplingStep,
     LogisticMixtureMap,
     Logit,
+    MarginalGaussianization,
     Monotone,
     Residual,
     Squeeze,
@@ -185,6 +186,30 @@ def test_vectors_are_coupled_and_normalized() -> None:
             )
 
 
+@pytest.mark.parametrize(
+    "features", [2, *(pytest.param(each, marks=pytest.mark.slow) for each in (None, (2, 3, 4)))]
+)
+def test_marginals_are_gaussianized(features: Any) -> None:
+    gaussianize = MarginalGaussianization(5, features)
+    gaussianize.fit(torch.rand(50, 2, 3, 4) ** 2)
+    x = 1.1 * torch.rand(7, 2, 3, 4) - 0.05  # beyond both ends, too
+    with precision("float64"), quick_compilation():
+        gaussianize, x = gaussianize.double(), x.double()
+        t = to_numpyro(gaussianize)
+        y, ladj = gaussianize.call_and_ladj(x)
+
+        @jax.jit
+        def passes(x: jax.Array, y: jax.Array) -> tuple[Any, ...]:
+            slopes = jax.grad(lambda x: t(x).sum())(x)
+            return t.forward(x), t.backward(y), jnp.log(slopes).sum((1, 2, 3))
+
+        (their_y, their_ladj), back, by_slopes = passes(jax_array(x), jax_array(y))
+        np.testing.assert_allclose(their_y, y.numpy(), atol=1e-11)
+        np.testing.assert_allclose(back[0], x.numpy(), atol=1e-11)
+        for found in (their_ladj, back[1], by_slopes):
+            np.testing.assert_allclose(found, ladj.numpy(), atol=1e-10)
+
+
 def test_gradients_reach_images_and_weights() -> None:
     """Of a mixture coupling, whose inverse is a root, against central differences."""
     with precision("float64"), quick_compilation():
@@ -208,6 +233,7 @@ def test_gradients_reach_images_and_weights() -> None:
     [
         (lambda: trained("real_nvp").train(), "BatchNorm2d in training mode"),
         (lambda: BatchNorm(2), "BatchNorm is not initialised"),
+        (lambda: MarginalGaussianization(4), "MarginalGaussianization is not initialised"),
         (lambda: Glow(EVENT, steps=(1,), network=ConvConditioner(2)), "is not initialised"),
         (
             lambda: Residual(nn.Conv2d(1, 1, 3, padding=1), event_dim=3),
