@@ -169,16 +169,21 @@ class ImageData(LightningDataModule):
         return min(self.batch_size, len(self.training_images))
 
     def initial_images(self) -> Tensor:
-        """Return the images that initialise normalisations, the same in every process.
+        """Return the images that initialise normalisations, see `initial_batch`."""
+        return images_of(self.initial_batch())
 
-        Their number depends on the data alone. They form one batch: with several, each
-        normalisation would need a pass of all batches.
+    def initial_batch(self) -> Batch:
+        """Return the batch that initialises normalisations, the same in every process.
+
+        The number of its images depends on the data alone. It is one batch: with several,
+        each normalisation would need a pass of all batches.
         """
         affordable = INITIAL_VALUES // math.prod(self.event_shape)
         size = min(max(affordable, INITIAL_IMAGES.start), INITIAL_IMAGES.stop)
         order = TrainingOrder(self.training_images, self.order_seed)
         loader = self._loader(self.training_images, min(size, len(self.training_images)), order)
-        return images_of(next(iter(loader)))
+        batch: Batch = next(iter(loader))
+        return batch
 
     def marginal_images(self) -> list[Tensor]:
         """Return batches of the images that set marginals, the same in every process."""
@@ -244,6 +249,11 @@ def collate_pairs(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Stack the images and the labels."""
     images, labels = default_collate(items)
     return images, labels
+
+
+def labels_of(batch: Batch) -> Tensor | None:
+    """Return the labels of a batch, if there are any."""
+    return None if isinstance(batch, Tensor) else batch[1]
 
 
 def images_of(batch: Batch) -> Tensor:

@@ -60,12 +60,14 @@ def sample_at(flow: ImageFlow, temperatures: Sequence[float], number: int) -> Te
     Args:
         flow: Maps noise to images.
         temperatures: Standard deviations of the noise; at 0 all images are that of zero noise.
-        number: Number of images for each temperature.
+        number: Number of images for each temperature. A flow at a batch of labels draws one image
+            for each label instead.
 
     Returns:
         Shape `(len(temperatures), number, C, H, W)`.
     """
-    noise = flow.distribution().base_dist.sample((number,))
+    base = flow.distribution().base_dist
+    noise = base.sample(() if base.batch_shape else (number,))
     return flow(torch.stack([temperature * noise for temperature in temperatures]))
 
 

@@ -35,6 +35,17 @@ class HybridHeldOut(HeldOut):
     accuracy: float
     accuracy_error: float
 
+    @classmethod
+    def of_hits(cls, bits: HeldOut, hits: Tensor) -> "HybridHeldOut":
+        """Add the accuracy to a result.
+
+        Args:
+            bits: The result on the same images.
+            hits: For each image, the share of its draws that were classified correctly.
+        """
+        error = (hits.std() / math.sqrt(len(hits))).item()
+        return cls(bits.mean, bits.standard_error, bits.images, hits.mean().item(), error)
+
     def __str__(self) -> str:
         part = f"{100 * self.accuracy:.2f} ± {100 * self.accuracy_error:.2f} %"
         return f"{super().__str__()}, accuracy: {part}"
@@ -157,14 +168,7 @@ class HybridEstimation(DensityEstimation):
         hits = self.test_hits.compute()
         self.test_hits.reset()
         assert self.held_out is not None
-        error = (hits.std() / math.sqrt(len(hits))).item()
-        self.held_out = HybridHeldOut(
-            self.held_out.mean,
-            self.held_out.standard_error,
-            self.held_out.images,
-            hits.mean().item(),
-            error,
-        )
+        self.held_out = HybridHeldOut.of_hits(self.held_out, hits)
         self.log("accuracy/test", self.held_out.accuracy, sync_dist=True)
 
 

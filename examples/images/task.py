@@ -1,7 +1,7 @@
 """Tasks as Lightning modules: the base of all, and the density of integer images."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning import LightningModule
@@ -19,6 +19,7 @@ from examples.images.optimization import constant_rate, optimization
 from examples.images.run_errors import SetupError
 from examples.images.setting_checks import check_weights
 from pyro_resflow.distributions import BitsPerDim, Dequantized
+from pyro_resflow.flows import ImageFlow
 from pyro_resflow.nn import initialize_by
 from pyro_resflow.transforms import Dequantization, UniformDequantization, is_deterministic
 
@@ -119,6 +120,7 @@ class DensityEstimation(ImageTask):
     metrics: ClassVar[frozenset[str]] = frozenset(
         {"bits/train", "bits/train_step", "bits/train_epoch", "bits/validation"}
     )
+    drawn: ClassVar[str] = "Drawn from the flow."
     links: ClassVar[dict[str, str]] = {
         "data.bins": "model.bins",
         "data.event_shape": "model.flow.init_args.event_shape",
@@ -151,10 +153,23 @@ class DensityEstimation(ImageTask):
         """Return the trained modules to save, by name."""
         return {"flow": self.flow, "dequantizer": self.dequantizer}
 
-    def distribution(self, num_samples: int = 1) -> Dequantized:
-        """Return the Pyro distribution of integer images, with a bound of `num_samples` draws."""
+    def flow_given(self, labels: Tensor | None) -> ImageFlow:
+        """Return the flow; a conditional one at the labels, one for each image."""
+        return cast(ImageFlow, self.flow)
+
+    def samples(self, number: int) -> tuple[Tensor, int]:
+        """Draw integer images, and return them with the number of columns to show them in."""
+        return self.distribution().sample((number,)), max(1, round(number**0.5))
+
+    def distribution(self, num_samples: int = 1, labels: Tensor | None = None) -> Dequantized:
+        """Return the Pyro distribution of integer images.
+
+        Args:
+            num_samples: Number of draws in the bound of the likelihood.
+            labels: See `flow_given`.
+        """
         return Dequantized(
-            self.flow.distribution(),
+            self.flow_given(labels).distribution(),
             self.dequantizer,
             self.bins,
             num_samples=num_samples,
@@ -167,6 +182,10 @@ class DensityEstimation(ImageTask):
 
     def probe(self, batch: Tensor) -> None:
         self.bits_per_dim(batch)
+
+    def initial_batch(self) -> Any:
+        """Return the batch that `encode` takes."""
+        return self.trainer.datamodule.initial_images()
 
     def encode(self, images: Tensor) -> None:
         """Pass images through all layers that data initialise, without log-determinants."""
@@ -183,8 +202,8 @@ class DensityEstimation(ImageTask):
             fit_marginals(self, self.trainer.datamodule)
             # Outside steps, the trainer does not set the default dtype of its precision.
             with initialization_bar(self), self.trainer.precision_plugin.tensor_init_context():
-                images = self.trainer.datamodule.initial_images()
-                initialize_by(self.encode, [images.to(self.device)])
+                batch = self.transfer_batch_to_device(self.initial_batch(), self.device, 0)
+                initialize_by(self.encode, [batch])
 
     def training_step(self, images: Tensor, index: int) -> Tensor:
         """Return the mean bits/dim of a batch."""

@@ -77,6 +77,12 @@ class ConditionalImageFlow(ConditionalInverse):
         return cast(ConditionalEncoder, self.transform)
 
     @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None if contexts are vectors."""
+        context = self.encoder.context
+        return context.embedding.num_embeddings if isinstance(context, Labels) else None
+
+    @property
     def latent_dim(self) -> int:
         """Size D of the noise vector."""
         return self.event_shape.numel()

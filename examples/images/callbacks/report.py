@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 from torchvision.utils import save_image
 
 from examples.conditions import Conditions, command
 from examples.images import figures, weights
 from examples.images.callbacks.report_facts import facts
-from examples.images.data import images_of
+from examples.images.data import Batch, images_of, labels_of
 from examples.images.task import DensityEstimation
 from pyro_resflow import checkpoints
 
@@ -35,7 +34,7 @@ class Picture:
 
 
 PICTURES = {
-    "Samples": Picture("samples.png", "Drawn from the flow."),
+    "Samples": Picture("samples.png", ""),  # the task has the description
     "Temperatures": Picture(
         "temperatures.png",
         "One noise at several scales: 0 gives the image of zero noise, 1 samples of the flow.",
@@ -122,34 +121,38 @@ class Report(Callback):
     def draw(self, folder: Path, trainer: Trainer, task: DensityEstimation) -> None:
         """Write the pictures."""
         assert task.held_out is not None
-        distribution = task.distribution()
-        samples = distribution.sample((self.samples,)) / (task.bins - 1)
-        save_image(figures.square(samples), folder / PICTURES["Samples"].file)
-        batches = map(images_of, trainer.datamodule.test_dataloader())
-        images = first_images(batches, self.reconstructions).to(task.device)
-        shown = images[: self.reconstructions]
-        ends = ((shown + 0.5) / task.bins).chunk(2)
+        samples, columns = task.samples(self.samples)
+        picture = figures.grid(samples / (task.bins - 1), columns)
+        save_image(picture, folder / PICTURES["Samples"].file)
+        loader, number = trainer.datamodule.test_dataloader(), self.reconstructions
+        batch = task.transfer_batch_to_device(first_batch(loader, number), task.device, 0)
+        images, labels = images_of(batch), labels_of(batch)
+        shown, shown_labels = images[:number], None if labels is None else labels[:number]
+        flow = task.flow_given(shown_labels)
+        pairs = len(shown) // 2
+        ends = ((shown + 0.5) / task.bins)[: 2 * pairs].chunk(2)
+        of_pairs = task.flow_given(None if labels is None else labels[:pairs])
         drawn = {
-            "Temperatures": figures.temperatures(task.flow, number=self.reconstructions),
-            "Interpolations": figures.interpolation(
-                task.flow, *(e[: len(ends[-1])] for e in ends)
-            ),
-            "Reconstructions": figures.reconstructions(task.flow, shown, task.bins),
-            "Likelihoods": figures.ranking(distribution, images, self.reconstructions),
+            "Temperatures": figures.temperatures(flow, number=len(shown)),
+            "Interpolations": figures.interpolation(of_pairs, *ends),
+            "Reconstructions": figures.reconstructions(flow, shown, task.bins),
+            "Likelihoods": figures.ranking(task.distribution(labels=labels), images, number),
             "Learning curve": figures.learning_curve(folder, task.held_out),
         }
         for title, figure in drawn.items():
             figure.savefig(folder / PICTURES[title].file, dpi=120)
 
 
-def first_images(batches: Iterable[Tensor], number: int) -> Tensor:
+def first_batch(batches: Iterable[Batch], number: int) -> Batch:
     """Concatenate as few batches as hold a number of images, or all."""
-    taken: list[Tensor] = []
+    taken: list[Batch] = []
     for batch in batches:
         taken.append(batch)
-        if sum(map(len, taken)) >= number:
+        if sum(len(images_of(each)) for each in taken) >= number:
             break
-    return torch.cat(taken)
+    images = torch.cat([images_of(each) for each in taken])
+    labels = [each for each in map(labels_of, taken) if each is not None]
+    return (images, torch.cat(labels)) if labels else images
 
 
 def save_weights(
@@ -190,7 +193,7 @@ def write_page(folder: Path, task: DensityEstimation, table: Mapping[str, str]) 
         command=command(task.program),
         settings=settings.read_text() if settings.exists() else "",
         pictures=[
-            (title, picture.caption, embed(folder / picture.file))
+            (title, picture.caption or task.drawn, embed(folder / picture.file))
             for title, picture in PICTURES.items()
         ],
     )

@@ -17,6 +17,7 @@ from lightning import LightningModule
 from examples.images import sources
 from examples.images.classification import Classification
 from examples.images.cli import BASE, ImageCLI, ImageTrainer, main
+from examples.images.conditional import ConditionalEstimation
 from examples.images.hybrid import HybridEstimation
 from examples.images.sources import Digits
 from examples.images.task import DensityEstimation
@@ -75,7 +76,11 @@ pytestmark = pytest.mark.usefixtures("no_arguments")
 
 def task_of(name: str) -> type[LightningModule]:
     """What a configuration is for, by the end of its name."""
-    ends = {"_hybrid": HybridEstimation, "_classifier": Classification}
+    ends = {
+        "_hybrid": HybridEstimation,
+        "_classifier": Classification,
+        "_classes": ConditionalEstimation,
+    }
     return next((task for end, task in ends.items() if name.endswith(end)), DensityEstimation)
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn
 
-from examples.images.callbacks.report import first_images
+from examples.images.callbacks.report import first_batch
 from examples.images.classification import Classification
 from examples.images.cli import ImageCLI, extract_options, main
 from examples.images.data import ImageData
@@ -249,8 +249,10 @@ def test_a_callback_of_ones_own_may_log_what_is_monitored():
 
 def test_pictures_are_of_the_first_images_however_small_the_batches():
     batches = torch.arange(12).view(12, 1, 1, 1).split(2)
-    assert first_images(batches, 5).flatten().tolist() == list(range(6))
-    assert first_images(batches, 50).flatten().tolist() == list(range(12))
+    assert first_batch(batches, 5).flatten().tolist() == list(range(6))
+    assert first_batch(batches, 50).flatten().tolist() == list(range(12))
+    images, labels = first_batch([(batch, batch.flatten()) for batch in batches], 5)
+    assert images.flatten().tolist() == labels.tolist() == list(range(6))
 
 
 def test_a_larger_batch_in_the_middle_of_an_epoch_is_refused():
