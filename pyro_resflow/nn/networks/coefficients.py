@@ -53,6 +53,8 @@ def _of_affine_maps(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
     swishes: list[LipSwish] = []
     for stage in stages:
         if isinstance(stage, Affine):
+            if not isinstance(stage.layer, LipschitzLayer):
+                return {}  # a user's own layer
             affine.append(stage)
         elif isinstance(stage, Core) and type(stage.activation) is LipSwish:
             swishes.append(stage.activation)

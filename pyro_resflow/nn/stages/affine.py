@@ -7,8 +7,20 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..lipschitz.operators import LinearOperator
 from .stage import Gain, Gradients, Stage, product
+
+
+class Products(Protocol):
+    """The linear map A of an affine map, on any number of vectors at once."""
+
+    def apply(self, v: Tensor) -> Tensor:
+        """A v; differentiable."""
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        """A^T u; differentiable."""
+
+    def outer(self, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+        """The gradient of the sum of u^T A v over pairs (u, v) with respect to the weight."""
 
 
 class AffineLayer(Protocol):
@@ -25,7 +37,7 @@ class AffineLayer(Protocol):
     def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
         """The weight that is applied, times a gain."""
 
-    def operator(self, weight: Tensor) -> LinearOperator:
+    def operator(self, weight: Tensor) -> Products:
         """The linear map of a weight."""
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -36,7 +48,7 @@ class AffineSaved(NamedTuple):
     """The values that an affine map saves for products with its Jacobian."""
 
     x: Tensor
-    operator: LinearOperator
+    operator: Products
 
 
 class Affine(Stage[AffineSaved]):
@@ -90,5 +102,9 @@ class Affine(Stage[AffineSaved]):
         pulled = operator.adjoint(cotangents)
         if len(needed) == 1:
             return pulled, (weight,)
-        bias = of_value.sum((0, *range(2, of_value.dim()))) if needed[1] else None
-        return pulled, (weight, bias)
+        return pulled, (weight, self._of_bias(of_value) if needed[1] else None)
+
+    def _of_bias(self, of_value: Tensor) -> Tensor:
+        """The gradient of the bias; features are dimension 1, of a matrix product the last."""
+        last = of_value.dim() - 1
+        return of_value.sum([*range(last)] if self.layer.is_dense else [0, *range(2, last + 1)])

@@ -20,9 +20,11 @@ from pyro_resflow.nn import (
     LipSwish,
     update_norms,
 )
+from pyro_resflow.nn.lipschitz.operators import MatrixOperator
 from pyro_resflow.nn.networks import chain as chains
 from pyro_resflow.nn.networks.chain import prepared_together
 from pyro_resflow.nn.networks.coefficients import coefficients_of
+from pyro_resflow.nn.stages import Affine
 from pyro_resflow.transforms import Compose, Residual
 
 
@@ -151,3 +153,32 @@ def test_a_layer_with_a_weight_of_its_own_making_keeps_it() -> None:
     nets = [LipschitzMLP(3, [5]), Chain([LipschitzLinear(3, 4), Halved(4, 3)])]
     found = coefficients_of([net.stages() for net in nets])
     torch.testing.assert_close(found, [net.coefficients() for net in nets])
+
+
+class Doubled(nn.Module):
+    """A user's own layer, 2 W x, whose stage is affine."""
+
+    is_dense, bias = True, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+
+    def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
+        return 2 * self.weight * gain
+
+    def operator(self, weight: Tensor) -> MatrixOperator:
+        return MatrixOperator(weight)
+
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return nn.functional.linear(x, weight, bias)
+
+    def stages(self) -> list[Affine]:
+        return [Affine(self)]
+
+
+def test_layers_of_other_classes_compute_their_own() -> None:
+    net = Chain([Doubled(), LipSwish(), Doubled()])
+    x = torch.randn(2, 3)
+    expected = 2 * net[1](2 * x @ net[0].weight.t()) @ net[2].weight.t()
+    torch.testing.assert_close(net(x), expected)
