@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..differentiation import is_transformed
 from ..rebuilding import Rebuildable
-from .stages import BothSigns, Core, Gain, Scale, Stage, reusable, scaled
+from .stages import BothSigns, Core, Elementwise, Gain, Scale, Stage, Swish, reusable, scaled
 
 LIPSWISH_BOUND = 1.1
 """The largest slope of Swish, 1.09984, rounded up as in the paper: one constant for every beta."""
@@ -38,7 +37,7 @@ CPILA_BOUND = 1.06
 """The largest length of the two slopes of concatenated Pila at that shift, as in the paper."""
 
 
-class Activation(Rebuildable, nn.Module):
+class Activation(Elementwise, Rebuildable, nn.Module):
     r"""Elementwise :math:`\phi(h) = \kappa\,\psi(\beta h)` with Lipschitz constant at most 1.
 
     Subclasses implement the core :math:`\psi` (:meth:`core`), its slope and its curvature, and may
@@ -47,24 +46,6 @@ class Activation(Rebuildable, nn.Module):
 
     expansion: int = 1
     """Output features per input feature."""
-
-    def core(self, h: Tensor) -> Tensor:
-        """psi(h)."""
-        raise self._missing("core(h)", "psi(h)")
-
-    def core_slope(self, h: Tensor) -> Tensor:
-        """psi'(h)."""
-        raise self._missing("core_slope(h)", "its first derivative")
-
-    def core_curvature(self, h: Tensor) -> Tensor:
-        """psi''(h)."""
-        raise self._missing("core_curvature(h)", "its second derivative")
-
-    def _missing(self, method: str, meaning: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"{type(self).__name__}: expected a method {method} that returns {meaning}; an "
-            "Activation implements core, core_slope and core_curvature, each elementwise."
-        )
 
     def input_gain(self) -> Tensor | float:
         """The scalar beta."""
@@ -92,31 +73,13 @@ class Activation(Rebuildable, nn.Module):
         beta = self.input_gain()
         return scaled(self.core_curvature(scaled(x, beta)), beta * beta * self.output_gain())
 
-    # Products with the derivatives, which networks use. Override them with fused formulas.
-
-    def for_slope(self, h: Tensor) -> Tensor:
-        """The tensor that the products with psi'(h) are computed from."""
-        return self.core_slope(h)
-
-    def times_slope(self, w: Tensor, for_slope: Tensor) -> Tensor:
-        """psi'(h) w, differentiable."""
-        return w * for_slope
-
-    def times_slope_(self, w: Tensor, for_slope: Tensor) -> Tensor:
-        """psi'(h) w, written over w."""
-        return w.mul_(for_slope)
-
-    def add_curvature_times_(self, out: Tensor, w: Tensor, h: Tensor, value: Tensor) -> None:
-        """Add psi''(h) w to ``out`` in place, given psi(h); w, h and value may be overwritten."""
-        out.addcmul_(self.core_curvature(h), w)
-
     @reusable
     def stages(self) -> list[Stage[Any]]:
         """The core between its two gains."""
         return [Scale(self.input_gain), Core(self), Scale(self.output_gain)]
 
 
-class LipSwish(Activation):
+class LipSwish(Swish, Activation):
     r"""Swish divided by its largest slope: :math:`\phi(h) = h\,\sigma(\beta h)/1.1`.
 
     :math:`\beta = \mathrm{softplus}(b) > 0` is learned, and b starts at 0.5. The largest slope of
@@ -151,36 +114,6 @@ class LipSwish(Activation):
         for each, beta, output in zip(activations, betas.unbind(), outputs.unbind(), strict=True):
             found[each.input_gain], found[each.output_gain] = beta, output
         return found
-
-    def core(self, h: Tensor) -> Tensor:
-        # without gradients enabled, the derivative of torch's silu has no forward mode
-        return h * torch.sigmoid(h) if is_transformed(h) else F.silu(h)
-
-    def core_slope(self, h: Tensor) -> Tensor:
-        s = torch.sigmoid(h)
-        return s * (1 + h * (1 - s))
-
-    def core_curvature(self, h: Tensor) -> Tensor:
-        s = torch.sigmoid(h)
-        return s * (1 - s) * (2 + h * (1 - 2 * s))
-
-    def for_slope(self, h: Tensor) -> Tensor:
-        return h
-
-    def times_slope(self, w: Tensor, for_slope: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or is_transformed(w, for_slope):
-            # the fused product has no derivative
-            return w * self.core_slope(for_slope)
-        return torch.ops.aten.silu_backward(w, for_slope)
-
-    def times_slope_(self, w: Tensor, for_slope: Tensor) -> Tensor:
-        return torch.ops.aten.silu_backward(w, for_slope, grad_input=w)
-
-    def add_curvature_times_(self, out: Tensor, w: Tensor, h: Tensor, value: Tensor) -> None:
-        # psi'' = s (1 - s) (2 + h - 2 psi) with the sigmoid s, in the fewest passes over memory
-        rest = torch.sub(h, value, alpha=2, out=value)
-        product = torch.ops.aten.sigmoid_backward(w, h.sigmoid_(), grad_input=w)
-        out.addcmul_(product, rest).add_(product, alpha=2)
 
 
 class _Parameterless(Activation):

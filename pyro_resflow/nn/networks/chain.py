@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from copy import copy
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -19,16 +19,7 @@ from ...walk import modules_inside
 from ..lipschitz.layer import LipschitzLayer
 from ..lipschitz.together import is_eager
 from ..lipschitz.update import layers_updated
-from ..stages import (
-    Layer,
-    LinearizedPerceptron,
-    LinearizedStages,
-    Stage,
-    Translate,
-    evaluate,
-    folded,
-    is_perceptron,
-)
+from ..stages import Layer, Stage, StagedNetwork, Translate, folded
 from .coefficients import coefficients_of
 from .norms import check_norms_chain
 
@@ -117,7 +108,7 @@ class Chain(Rebuildable, nn.Sequential):
             refuse_hooks("layer", self._modules)
             return known[2]
         stages = self.stages()
-        built = BoundChain(stages, self.event_dim, is_perceptron(stages))
+        built = BoundChain(stages, self.event_dim)
         if can_keep:
             _BUILT[self] = layers, biases, built
         return built
@@ -161,8 +152,7 @@ class Chain(Rebuildable, nn.Sequential):
         return bound if isinstance(bound, Tensor) else torch.tensor(bound)
 
 
-@dataclass(frozen=True, eq=False)
-class BoundChain:
+class BoundChain(StagedNetwork):
     """A chain whose stages have been built, see :meth:`Chain.bound`.
 
     Each call computes the coefficients anew, unless they are known. Layers and hooks that are
@@ -171,33 +161,22 @@ class BoundChain:
     Args:
         stages: the stages of the chain.
         event_dim: event dimensions of the input.
-        is_perceptron: see :func:`pyro_resflow.nn.stages.is_perceptron`.
         known: the coefficients, if they have been computed already.
     """
 
-    stages: Sequence[Stage[Any]]
-    event_dim: int
-    is_perceptron: bool
-    known: tuple[Tensor, ...] | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The chain at x of shape ``(N, *event)``."""
-        return evaluate(self.stages, x, self.coefficients())
+    def __init__(
+        self,
+        stages: Sequence[Stage[Any]],
+        event_dim: int,
+        known: tuple[Tensor, ...] | None = None,
+    ) -> None:
+        super().__init__(stages)
+        self.event_dim = event_dim
+        self.known = known
 
     def coefficients(self) -> tuple[Tensor, ...]:
         """See :meth:`Chain.coefficients`."""
         return coefficients_of([self.stages])[0] if self.known is None else self.known
-
-    def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Chain.evaluate`."""
-        return evaluate(self.stages, x, coefficients)
-
-    def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
-        """See :meth:`Chain.linearize`."""
-        given = self.coefficients() if coefficients is None else coefficients
-        if self.is_perceptron and x.dim() == 2:
-            return LinearizedPerceptron(self.stages, x, given)
-        return LinearizedStages(self.stages, x, given)
 
 
 _BUILT: MutableMapping[Chain, tuple[tuple[nn.Module | None, ...], list[bool], BoundChain]] = (
@@ -239,7 +218,8 @@ def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
         return {}
     found = coefficients_of([each.stages for each in chains.values()])
     for (key, bound), coefficients in zip(chains.items(), found, strict=True):
-        chains[key] = replace(bound, known=coefficients)
+        chains[key] = copy(bound)
+        chains[key].known = coefficients
     return chains
 
 

@@ -1,9 +1,11 @@
 """The stages of a network, and their linearization at a point."""
 
-from .affine import Affine, AffineLayer
+from .affine import Affine, AffineLayer, AffineSaved, Products
 from .concatenate import Concatenate
 from .core import BothSigns, Core, ElementwiseCore
+from .elementwise import Elementwise, Swish
 from .folding import folded
+from .network import StagedNetwork
 from .perceptron import LinearizedPerceptron, is_perceptron
 from .scale import Scale, Translate
 from .sequence import LinearizedStages, evaluate
@@ -12,17 +14,22 @@ from .stage import Gain, Gradients, Layer, Stage, inner_product, product, reusab
 __all__ = [
     "Affine",
     "AffineLayer",
+    "AffineSaved",
     "BothSigns",
     "Concatenate",
     "Core",
+    "Elementwise",
     "ElementwiseCore",
     "Gain",
     "Gradients",
     "Layer",
     "LinearizedPerceptron",
     "LinearizedStages",
+    "Products",
     "Scale",
     "Stage",
+    "StagedNetwork",
+    "Swish",
     "Translate",
     "evaluate",
     "folded",
