@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from .differentiation import gradients_where_needed, is_transformed
+from .walk import modules_inside
 
 _FORWARD_MODE = threading.RLock()
 """torch counts the levels of forward-mode differentiation for all threads together."""
@@ -181,11 +182,15 @@ class AutogradNetwork:
     Gradients reach ``net.parameters()``. All other tensors of the module count as constants.
     """
 
+    overwrites_input = False
+
     def __init__(self, net: nn.Module) -> None:
         self.net = net
+        # of its input, which the caller still needs, or only of features inside
+        self.overwrites_input = any(getattr(m, "inplace", False) for m in modules_inside(net))
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        return self.net(x.clone() if self.overwrites_input else x)
 
     def coefficients(self) -> tuple[Tensor, ...]:
         return tuple(self.net.parameters())
@@ -198,6 +203,7 @@ class AutogradNetwork:
             for name, tensor, mine in zip(names, coefficients, own, strict=True)
             if tensor is not mine
         }
+        x = x.clone() if self.overwrites_input else x
         return functional_call(self.net, replaced, (x,)) if replaced else self.net(x)
 
     def linearize(
@@ -324,14 +330,23 @@ def address(tensor: Tensor) -> int:
         return 0
 
 
+@singledispatch
+def linearizable_module(net: nn.Module) -> Linearizable:
+    """A linearizable network that computes the function of a plain module.
+
+    :mod:`pyro_resflow.nn` registers how it evaluates the ``nn.Sequential`` networks of torch.
+    """
+    return AutogradNetwork(net)
+
+
 def as_linearizable(net: nn.Module | Linearizable) -> Linearizable:
     """A network that can be linearized, for one solve or one estimate.
 
-    For a module that cannot be linearized itself, this is its :class:`AutogradNetwork`. For a
+    For a module that cannot be linearized itself, this is :func:`linearizable_module`. For a
     linearizable network it is the result of ``net.bound()``, or ``net`` without such a method.
     """
     if not isinstance(net, Linearizable):
-        return AutogradNetwork(net)
+        return linearizable_module(net)
     bound = getattr(net, "bound", None)
     return bound() if callable(bound) else net
 

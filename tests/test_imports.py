@@ -49,7 +49,7 @@ FLOWS = MATHEMATICS | {"transforms", "distributions", "flows"}
 ALLOWED: dict[str, set[str]] = {
     "arguments": set(),
     "differentiation": set(),
-    "linearization": {"differentiation"},
+    "linearization": {"differentiation", "walk"},
     "arnoldi": {"quadrature"},
     "fingerprints": {"linearization", "precision"},
     "callers": set(),

@@ -204,12 +204,26 @@ def test_coefficients_of_a_module_are_its_parameters() -> None:
 
 
 def test_only_networks_without_the_methods_are_wrapped() -> None:
-    negative, plain = Negative(LipschitzMLP(3)), mlp()
+    negative, plain = Negative(LipschitzMLP(3)), without_forward_mode()
     assert as_linearizable(negative) is negative
     wrapped = as_linearizable(plain)
     assert isinstance(wrapped, AutogradNetwork)
     assert wrapped.net is plain
     assert as_linearizable(wrapped) is wrapped
+
+
+def test_a_network_that_overwrites_its_input_leaves_that_of_the_caller_alone() -> None:
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 3))
+    x = torch.tensor([[-1.0, 0.5, 2.0]])
+    adapter = as_linearizable(net)
+    assert isinstance(adapter, AutogradNetwork)
+    expected = net(x.clone())
+    torch.testing.assert_close(adapter(x), expected)
+    torch.testing.assert_close(adapter.evaluate(x, list(net.parameters())), expected)
+    torch.testing.assert_close(adapter.linearize(x).value, expected)
+    assert x.tolist() == [[-1.0, 0.5, 2.0]]
+    with torch.no_grad():
+        torch.testing.assert_close(Residual(net)(x), x + expected)
 
 
 def test_a_chain_is_bound_to_its_stages() -> None:

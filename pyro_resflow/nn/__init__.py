@@ -46,6 +46,7 @@ from .networks import (
     Shift,
 )
 from .padding import InjectivePadding
+from .sequential import why_autograd
 
 __all__ = [
     "ELU",
@@ -92,4 +93,5 @@ __all__ = [
     "initialize_by",
     "scores_data",
     "update_norms",
+    "why_autograd",
 ]

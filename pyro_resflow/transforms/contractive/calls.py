@@ -17,6 +17,7 @@ from ...linearization import (
     Negative,
     as_linearizable,
     flatten_batch,
+    linearizable_module,
 )
 from ...logdet import LOG_ONE_PLUS, LogDetEstimator, SpectralFunction
 from ...nn import Chain
@@ -32,8 +33,8 @@ def evaluated(net: Network, x: Tensor, event_dim: int) -> Tensor:
     """g(x), same shape as x."""
     check_settled(net)
     flat, _ = flatten_batch(x, event_dim)
-    value: Tensor = net(flat)
-    return value.reshape(x.shape)
+    network = net if isinstance(net, Linearizable) else linearizable_module(net)
+    return network(flat).reshape(x.shape)
 
 
 def estimated(
