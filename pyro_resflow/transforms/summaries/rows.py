@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.distributions import Transform
 
+from ...nn import why_autograd
 from ...nn.lipschitz_constant import nominal_lipschitz_constant
 from .shapes import Shape, shapes_between
 from .steps import Step, held_transforms
@@ -35,6 +36,8 @@ class Row:
         call: how a call of the flow computes the step: ``"one pass"``, or a solver's class.
         inverse: how the flow's inverse computes it.
         lipschitz: nominal Lipschitz constant of a residual block's network, else ``None``.
+        why_autograd: why a residual block's network is evaluated by autograd, see
+            :func:`pyro_resflow.nn.why_autograd`; else empty.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Row:
     call: str
     inverse: str
     lipschitz: float | None
+    why_autograd: str = ""
 
 
 def rows_of(
@@ -71,9 +75,17 @@ def rows_of(
             call=call,
             inverse=inverse,
             lipschitz=nominal_lipschitz_constant(transform.net) if logdet is not None else None,
+            why_autograd=_why_autograd(transform),
         )
         for chain in step.inside:
             yield from rows_of(chain, depth=depth + 1)
+
+
+def _why_autograd(transform: Any) -> str:
+    """Why a residual block's network is evaluated by autograd; empty if it is not."""
+    if not hasattr(transform, "logdet") or hasattr(transform.net, "bind"):
+        return ""  # a conditional block gets its network from bind, once the context is known
+    return why_autograd(transform.net)
 
 
 def _passes(transform: Any) -> tuple[str, str]:

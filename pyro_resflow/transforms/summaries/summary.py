@@ -68,6 +68,10 @@ class Summary:
                 f"Lipschitz: each network is held to at most {self.lipschitz:.3f}; "
                 "pyro_resflow.nn.check_contraction certifies it"
             )
+        reasons = dict.fromkeys(
+            f"{row.name}: {row.why_autograd}" for row in self.rows if row.why_autograd
+        )
+        notes += [f"evaluated by autograd, which is slower: {each}" for each in reasons]
         return notes
 
 
