@@ -10,6 +10,7 @@ from .evaluation import evaluation
 from .inverse import inverse
 from .memory import memory
 from .norms import norms
+from .own_network import own_network
 from .scaling import scaling
 from .training import training
 from .variance import variance
@@ -19,6 +20,7 @@ Group = Callable[[Plan], Findings]
 
 GROUPS: dict[str, Group] = {
     "training": training,
+    "own_network": own_network,
     "memory": memory,
     "evaluation": evaluation,
     "inverse": inverse,
