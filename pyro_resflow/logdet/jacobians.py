@@ -60,7 +60,8 @@ class JacobianByProducts:
         self, value_cotangent: Tensor, rows_cotangent: Tensor, needed: Sequence[bool]
     ) -> list[Tensor | None]:
         """See :meth:`FullJacobian.pulled`."""
-        weighted = rows_cotangent.movedim(1, 0).reshape(-1, *value_cotangent.shape)
+        inputs = rows_cotangent.shape[1]  # torch cannot infer it for an empty batch
+        weighted = rows_cotangent.movedim(1, 0).reshape(inputs, *value_cotangent.shape)
         parts = []
         for units in unit_vectors(value_cotangent, self.chunk_size):
             linearization, self.linearization = self.linearization, None

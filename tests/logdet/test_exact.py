@@ -154,3 +154,13 @@ def test_large_jacobians_are_computed_again(kept: int, monkeypatch: pytest.Monke
     _, again = Exact(chunk_size=2)(net, x)
     expected = torch.autograd.grad(again.sum(), list(net.parameters())[:1])
     torch.testing.assert_close(found, expected)
+
+
+def test_an_empty_batch_of_images_has_gradients() -> None:
+    net, event_shape = NETWORKS["conv_net"](0.9)
+    x = torch.randn(0, *event_shape, requires_grad=True)
+    g, logdet = Exact()(net, x, 3)
+    (g.sum() + logdet.sum()).backward()
+    assert x.grad.shape == x.shape
+    assert logdet.shape == (0,)
+    assert not any(p.grad is not None and p.grad.any() for p in net.parameters())
