@@ -86,8 +86,22 @@ def check_known(parameters: Iterable[Tensor]) -> None:
     schema="(SymInt key, Tensor seed, Tensor[] tensors) -> Tensor[]",
 )
 def _call(key: int, seed: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    with torch.no_grad():
+    with torch.no_grad(), _with_autograd():
         return [result.clone() for result in _run(key, seed, tensors)]
+
+
+def _with_autograd() -> AbstractContextManager[None]:
+    """A context manager in which autograd works inside an operation, for networks that use it.
+
+    torch runs operations with the dispatch to autograd excluded. Products with a Jacobian that are
+    second derivatives of a graph would be zero.
+    """
+    excluded = _tracer._dispatch_tls_local_exclude_set()
+    without = excluded.remove(_tracer.DispatchKey.AutogradFunctionality)
+    guard: AbstractContextManager[None] = _tracer._ForceDispatchKeyGuard(
+        _tracer._dispatch_tls_local_include_set(), without
+    )
+    return guard
 
 
 def _run(key: int, seed: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:

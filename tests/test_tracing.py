@@ -22,13 +22,14 @@ from pyro.ops.integrator import potential_grad
 from torch import Tensor, nn
 
 from pyro_resflow import conditional_residual, residual, residual_flow
-from pyro_resflow.logdet import Exact, Frozen, Krylov, NoTail
-from pyro_resflow.nn import InducedNorm
+from pyro_resflow.logdet import Exact, Frozen, Krylov, LogDetEstimator, NoTail
+from pyro_resflow.nn import InducedNorm, why_autograd
 from pyro_resflow.transforms import (
     ActNorm,
     Checkerboard,
     Compose,
     CouplingStep,
+    Residual,
     initialize,
     monotone,
 )
@@ -264,3 +265,30 @@ def test_second_derivatives_of_a_trace_are_refused() -> None:
     x = torch.randn(1, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="got a second one"):
         torch.autograd.grad(traced(x).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("logdet", [Exact(), FROZEN], ids=["Exact", "Krylov"])
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.Softsign], ids=["in stages", "by autograd"])
+def test_compiled_elbo_of_a_block_with_a_users_network(
+    activation: type[nn.Module], logdet: LogDetEstimator
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 5), activation(), nn.Linear(5, 3))
+    assert (why_autograd(net) == "") is (activation is nn.SiLU)
+    block = Residual(net, logdet=logdet)
+
+    def model() -> None:
+        pyro.sample("z", dist.Normal(torch.ones(4, 3), 1).to_event(2))
+
+    def guide() -> None:
+        pyro.module("block", block)
+        flow = dist.TransformedDistribution(standard(3).expand([4]), [block])
+        pyro.sample("z", flow.to_event(1))
+
+    results = []
+    for elbo in (JitTrace_ELBO(ignore_jit_warnings=True), Trace_ELBO()):
+        elbo.loss_and_grads(model, guide)  # the first call traces, and draws more
+        net.zero_grad()
+        pyro.set_rng_seed(0)
+        loss = elbo.loss_and_grads(model, guide)
+        results.append([torch.tensor(loss), *(p.grad.clone() for p in net.parameters())])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)

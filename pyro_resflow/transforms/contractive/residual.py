@@ -60,7 +60,8 @@ class Residual(ContractionTransform, ResidualMap):
 
     Args:
         net: g, any module from ``(N, *event)`` to ``(N, *event)`` with Lipschitz constant below 1.
-            The networks of :mod:`pyro_resflow.nn` satisfy this and are the fastest.
+            The networks of :mod:`pyro_resflow.nn` satisfy this. They are evaluated fast, and so is
+            an ``nn.Sequential`` of torch's usual layers; see :func:`pyro_resflow.nn.why_autograd`.
         event_dim: number of event dimensions; default ``net.event_dim`` if there is one, else 1.
         logdet: estimator of the log-determinant, see :mod:`pyro_resflow.logdet`; default
             ``Exact()`` if ``net`` declares events of up to 8 dimensions, where it is about as fast
