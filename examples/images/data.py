@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
@@ -191,8 +192,16 @@ class ImageData(LightningDataModule):
         order = TrainingOrder(self.training_images, self.order_seed)
         size = min(self.evaluation_batch_size, len(self.training_images))
         loader = self._loader(self.training_images, size, order)
-        batches = islice(loader, max(1, affordable // size))
-        return [images_of(batch) for batch in tqdm(batches, "marginals", delay=DELAY)]
+        number = min(len(loader), max(1, affordable // size))
+        bar = tqdm(
+            islice(loader, number),
+            "reading images",
+            number,
+            unit="batch",
+            delay=DELAY,
+            disable=rank_zero_only.rank != 0,
+        )
+        return [images_of(batch) for batch in bar]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch on its device."""
