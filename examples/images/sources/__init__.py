@@ -4,6 +4,7 @@ from examples.images.sources.base import InMemory, Mapped, Portion, Source, hold
 from examples.images.sources.bundled import Digits, Mnist5k, PhotoPatches
 from examples.images.sources.downloads import Cifar10, FashionMnist, Mnist, Svhn
 from examples.images.sources.faces import CelebA, CelebAHQ
+from examples.images.sources.folder import Folder
 from examples.images.sources.imagenet import ImageNet32, ImageNet64
 from examples.images.sources.lsun import Lsun
 from examples.images.sources.reduction import Averaged, FewerBits
@@ -16,6 +17,7 @@ __all__ = [
     "Digits",
     "FashionMnist",
     "FewerBits",
+    "Folder",
     "ImageNet32",
     "ImageNet64",
     "InMemory",

@@ -13,6 +13,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
 from lightning import LightningModule
+from torchvision.io import write_png
 
 from examples.images import sources
 from examples.images.classification import Classification
@@ -180,16 +181,28 @@ def narrowed(settings: Any, name: str = "") -> Any:
         return {key: narrowed(value, key) for key, value in settings.items()}
     if isinstance(settings, list):
         return [narrowed(value, name) for value in settings]
-    return min(settings, NARROW[name]) if name in NARROW else settings
+    is_number = not isinstance(settings, str)  # the kind of channels is a word
+    return min(settings, NARROW[name]) if name in NARROW and is_number else settings
 
 
-def with_shipped_data(source: Any, labelled: bool) -> Any:
+def pictures(folder: Path) -> Path:
+    """Write a few photographs into a folder, and return it."""
+    training, _ = sources.PhotoPatches().load()
+    (folder / "pictures").mkdir()
+    for index in range(40):
+        write_png(training[index][0], str(folder / "pictures" / f"{index}.png"))
+    return folder / "pictures"
+
+
+def with_shipped_data(source: Any, labelled: bool, folder: Path) -> Any:
     """The source, with images that scikit-learn ships in place of those to be downloaded."""
     settings = source.get("init_args", {}) if isinstance(source, dict) else {}
     if "source" in settings:
-        inner = with_shipped_data(settings["source"], labelled)
+        inner = with_shipped_data(settings["source"], labelled, folder)
         return {**source, "init_args": {**settings, "source": inner}}
     name = source["class_path"] if isinstance(source, dict) else source
+    if name.endswith(".Folder"):
+        return {**source, "init_args": {**settings, "root": str(pictures(folder))}}
     shape = getattr(getattr(sources, name.rsplit(".")[-1]), "event_shape", (3, 32, 32))
     if shape[0] == 1:
         return "examples.images.sources.Digits"
@@ -203,11 +216,11 @@ def small(config: Path, folder: Path) -> Path:
     """Write a narrow copy of a configuration that trains for two steps."""
     settings = narrowed(yaml.safe_load(config.read_text()))
     input_map = settings["model"].get("flow", {}).get("init_args", {}).get("input_map")
-    if input_map is not None:
+    if input_map is not None and "folder" not in config.stem:
         input_map["init_args"]["bins"] = Digits.bins
     settings["data"] |= {
         "source": with_shipped_data(
-            settings["data"]["source"], settings["data"].get("labels", False)
+            settings["data"]["source"], settings["data"].get("labels", False), folder
         ),
         "batch_size": 4,
         "evaluation_batch_size": 8,
