@@ -17,6 +17,7 @@ from examples.images.run_errors import SetupError
 from examples.images.sources import Portion, Source, hold_out
 from examples.images.sources.source_checks import check_source, load_checked
 from examples.images.training_order import TrainingOrder
+from pyro_resflow.distributions import as_signed
 
 Batch = Tensor | tuple[Tensor, Tensor]
 """Images of shape `(N, C, H, W)`, or a pair of images and labels of shape `(N,)`."""
@@ -250,14 +251,14 @@ class ImageData(LightningDataModule):
 
 
 def collate_images(items: list[tuple[Tensor, ...]]) -> Tensor:
-    """Stack the images and drop the labels."""
-    return torch.stack([image for image, *_ in items])
+    """Stack the images, with a sign if they have 16 bits, and drop the labels."""
+    return as_signed(torch.stack([image for image, *_ in items]))
 
 
 def collate_pairs(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Stack the images and the labels."""
     images, labels = default_collate(items)
-    return images, labels
+    return as_signed(images), labels
 
 
 def labels_of(batch: Batch) -> Tensor | None:

@@ -18,8 +18,29 @@ from pyro_resflow.flows import ImageFlow
 PIXELS_PER_IMAGE = 64
 
 
+def visible(images: Tensor) -> Tensor:
+    """Show images of any number of channels in grey or in colour.
+
+    Of three and more channels, the first three are the colours. Each other channel becomes a grey
+    image at their right.
+
+    Args:
+        images: Shape `(N, C, H, W)`.
+
+    Returns:
+        The images, with 1 or 3 channels.
+    """
+    channels = images.shape[1]
+    if channels in (1, 3):
+        return images
+    colours = [images[:, :3]] if channels > 3 else []
+    greys = images[:, 3 * len(colours) :].split(1, dim=1)
+    return torch.cat([*colours, *(grey.expand(-1, 3, -1, -1) for grey in greys)], dim=-1)
+
+
 def grid(images: Tensor, columns: int) -> Tensor:
     """Arrange images in [0, 1] in one picture `(3, H, W)`; enlarge small ones unsmoothed."""
+    images = visible(images)
     height, width = images.shape[-2:]
     factor = max(1, PIXELS_PER_IMAGE // height)
     enlarged = resize(images, [factor * height, factor * width], InterpolationMode.NEAREST)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from examples.images.data import ImageData
 from examples.images.run_errors import SetupError
-from pyro_resflow.distributions import as_signed
 from pyro_resflow.transforms import MarginalGaussianization
 
 
@@ -27,7 +26,7 @@ class AsPixels(Sequence[Tensor]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         """Return one batch."""
-        return (as_signed(self.batches[index]) + 0.5) / self.bins
+        return (self.batches[index] + 0.5) / self.bins
 
 
 def fit_marginals(model: nn.Module, data: ImageData) -> None:

@@ -81,9 +81,10 @@ class Result:
 
 
 def save_samples(folder: Path, contender: str, samples: Tensor) -> None:
-    """Save integer samples of a contender, for the picture of all."""
+    """Save integer samples of a contender, for the picture of all, in bytes if they fit."""
+    kind = torch.uint8 if samples.max() < 2**8 else torch.int32
     with replacing(folder / f"{contender}.samples.npy") as file:
-        np.save(file, samples.to(torch.uint8).numpy(force=True))
+        np.save(file, samples.to(kind).numpy(force=True))
 
 
 def load_all(folder: Path) -> list[Result]:

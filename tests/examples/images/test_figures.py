@@ -44,6 +44,24 @@ def test_small_images_are_enlarged_without_smoothing():
     assert torch.equal(second, images[1, 0].repeat_interleave(16, 0).repeat_interleave(16, 1))
 
 
+@pytest.mark.parametrize("channels", range(1, 6))
+def test_images_of_any_number_of_channels_are_shown(channels):
+    images = torch.rand(2, channels, 4, 4)
+    seen = figures.visible(images)
+    if channels in (1, 3):
+        assert seen is images
+    elif channels == 2:
+        assert torch.equal(
+            seen, torch.cat([images[:, :1], images[:, 1:]], -1).expand(-1, 3, -1, -1)
+        )
+    else:
+        assert torch.equal(seen[..., :4], images[:, :3])  # the colours
+        for place, channel in enumerate(range(3, channels), 1):
+            part = seen[..., 4 * place : 4 * place + 4]
+            assert torch.equal(part, images[:, channel : channel + 1].expand(-1, 3, -1, -1))
+    assert figures.grid(images, 2).shape[0] == 3
+
+
 def test_what_is_out_of_range_is_shown_at_its_end():
     picture = figures.grid(torch.tensor([-1.0, 2.0]).reshape(2, 1, 1, 1), columns=2)
     assert set(picture.unique().tolist()) == {0.0, 1.0}

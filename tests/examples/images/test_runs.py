@@ -196,6 +196,26 @@ def test_colour_images_go_through(tmp_path):
     assert cli.trainer.global_step == 2
 
 
+@pytest.mark.parametrize(
+    "channels", [5, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 4))]
+)
+def test_images_of_other_channels_and_16_bits_go_through(channels, tmp_path):
+    settings = {
+        "data.source": "tests.examples.images.colours.Channels",
+        "data.source.init_args.number": str(channels),
+        "model.flow.init_args.blocks": "[1]",
+    }
+    cli = run("fit_and_test", tmp_path, **settings)
+    assert cli.model.held_out.images == 10
+    shown = [1, 2, 1, 2, 3][channels - 1]  # the colours, and each other channel beside them
+    picture = read_image(str(tmp_path / PICTURES["Samples"].file))
+    cell = 8 * (64 // 8)
+    assert picture.shape == (3, 4 + 2 * (cell + 4), 4 + 2 * (shown * cell + 4))
+    sample.main(tmp_path / "flow.safetensors", number=4)
+    drawn = read_image(str(tmp_path / "flow_samples.png"))
+    assert drawn.shape == picture.shape
+
+
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=r"file/run' cannot be written to .*default_root_dir"):
