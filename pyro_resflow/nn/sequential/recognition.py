@@ -48,6 +48,9 @@ SETTLED_PARAMETRIZATIONS = frozenset(
 ITERATED_PARAMETRIZATIONS = frozenset({"torch.nn.utils.parametrizations._SpectralNorm"})
 """Parametrizations whose weight changes at each access in training mode."""
 
+TORCHLIP_CONVOLUTIONS = "deel.torchlip.modules.unconstrained"
+"""Where deel-torchlip's convolutions are. They pad by ``pad``, in most modes the identity."""
+
 
 def _flatten(module: Any) -> Stages | str:
     start, end = module.start_dim, module.end_dim
@@ -148,13 +151,22 @@ def _reason_against(module: Any, kind: type[nn.Module]) -> str:
     """Why a module may not be evaluated in stages as one of its kind; empty if it may."""
     own, cls = module.__dict__, type(module)
     for name, original in ORIGINALS[kind]:
-        if name in own or getattr(cls, name) is not original:
+        method = getattr(cls, name)
+        if name in own or not (method is original or _only_calls_torch(module, method)):
             return f"it overrides {name}"
     if module._compiled_call_impl is not None:
         return "it is compiled"
     if _has_hooks(module):
         return "it has hooks"
     return _reason_against_weights(module) if kind in WITH_WEIGHTS else ""
+
+
+def _only_calls_torch(module: Any, method: Any) -> bool:
+    """Whether this is the ``forward`` of deel-torchlip's convolution, without its own padding."""
+    if getattr(method, "__module__", "") != TORCHLIP_CONVOLUTIONS:
+        return False
+    names = [getattr(each, "__qualname__", "") for each in (method, module.__dict__.get("pad"))]
+    return names == ["PadConv2d.forward", "PadConv2d.__init__.<locals>.<lambda>"]
 
 
 def _has_hooks(module: nn.Module) -> bool:

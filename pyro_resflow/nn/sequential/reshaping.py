@@ -106,8 +106,8 @@ class Pad(Stage[torch.Size]):
         left, right, top, bottom = self.sides
         if self.mode == "constant":
             return F.pad(w, [-left, -right, -top, -bottom])
-        rows = _sources(self.mode, saved[0], top, bottom).to(w.device)
-        columns = _sources(self.mode, saved[1], left, right).to(w.device)
+        rows = _sources(self.mode, saved[0], top, bottom, w.device)
+        columns = _sources(self.mode, saved[1], left, right, w.device)
         summed = w.new_zeros(*w.shape[:-2], saved[0], w.shape[-1]).index_add(-2, rows, w)
         return w.new_zeros(*w.shape[:-2], *saved).index_add(-1, columns, summed)
 
@@ -119,7 +119,7 @@ class Pad(Stage[torch.Size]):
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _sources(mode: str, size: int, before: int, after: int) -> Tensor:
+def _sources(mode: str, size: int, before: int, after: int, device: torch.device) -> Tensor:
     """For each entry of a padded axis, the index of the entry that it repeats."""
     indices = torch.arange(size, dtype=torch.float64, device="cpu")[None]
-    return F.pad(indices, [before, after], mode=mode)[0].long()
+    return F.pad(indices, [before, after], mode=mode)[0].long().to(device)

@@ -357,3 +357,30 @@ def test_changes_of_a_network_take_effect_at_once() -> None:
         change()
         assert (why_autograd(net) == "") is is_staged
         same_as_the_general_way(net, event_dim=3)
+
+
+TORCHLIP = """
+class PadConv2d(nn.Conv2d):
+    def __init__(self, *args, is_symmetric=False):
+        super().__init__(*args)
+        self.pad = nn.ReflectionPad2d(1) if is_symmetric else lambda x: x
+
+    def forward(self, input):
+        return super().forward(self.pad(input))
+"""
+
+
+def test_convolutions_of_deel_torchlip_are_evaluated_in_stages_unless_they_pad() -> None:
+    """Its class, with the same names: the library itself is not installed here."""
+    namespace = {"nn": nn, "__name__": "deel.torchlip.modules.unconstrained"}
+    exec(TORCHLIP, namespace)
+    convolution = namespace["PadConv2d"]
+    net = nn.Sequential(parametrizations.weight_norm(convolution(2, 2, 3, 1, 1)), nn.SiLU())
+    assert why_autograd(net) == ""
+    same_as_the_general_way(net, event_dim=3)
+    net[0].pad = lambda x: 2 * x
+    assert why_autograd(net) == "0 (ParametrizedPadConv2d): it overrides forward"
+    same_as_the_general_way(net, event_dim=3)
+    net[0] = convolution(2, 2, 3, is_symmetric=True)
+    assert why_autograd(net) == "0 (PadConv2d): it overrides forward"
+    same_as_the_general_way(net, event_dim=3)
