@@ -5,6 +5,7 @@ from .flow_plus_plus import ConditionalFlowPlusPlus, FlowPlusPlus
 from .glow import ConditionalGlow, Glow
 from .i_resnet import IResNet
 from .image_flow import Encoder, ImageFlow
+from .jet import ConditionalJet, Jet
 from .real_nvp import ConditionalRealNVP, RealNVP
 from .recipes import ConvBlock, DenseNetBlock, MLPBlock, NetworkRecipe
 from .residual_flow import ConditionalResidualFlow, ResidualFlow
@@ -14,6 +15,7 @@ __all__ = [
     "ConditionalFlowPlusPlus",
     "ConditionalGlow",
     "ConditionalImageFlow",
+    "ConditionalJet",
     "ConditionalRealNVP",
     "ConditionalResidualFlow",
     "ConvBlock",
@@ -23,6 +25,7 @@ __all__ = [
     "Glow",
     "IResNet",
     "ImageFlow",
+    "Jet",
     "MLPBlock",
     "NetworkRecipe",
     "RealNVP",

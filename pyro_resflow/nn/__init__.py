@@ -26,6 +26,8 @@ from .conditioners import (
     InitializedConv2d,
     ResidualConditioner,
     ResidualNet,
+    TransformerConditioner,
+    TransformerNet,
     WeightNormConv2d,
 )
 from .contraction_check import check_contraction
@@ -88,6 +90,8 @@ __all__ = [
     "Softplus",
     "SpectralNorm",
     "Tanh",
+    "TransformerConditioner",
+    "TransformerNet",
     "WeightNormConv2d",
     "check_contraction",
     "initialize_by",

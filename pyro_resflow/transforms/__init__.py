@@ -45,7 +45,7 @@ from .couplings.maps import (
     LearnedLogScale,
     SigmoidScale,
 )
-from .couplings.masks import ChannelHalves, Checkerboard, Columns, Mask
+from .couplings.masks import ChannelHalves, Checkerboard, Columns, Mask, Rows
 from .couplings.step import CouplingStep
 from .images.conditional_multiscale import ConditionalMultiscale, ConditionalSplit
 from .images.dequantization import (
@@ -115,6 +115,7 @@ __all__ = [
     "OnHalves",
     "OnePassTransform",
     "Residual",
+    "Rows",
     "SigmoidScale",
     "Split",
     "SplitPrior",

@@ -18,6 +18,7 @@ from pyro_resflow.flows import (
     ConditionalFlowPlusPlus,
     ConditionalGlow,
     ConditionalImageFlow,
+    ConditionalJet,
     ConditionalRealNVP,
     ConditionalResidualFlow,
     ConvBlock,
@@ -25,6 +26,7 @@ from pyro_resflow.flows import (
     FlowPlusPlus,
     Glow,
     ImageFlow,
+    Jet,
     MLPBlock,
     RealNVP,
     ResidualFlow,
@@ -35,6 +37,7 @@ from pyro_resflow.nn import (
     GatedAttentionConditioner,
     GatedEncoder,
     ResidualConditioner,
+    TransformerConditioner,
     check_contraction,
 )
 from pyro_resflow.transforms import (
@@ -58,6 +61,16 @@ MODELS: dict[str, tuple[type[ConditionalImageFlow], type[ImageFlow], dict[str, o
         {"couplings": ((0, 1), (1, 1)), "step": STEP},
     ),
     "glow": (ConditionalGlow, Glow, {"steps": (1, 1), "network": ConvConditioner(4)}),
+    "jet": (
+        ConditionalJet,
+        Jet,
+        {
+            "couplings": 2,
+            "patch_size": 2,
+            "channel_couplings": 1,
+            "network": TransformerConditioner(4, blocks=1, heads=2),
+        },
+    ),
     "real_nvp": (ConditionalRealNVP, RealNVP, {"network": ResidualConditioner(4, blocks=1)}),
     "residual_flow": (
         ConditionalResidualFlow,

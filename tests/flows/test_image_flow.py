@@ -19,10 +19,16 @@ from pyro_resflow.flows import (
     Glow,
     ImageFlow,
     IResNet,
+    Jet,
     RealNVP,
     ResidualFlow,
 )
-from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner, ResidualConditioner
+from pyro_resflow.nn import (
+    ConvConditioner,
+    GatedAttentionConditioner,
+    ResidualConditioner,
+    TransformerConditioner,
+)
 from pyro_resflow.transforms import (
     CouplingStep,
     LogisticMixtureMap,
@@ -45,6 +51,9 @@ FLOWS: dict[str, Callable[[Shape], ImageFlow]] = {
     ),
     "glow": lambda shape: Glow(shape, (2, 1), network=ConvConditioner(8)),
     "i_resnet": lambda shape: IResNet(shape, (1, 1), network=ConvBlock(8, coefficient=0.9)),
+    "jet": lambda shape: Jet(
+        shape, 4, patch_size=2, network=TransformerConditioner(8, 1, 2), channel_couplings=1
+    ),
     "real_nvp": lambda shape: RealNVP(shape, network=ResidualConditioner(8, blocks=1), growth=2),
     "residual_flow": lambda shape: ResidualFlow(
         shape, (2, 1), network=ConvBlock(8), end_blocks=1, alpha=1e-6

@@ -14,9 +14,17 @@ from examples.images.models import (
     VariationalDequantization,
 )
 from examples.images.task import uniform_noise
-from pyro_resflow.flows import ConvBlock, DenseNetBlock, ImageFlow, MLPBlock, RealNVP, ResidualFlow
+from pyro_resflow.flows import (
+    ConvBlock,
+    DenseNetBlock,
+    ImageFlow,
+    Jet,
+    MLPBlock,
+    RealNVP,
+    ResidualFlow,
+)
 from pyro_resflow.logdet import PowerSeries
-from pyro_resflow.nn import ELU, CPila, ResidualConditioner
+from pyro_resflow.nn import ELU, CPila, ResidualConditioner, TransformerConditioner
 from pyro_resflow.transforms import AffineMap, Dequantization, LogisticMixtureMap, Monotone
 
 Shape = Sequence[int]
@@ -127,6 +135,16 @@ RESIDUAL: dict[str, Contender] = {
 COUPLINGS: dict[str, Contender] = {
     "real_nvp": Contender(
         "Real NVP", partial(RealNVP, scales=2, network=ResidualConditioner(27, blocks=2))
+    ),
+    "jet": Contender(
+        "Jet",
+        partial(
+            Jet,
+            couplings=10,
+            patch_size=2,
+            network=TransformerConditioner(48, blocks=1, heads=4),
+            channel_couplings=1,
+        ),
     ),
     "glow": Contender("Glow", partial(Glow, steps=(12,), channels=132)),
     **{

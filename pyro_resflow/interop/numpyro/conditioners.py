@@ -17,6 +17,7 @@ from ...nn.conditioners import attention, convolutional, gated, residual
 from .convolutions import Affine, convolution
 from .halves import Halves
 from .layers import Chain, Layer, array, to_jax
+from .transformer import TransformerNet
 
 with extra("numpyro"):
     import jax
@@ -235,6 +236,7 @@ def conditioner(module: nn.Module) -> Conditioner:
         ActivatedGatedNet,
         ContextJoined,
         ResidualNet,
+        TransformerNet,
         OnFullImage,
     )
     return net if isinstance(net, takes_context) else WithoutContext(net)

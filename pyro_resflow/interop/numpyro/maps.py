@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 from typing import Any, NamedTuple, Protocol
 
@@ -51,12 +52,13 @@ class LearnedLogScale(NamedTuple):
 
 
 class SigmoidScale(NamedTuple):
-    """The log-scale log sigmoid(h + o)."""
+    """The log-scale log(m sigmoid(h + o))."""
 
     offset: Array
+    log_factor: Array
 
     def __call__(self, h: Array) -> Array:
-        return jax.nn.log_sigmoid(h + self.offset)
+        return jax.nn.log_sigmoid(h + self.offset) + self.log_factor
 
 
 class AffineMap(NamedTuple):
@@ -177,4 +179,4 @@ def _learned(log_scale: transforms.LearnedLogScale) -> LearnedLogScale:
 
 @to_jax_map.register
 def _sigmoid(log_scale: transforms.SigmoidScale) -> SigmoidScale:
-    return SigmoidScale(array(log_scale.offset))
+    return SigmoidScale(array(log_scale.offset), array(math.log(log_scale.factor)))

@@ -6,6 +6,7 @@ from .convolutional import ConvConditioner, ConvNet
 from .gated import GatedConv, GatedMaxout, GatedSelfAttention
 from .recipe import Conditioner
 from .residual import ResidualConditioner, ResidualNet
+from .transformer import TransformerConditioner, TransformerNet
 
 __all__ = [
     "Conditioner",
@@ -21,5 +22,7 @@ __all__ = [
     "InitializedConv2d",
     "ResidualConditioner",
     "ResidualNet",
+    "TransformerConditioner",
+    "TransformerNet",
     "WeightNormConv2d",
 ]

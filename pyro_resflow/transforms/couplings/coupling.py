@@ -88,13 +88,13 @@ class Coupling(CouplingTransform):
     Both directions evaluate the network once. The log-determinant is the sum of the log-slopes
     of m.
 
-    :class:`AffineMap` (except with :class:`SigmoidScale`) and :class:`LogisticMixtureMap` are the
-    identity where the network returns zeros. With such a map, a network whose last layer is zero
-    makes the coupling start as the identity.
+    :class:`AffineMap` (except with Glow's :class:`SigmoidScale`) and :class:`LogisticMixtureMap`
+    are the identity where the network returns zeros. With such a map, a network whose last layer
+    is zero makes the coupling start as the identity.
 
     Args:
         mask: splits an event into the half that is kept and the half that is changed:
-            :class:`Checkerboard`, :class:`ChannelHalves` or :class:`Columns`.
+            :class:`Checkerboard`, :class:`ChannelHalves`, :class:`Columns` or :class:`Rows`.
         elementwise: the map m of the changed half: :class:`AffineMap` or
             :class:`LogisticMixtureMap`.
         net: the conditioner n, any module from ``(N, *mask.kept_shape)`` to

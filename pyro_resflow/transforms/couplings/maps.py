@@ -5,6 +5,8 @@ Couplings change one half of an event by them; a network of the other half gives
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,16 +88,21 @@ class LearnedLogScale(Rebuildable, nn.Module):
 
 
 class SigmoidScale(Rebuildable, nn.Module):
-    r"""Glow's scale :math:`e^s = \sigma(h + o)`, below 1.
+    r"""The scale :math:`e^s = m\,\sigma(h + o)` below m: Glow's with m = 1, Jet's with m = 2.
 
-    h = 0 gives :math:`\sigma(o)`, which is 0.88 at o = 2: the coupling does not start as the
-    identity.
+    h = 0 gives :math:`m\,\sigma(o)`. With Glow's m = 1 and o = 2 this is 0.88, so that the
+    coupling does not start as the identity. With Jet's m = 2 and o = 0 it is 1.
 
     Args:
         offset: o, added to h.
+        factor: m, a positive number.
+
+    Raises:
+        ValueError: if the factor is not positive.
 
     Reference:
-        Kingma and Dhariwal, Glow, 2018; its published code.
+        Kingma and Dhariwal, Glow, 2018; its published code. Kolesnikov, Pinto and Tschannen, Jet,
+        2024.
 
     Example:
         >>> import torch
@@ -104,13 +111,17 @@ class SigmoidScale(Rebuildable, nn.Module):
         tensor([0.8808])
     """
 
-    def __init__(self, offset: float = 2.0) -> None:
+    def __init__(self, offset: float = 2.0, factor: float = 1.0) -> None:
         super().__init__()
+        if not factor > 0:
+            raise ValueError(f"factor: expected a positive number, got {factor}.")
         self.offset = offset
+        self.factor = factor
 
     def forward(self, h: Tensor) -> Tensor:
         """The log-scale, of the shape of h."""
-        return F.logsigmoid(h + self.offset)
+        log_scale = F.logsigmoid(h + self.offset)
+        return log_scale + math.log(self.factor) if self.factor != 1 else log_scale
 
 
 class AffineMap(ElementwiseMap):
@@ -118,7 +129,7 @@ class AffineMap(ElementwiseMap):
 
     Args:
         log_scale: module from h to the log-scale s, of the same shape: :class:`BoundedLogScale`
-            (default), :class:`LearnedLogScale` (Real NVP) or :class:`SigmoidScale` (Glow).
+            (default), :class:`LearnedLogScale` (Real NVP) or :class:`SigmoidScale` (Glow, Jet).
 
     Reference:
         Dinh, Sohl-Dickstein and Bengio, Density Estimation Using Real NVP, 2017, section 3.2.

@@ -139,6 +139,46 @@ class Columns(Mask):
 
 @checked()
 @dataclass(frozen=True)
+class Rows(Mask):
+    """Keep every other row.
+
+    Each half is an image of half the height. If the height is odd, the half with row 0 is one row
+    higher.
+
+    Args:
+        event_shape: ``(C, H, W)``.
+        parity: 0 to keep rows 0, 2, ...; 1 to keep rows 1, 3, ...
+
+    Raises:
+        ValueError: if the event is not an image with at least two rows, or for another parity.
+
+    Reference:
+        Kolesnikov, Pinto and Tschannen, Jet, 2024.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.transforms import Rows
+        >>> kept, changed = Rows((1, 4, 2)).split(torch.arange(8).reshape(1, 4, 2))
+        >>> kept
+        tensor([[[0, 1],
+                 [4, 5]]])
+    """
+
+    parity: int = 0
+
+    def __post_init__(self) -> None:
+        _check_alternation(self, rows=2)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[..., self.parity :: 2, :], x[..., 1 - self.parity :: 2, :]
+
+    def merge(self, kept: Tensor, changed: Tensor) -> Tensor:
+        first, second = (changed, kept) if self.parity else (kept, changed)
+        return _interleave(first.mT, second.mT).mT
+
+
+@checked()
+@dataclass(frozen=True)
 class Checkerboard(Mask):
     """Keep the white squares of a checkerboard and change the black ones.
 
@@ -201,17 +241,20 @@ def _interleave(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([first, second], dim=-1).flatten(-2)[..., :columns]
 
 
-def _check_alternation(mask: Columns | Checkerboard, columns: int) -> None:
-    """Raise unless images have both kinds of columns or pixels, and the parity is 0 or 1.
+def _check_alternation(
+    mask: Columns | Rows | Checkerboard, *, rows: int = 1, columns: int = 1
+) -> None:
+    """Raise unless images have both kinds of rows, columns or pixels, and the parity is 0 or 1.
 
     Raises:
         ValueError: naming the argument and its value.
     """
     shape = tuple(mask.event_shape)
-    if len(shape) != 3 or shape[2] < columns or shape[1] * shape[2] < 2:
+    enough = len(shape) == 3 and shape[1] >= rows and shape[2] >= columns
+    if not enough or shape[1] * shape[2] < 2:
         raise ValueError(
-            f"event_shape: expected (C, H, W) with at least two columns or pixels to tell apart, "
-            f"got {shape}. ChannelHalves splits the channels instead."
+            f"event_shape: expected (C, H, W) with at least two {type(mask).__name__.lower()} or "
+            f"pixels to tell apart, got {shape}. ChannelHalves splits the channels instead."
         )
     if mask.parity not in (0, 1):
         raise ValueError(f"parity: expected 0 or 1, got {mask.parity}.")

@@ -38,6 +38,7 @@ PARAMETERS = {
     # 4 * 96 * 64 * 32 fewer than the authors' 73,489,960: positions that they allocate in each
     # coupling of a dequantizer without attention, and do not use.
     "flow_plus_plus_imagenet64": 73_489_960 - 4 * 96 * 64 * 32,
+    "jet_imagenet64": 207_177_216,
     "real_nvp_cifar10": 6.4e6,
 }
 """Parameters of the authors' networks, printed by their code or derived from it."""
@@ -51,6 +52,7 @@ NARROW = {
     "end_blocks": 1,
     "growth": 4,
     "hidden_channels": 8,
+    "heads": 2,
     "hidden_dims": 8,
     "scales": 3,
     "steps": 1,

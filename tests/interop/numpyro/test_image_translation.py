@@ -25,6 +25,7 @@ from pyro_resflow.flows import (
     Glow,
     ImageFlow,
     IResNet,
+    Jet,
     MLPBlock,
     RealNVP,
     ResidualFlow,
@@ -39,6 +40,7 @@ from pyro_resflow.nn import (
     GatedMaxout,
     GatedSelfAttention,
     ResidualConditioner,
+    TransformerConditioner,
     WeightNormConv2d,
 )
 from pyro_resflow.solvers import Anderson
@@ -99,6 +101,13 @@ FLOWS: dict[str, Callable[..., ImageFlow]] = {
     ),
     "real_nvp": lambda **_: RealNVP(EVENT, scales=2, network=ResidualConditioner(2, blocks=1)),
     "glow": lambda **_: Glow(EVENT, steps=(1, 1), network=ConvConditioner(2)),
+    "jet": lambda **_: Jet(
+        (1, 4, 6),
+        3,
+        patch_size=2,
+        network=TransformerConditioner(4, blocks=1, heads=2),
+        channel_couplings=1,
+    ),
     "flow_plus_plus": lambda **_: FlowPlusPlus(
         EVENT, ((0, 1), (1, 0)), step=step(mixing=GatedSelfAttention(heads=2))
     ),

@@ -25,6 +25,7 @@ MAPS = {
     "bounded": lambda: AffineMap(BoundedLogScale(2.0)),
     "learned": lambda: AffineMap(LearnedLogScale()),
     "sigmoid": lambda: AffineMap(SigmoidScale()),
+    "sigmoid_below_2": lambda: AffineMap(SigmoidScale(0.0, factor=2.0)),
     "mixture": lambda: LogisticMixtureMap(3),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from pyro_resflow.nn import (
     GatedMaxout,
     GatedSelfAttention,
     ResidualConditioner,
+    TransformerConditioner,
     WeightNormConv2d,
     initialize_by,
 )
@@ -32,8 +34,10 @@ CONDITIONERS: dict[str, Conditioner] = {
     ),
     "conv": ConvConditioner(8),
     "conv_weight_norm": ConvConditioner(8, WeightNormConv2d),
+    "transformer": TransformerConditioner(8, blocks=2, heads=2),
 }
 SHAPE = (3, 4, 6)
+STARTING_AT_ZERO = (ConvConditioner, TransformerConditioner)
 
 
 @pytest.fixture(params=sorted(CONDITIONERS))
@@ -67,7 +71,7 @@ def test_starts_at_or_near_zero(recipe: Conditioner) -> None:
     net = recipe(SHAPE, 7)
     initialize_by(net, [torch.randn(50, *SHAPE)])
     out = net(torch.randn(50, *SHAPE))
-    assert out.abs().max() <= (0 if isinstance(recipe, ConvConditioner) else 0.6)
+    assert out.abs().max() <= (0 if isinstance(recipe, STARTING_AT_ZERO) else 0.6)
 
 
 def test_every_parameter_learns(recipe: Conditioner) -> None:
@@ -161,7 +165,45 @@ def test_attention_follows_its_formula() -> None:
     torch.testing.assert_close(found, x + a * b.sigmoid())
 
 
+def test_a_transformer_is_the_encoder_of_torch() -> None:
+    """torch.nn.TransformerEncoder with the same weights computes the same."""
+    torch.manual_seed(0)
+    net = started(TransformerConditioner(8, blocks=2, heads=2)(SHAPE, 5))
+    layer = nn.TransformerEncoderLayer(
+        8,
+        2,
+        32,
+        dropout=0.0,
+        activation=partial(nn.functional.gelu, approximate="tanh"),
+        layer_norm_eps=1e-6,
+        batch_first=True,
+        norm_first=True,
+    )
+    encoder = nn.TransformerEncoder(layer, 2, net.norm, enable_nested_tensor=False)
+    for block, torchs in zip(net.blocks, encoder.layers, strict=True):
+        pairs = {
+            "self_attn.in_proj_weight": block.project.weight,
+            "self_attn.in_proj_bias": block.project.bias,
+        }
+        own = {
+            "self_attn.out_proj": block.join,
+            "linear1": block.expand,
+            "linear2": block.contract,
+            "norm1": block.norms[0],
+            "norm2": block.norms[1],
+        }
+        for name, part in own.items():
+            pairs |= {f"{name}.weight": part.weight, f"{name}.bias": part.bias}
+        torchs.load_state_dict(pairs)
+    a = torch.randn(3, *SHAPE)
+    tokens = net.first(a.flatten(2).transpose(1, 2)) + net.positions
+    expected = net.last(encoder(tokens)).transpose(1, 2).reshape(3, 5, *SHAPE[1:])
+    torch.testing.assert_close(net(a), expected)
+
+
 def test_heads_that_do_not_divide_are_named() -> None:
+    with pytest.raises(ValueError, match="heads: expected a divisor of the 6 channels, got 4"):
+        TransformerConditioner(6, heads=4)(SHAPE, 7)
     with pytest.raises(ValueError, match="heads: expected a divisor of the 6 channels, got 4"):
         GatedAttentionConditioner(6)(SHAPE, 7)
 

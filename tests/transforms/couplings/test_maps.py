@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -29,6 +31,14 @@ def test_glows_scale_starts_at_its_offset() -> None:
     y, log_slope = AffineMap(SigmoidScale())(torch.ones(7, 3), torch.zeros(7, 2, 3))
     torch.testing.assert_close(y, torch.full((7, 3), 2.0).sigmoid())
     torch.testing.assert_close(log_slope.exp(), y)
+
+
+def test_jets_scale_starts_at_one_and_stays_below_two() -> None:
+    scale = SigmoidScale(offset=0.0, factor=2.0)
+    scales = scale(torch.tensor([-3.0, 0.0, 30.0])).exp()
+    torch.testing.assert_close(scales, torch.tensor([2 / (1 + math.exp(3)), 1.0, 2.0]))
+    with pytest.raises(ValueError, match="factor: expected a positive number, got 0"):
+        SigmoidScale(factor=0.0)
 
 
 def test_bounded_log_scale_keeps_within_its_bound_and_the_slope_at_zero() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pyro_resflow.transforms import ChannelHalves, Checkerboard, Columns, Mask
+from pyro_resflow.transforms import ChannelHalves, Checkerboard, Columns, Mask, Rows
 
 MASKS: dict[str, Callable[[], Mask]] = {
     "checkerboard": lambda: Checkerboard((2, 3, 4)),
@@ -17,6 +17,8 @@ MASKS: dict[str, Callable[[], Mask]] = {
     "checkerboard_one_column": lambda: Checkerboard((1, 3, 1)),
     "columns": lambda: Columns((2, 3, 4)),
     "columns_odd_width": lambda: Columns((2, 3, 5), parity=1),
+    "rows": lambda: Rows((2, 4, 3)),
+    "rows_odd_height": lambda: Rows((2, 5, 3), parity=1),
     "channels": lambda: ChannelHalves((5, 2, 3)),
     "channels_swapped": lambda: ChannelHalves((5, 2, 3), swap=True),
     "vector": lambda: ChannelHalves((3,), swap=True),
@@ -76,6 +78,13 @@ def test_columns_keep_every_other_column(parity: int) -> None:
     assert torch.equal(places, expected.expand(2, 5))
 
 
+@pytest.mark.parametrize("parity", [0, 1])
+def test_rows_keep_every_other_row(parity: int) -> None:
+    places = kept_places(Rows((1, 5, 2), parity))[0]
+    expected = (torch.arange(5) % 2 == parity).float()
+    assert torch.equal(places, expected[:, None].expand(5, 2))
+
+
 def test_channel_halves_keep_the_first_channels_or_the_others() -> None:
     x = torch.randn(7, 5, 2, 2)
     kept, changed = ChannelHalves((5, 2, 2)).split(x)
@@ -93,6 +102,7 @@ def test_channel_halves_keep_the_first_channels_or_the_others() -> None:
         (lambda: Checkerboard((4, 4)), r"event_shape: expected \(C, H, W\)"),
         (lambda: Checkerboard((1, 4, 4), parity=2), "parity: expected 0 or 1, got 2"),
         (lambda: Columns((1, 4, 1)), r"event_shape: .*got \(1, 4, 1\)"),
+        (lambda: Rows((1, 1, 4)), r"at least two rows or pixels .*got \(1, 1, 4\)"),
         (lambda: ChannelHalves((1, 4, 4)), "event_shape: expected at least two channels"),
         (lambda: ChannelHalves(()), "event_shape: expected at least two channels"),
     ],
