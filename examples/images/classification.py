@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -30,6 +31,7 @@ class Classification(ImageTask):
         std: Standard deviation of each channel, to divide by.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
+        weights: A training checkpoint whose weights to start from; the optimizer starts anew.
     """
 
     program: ClassVar[str] = "examples.images.classification"
@@ -57,8 +59,10 @@ class Classification(ImageTask):
         std: Sequence[float],
         optimizer: OptimizerCallable = torch.optim.SGD,
         lr_scheduler: LRSchedulerCallable = constant_rate,
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
+        self.weights = weights
         self.network = network
         self.bins = bins
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))

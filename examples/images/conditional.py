@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class ConditionalEstimation(DensityEstimation):
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
         test_draws: Draws of dequantization noise (and probes) to average for each test image.
+        weights: See `DensityEstimation`.
     """
 
     program: ClassVar[str] = "examples.images.conditional"
@@ -54,8 +56,11 @@ class ConditionalEstimation(DensityEstimation):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable = constant_rate,
         test_draws: int = 10,
+        weights: Path | None = None,
     ) -> None:
-        super().__init__(flow, bins, dequantizer, optimizer, lr_scheduler, test_draws)
+        super().__init__(
+            flow, bins, dequantizer, optimizer, lr_scheduler, test_draws, weights=weights
+        )
         self.test_hits = CatMetric(nan_strategy="error")
 
     @property

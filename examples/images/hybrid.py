@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -68,6 +69,7 @@ class HybridEstimation(DensityEstimation):
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule, stepped after every optimizer step.
         test_draws: Draws of dequantization noise (and probes) to average for each test image.
+        weights: See `DensityEstimation`; with the file `hybrid.safetensors`.
     """
 
     program: ClassVar[str] = "examples.images.hybrid"
@@ -96,8 +98,11 @@ class HybridEstimation(DensityEstimation):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable = constant_rate,
         test_draws: int = 10,
+        weights: Path | None = None,
     ) -> None:
-        super().__init__(flow, bins, dequantizer, optimizer, lr_scheduler, test_draws)
+        super().__init__(
+            flow, bins, dequantizer, optimizer, lr_scheduler, test_draws, weights=weights
+        )
         self.hybrid = Hybrid(flow, classes, hidden_channels=hidden_channels)
         self.weight = weight
         self.test_hits = CatMetric(nan_strategy="error")

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     ModelCheckpoint,
 )
+from torch import Tensor
 
 from examples.images.data import ImageData
 from examples.images.run_errors import SetupError
@@ -205,22 +206,25 @@ def check_monitors(trainer: Trainer, task: LightningModule) -> None:
             )
 
 
-def check_weights(task: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+def check_weights(
+    task: LightningModule, state: Mapping[str, Tensor], setting: str = "ckpt_path"
+) -> None:
     """Refuse the weights of another model.
 
     Args:
         task: The task to load the weights into.
-        checkpoint: The checkpoint with the weights.
+        state: The weights, by name.
+        setting: The setting that names their file.
     """
     own, saved = (
         {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        for weights in (task.state_dict(), checkpoint["state_dict"])
+        for weights in (task.state_dict(), state)
     )
     different = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
     if different:
         name = different[0]
         raise SetupError(
-            f"ckpt_path: the checkpoint's weights are not those of the model in the settings: "
+            f"{setting}: the file's weights are not those of the model in the settings: "
             f"{name} has shape {saved.get(name, 'none')} there and {own.get(name, 'none')} here "
             f"({len(different)} differ). Take the settings of config.yaml in the folder of its run"
         )

@@ -69,13 +69,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
             ) from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, setting: str = "ckpt_path") -> dict[str, Any]:
     """Read a checkpoint and verify its checksums; tensors stay in the file until they are used.
 
     torch does not verify the checksums: a changed byte would silently change a weight.
 
     Args:
         path: The file.
+        setting: The setting that names it.
 
     Raises:
         SetupError: If the file is damaged or not a checkpoint of a run.
@@ -88,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except READ_ERRORS as error:
         raise SetupError(
-            f"ckpt_path {str(path)!r} is damaged or not a checkpoint of a run ({error}); name "
+            f"{setting} {str(path)!r} is damaged or not a checkpoint of a run ({error}); name "
             "another one"
         ) from error
     missing = (
@@ -96,7 +97,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     )
     if missing:
         raise SetupError(
-            f"ckpt_path {str(path)!r} is not a checkpoint of a run: it has no "
+            f"{setting} {str(path)!r} is not a checkpoint of a run: it has no "
             f"{', '.join(sorted(missing))}; name another one"
         )
     return checkpoint

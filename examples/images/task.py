@@ -1,6 +1,7 @@
 """Tasks as Lightning modules: the base of all, and the density of integer images."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,6 +19,7 @@ from examples.images.marginals import fit_marginals
 from examples.images.optimization import constant_rate, optimization
 from examples.images.run_errors import SetupError
 from examples.images.setting_checks import check_weights
+from examples.images.starting import start_from
 from pyro_resflow.distributions import BitsPerDim, Dequantized
 from pyro_resflow.flows import ImageFlow
 from pyro_resflow.nn import initialize_by
@@ -72,6 +74,7 @@ class ImageTask(LightningModule):
             settings.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule from the optimizer.
+        weights: A file of weights to start from.
     """
 
     program: ClassVar[str]
@@ -80,6 +83,17 @@ class ImageTask(LightningModule):
     links: ClassVar[dict[str, str]]
     optimizer: OptimizerCallable
     lr_scheduler: LRSchedulerCallable
+    weights: Path | None = None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the trained modules to save, by name; by default none."""
+        return {}
+
+    def setup(self, stage: str) -> None:
+        """Load the weights to start from, once, unless a checkpoint replaces all weights."""
+        path, self.weights = self.weights, None
+        if path is not None and self.trainer.ckpt_path is None:
+            start_from(self, path)
 
     def probe(self, batch: Any) -> None:
         """Evaluate the model on a batch, to find where values stop being finite."""
@@ -87,7 +101,7 @@ class ImageTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another model."""
-        check_weights(self, checkpoint)
+        check_weights(self, checkpoint["state_dict"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
@@ -113,6 +127,8 @@ class DensityEstimation(ImageTask):
         test_draws: Draws of dequantization noise (and probes) to average for each test image.
         test_samples: Draws in each importance-weighted bound of a test image. More than one
             tightens the bound, and needs a flow with a deterministic log-determinant.
+        weights: A file of weights to start from, for fine-tuning: a training checkpoint or a
+            `flow.safetensors` with its `dequantizer.safetensors`. The optimizer starts anew.
     """
 
     program: ClassVar[str] = "examples.images"
@@ -135,8 +151,10 @@ class DensityEstimation(ImageTask):
         lr_scheduler: LRSchedulerCallable = constant_rate,
         test_draws: int = 10,
         test_samples: int = 1,
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
+        self.weights = weights
         check_draws(flow, test_draws, test_samples)
         self.flow = flow
         self.dequantizer = dequantizer(flow.event_shape, bins)
