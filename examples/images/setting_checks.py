@@ -119,7 +119,8 @@ def check_labels(task: LightningModule, data: ImageData) -> None:
     if data.labels and not task.labelled:
         raise SetupError(
             f"data.labels true: {type(task).__name__} learns from images alone; leave data.labels "
-            "out, or run examples.images.hybrid or examples.images.classification"
+            "out, or run examples.images.conditional, examples.images.hybrid or "
+            "examples.images.classification"
         )
     if task.labelled and not data.labels:
         raise SetupError(

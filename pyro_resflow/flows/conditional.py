@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Transform
 
 from ..transforms import ConditionalCompose, ConditionalInverse
 from ..transforms.core.checks import check_dtype
+from ..transforms.core.conditional import check_is_tensor, common_batch
 from .contexts import Labels, Vectors
-from .image_flow import Encoder, ImageFlow
+from .image_flow import Encoder, ImageFlow, standard_noise
 
 
 class ConditionalEncoder(ConditionalCompose):
@@ -38,6 +40,7 @@ class ConditionalEncoder(ConditionalCompose):
 
     def flow(self, context: Tensor) -> ConditionedImageFlow:
         """The inverse of the encoder at a context."""
+        check_is_tensor(context)
         check_dtype("context", context, self)
         vectors = self.context(context)
         return ConditionedImageFlow(
@@ -95,9 +98,14 @@ class ConditionalImageFlow(ConditionalInverse):
                 ``(*batch, context_dim)``.
 
         Raises:
+            TypeError: for a context that is not a tensor.
             ValueError: for labels out of range, or a context of another shape or dtype.
         """
         return self.encoder.flow(context)
+
+    def distribution(self) -> dist.ConditionalTransformedDistribution:
+        """The conditional distribution of images: its ``condition`` takes the context."""
+        return dist.ConditionalTransformedDistribution(standard_noise(self), [self])
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
         """The shape of images for noise of a shape, apart from the context's batch."""
@@ -127,9 +135,9 @@ class ConditionedImageFlow(ImageFlow):
         self.batch_shape = torch.Size(batch_shape)
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        batch = torch.broadcast_shapes(tuple(shape[:-1]), self.batch_shape)
+        batch = common_batch(shape[:-1], self.batch_shape)
         return torch.Size((*batch, *self.event_shape))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        batch = torch.broadcast_shapes(tuple(shape[: len(shape) - 3]), self.batch_shape)
+        batch = common_batch(shape[: len(shape) - 3], self.batch_shape)
         return torch.Size((*batch, self.latent_dim))

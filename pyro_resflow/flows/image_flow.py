@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from ..transforms import Compose, Inverse, Logit, MarginalGaussianization
@@ -94,17 +94,32 @@ class ImageFlow(Inverse):
 
     def distribution(self) -> dist.TransformedDistribution:
         """The distribution of images, that is, of this flow applied to standard normal noise."""
-        like = next(self.parameters(), torch.empty(()))
-        zeros = torch.zeros(self.latent_dim, dtype=like.dtype, device=like.device)
-        entries = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False)
-        base = EntrywiseNoise(entries, 1, validate_args=False)
-        return dist.TransformedDistribution(base, [self])
+        return dist.TransformedDistribution(standard_noise(self), [self])
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
         return torch.Size((*shape[:-1], *self.event_shape))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
         return torch.Size((*shape[: len(shape) - 3], self.latent_dim))
+
+
+class TakesNoise(Protocol):
+    """A module that maps noise vectors to images."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Size D of the noise vector."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters, which have the dtype and the device of the noise."""
+
+
+def standard_noise(flow: TakesNoise) -> EntrywiseNoise:
+    """The standard normal noise of a flow, with its dtype and on its device."""
+    like = next(flow.parameters(), torch.empty(()))
+    zeros = torch.zeros(flow.latent_dim, dtype=like.dtype, device=like.device)
+    entries = dist.Normal(zeros, torch.ones_like(zeros), validate_args=False)
+    return EntrywiseNoise(entries, 1, validate_args=False)
 
 
 def input_maps(input_map: Transform | None, alpha: float | None) -> list[Transform]:

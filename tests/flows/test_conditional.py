@@ -156,8 +156,8 @@ def test_vectors_are_contexts_too(name: str) -> None:
     (gradient,) = torch.autograd.grad(log_prob.sum(), context)
     assert gradient.abs().min() > 0
     base = dist.Normal(torch.zeros(16, dtype=torch.float64), 1.0).to_event(1)
-    conditional = dist.ConditionalTransformedDistribution(base, [flow])
-    torch.testing.assert_close(conditional.condition(context).log_prob(x), log_prob)
+    for d in (dist.ConditionalTransformedDistribution(base, [flow]), flow.distribution()):
+        torch.testing.assert_close(d.condition(context).log_prob(x), log_prob)
 
 
 def test_every_parameter_learns(name: str) -> None:
@@ -266,10 +266,28 @@ def test_bad_contexts_are_named(kind: dict[str, int], context: Tensor, message: 
         flow.condition(context)
 
 
-def test_labels_of_another_batch_than_the_images_are_named() -> None:
+def test_labels_of_another_batch_than_the_images_are_named(name: str) -> None:
+    flow = build(name, num_classes=3).condition(torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"context: .* that of the input, \(5,\), got \(4,\)"):
+        flow.inv(images(5))
+
+
+@pytest.mark.parametrize("context", [1, [0, 1], None])
+def test_labels_that_are_no_tensor_are_named(context: object) -> None:
     flow = build("glow", num_classes=3)
-    with pytest.raises((ValueError, RuntimeError), match="shape"):
-        flow.condition(torch.zeros(4, dtype=torch.long)).distribution().log_prob(images(5))
+    with pytest.raises(TypeError, match=r"context: expected a tensor, got a .*torch.as_tensor"):
+        flow.condition(context)
+
+
+def test_labels_go_with_their_images_when_chunks_initialise() -> None:
+    flow = ConditionalGlow(SHAPE, (1,), num_classes=2, network=ConvConditioner(4))
+    labels = torch.arange(20) % 2
+    pixels = torch.rand(20, *SHAPE) + labels[:, None, None, None]
+    states = []
+    for chunk_size in (None, 7):
+        initialize(flow, pixels / 2, context=labels, chunk_size=chunk_size)
+        states.append({name: value.clone() for name, value in flow.state_dict().items()})
+    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-4)
 
 
 def test_any_integer_dtype_is_a_label() -> None:

@@ -69,7 +69,7 @@ class ConditionedTransform(OnePassTransform):
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
         event = len(shape) - self.domain.event_dim
         context_batch = self.context.dim() - len(self._context_event_shape)
-        batch = torch.broadcast_shapes(shape[:event], self.context.shape[:context_batch])
+        batch = common_batch(shape[:event], self.context.shape[:context_batch])
         return torch.Size((*batch, *shape[event:]))
 
     inverse_shape = forward_shape
@@ -193,6 +193,21 @@ class ConditionalInverse(Rebuildable, Summarized, ConditionalTransformModule):
         return self.transform.condition(context).inv
 
 
+def common_batch(batch_shape: Sequence[int], context_batch_shape: Sequence[int]) -> torch.Size:
+    """The batch shape to which an input and a context broadcast.
+
+    Raises:
+        ValueError: naming both, if they do not broadcast.
+    """
+    try:
+        return torch.broadcast_shapes(tuple(batch_shape), tuple(context_batch_shape))
+    except RuntimeError as error:
+        raise ValueError(
+            "context: expected a batch shape that broadcasts with that of the input, "
+            f"{tuple(batch_shape)}, got {tuple(context_batch_shape)}."
+        ) from error
+
+
 def check_context(
     context: Tensor, context_shape: Sequence[int], network: nn.Module | None = None
 ) -> None:
@@ -201,6 +216,7 @@ def check_context(
     Raises:
         ValueError: naming the expected and the given shape or dtype.
     """
+    check_is_tensor(context)
     expected = tuple(context_shape)
     batch_dim = context.dim() - len(expected)
     if batch_dim < 0 or tuple(context.shape[batch_dim:]) != expected:
@@ -209,3 +225,16 @@ def check_context(
             f"{tuple(context.shape)}."
         )
     check_dtype("context", context, network)
+
+
+def check_is_tensor(context: object) -> None:
+    """Raise unless a context is a tensor.
+
+    Raises:
+        TypeError: naming what was given, and the remedy.
+    """
+    if not isinstance(context, Tensor):
+        raise TypeError(
+            f"context: expected a tensor, got a {type(context).__name__}; convert it by "
+            "torch.as_tensor."
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from ...nn import Conditioner
-from ..core.conditional import ConditionalBijection, ConditionalCompose
+from ..core.conditional import ConditionalBijection, ConditionalCompose, common_batch
 from .multiscale import Split, flatten_after, multiscale_parts, split_shape
 
 
@@ -90,15 +90,15 @@ class ConditionedSplit(Split):
         """x at the common batch shape, since both halves must have the same."""
         if x.dim() < event_dim:
             return x  # the split reports the wrong shape
-        batch = torch.broadcast_shapes(x.shape[: x.dim() - event_dim], self.batch_shape)
+        batch = common_batch(x.shape[: x.dim() - event_dim], self.batch_shape)
         return x.expand(*batch, *x.shape[x.dim() - event_dim :])
 
     def forward_shape(self, shape: Sequence[int]) -> torch.Size:
-        batch = torch.broadcast_shapes(tuple(shape[:-3]), self.batch_shape)
+        batch = common_batch(shape[:-3], self.batch_shape)
         return torch.Size((*batch, self.event_shape.numel()))
 
     def inverse_shape(self, shape: Sequence[int]) -> torch.Size:
-        batch = torch.broadcast_shapes(tuple(shape[:-1]), self.batch_shape)
+        batch = common_batch(shape[:-1], self.batch_shape)
         return torch.Size((*batch, *self.event_shape))
 
 
