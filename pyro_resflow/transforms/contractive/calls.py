@@ -33,8 +33,10 @@ def evaluated(net: Network, x: Tensor, event_dim: int) -> Tensor:
     """g(x), same shape as x."""
     check_settled(net)
     flat, _ = flatten_batch(x, event_dim)
-    network = net if isinstance(net, Linearizable) else linearizable_module(net)
-    return network(flat).reshape(x.shape)
+    if not isinstance(net, Chain):  # checking the protocol takes longer than an operation
+        net = net if isinstance(net, Linearizable) else linearizable_module(net)
+    value: Tensor = net(flat)
+    return value.reshape(x.shape)
 
 
 def estimated(
