@@ -294,3 +294,19 @@ def test_repeats_cover_the_most_rows() -> None:
 
 def test_errors_name_a_transform_in_one_line() -> None:
     assert repr(residual_flow(2)) == "Compose()"
+
+
+def test_blocks_that_run_by_autograd_are_named_with_the_reason() -> None:
+    def block(activation: nn.Module) -> Residual:
+        return Residual(nn.Sequential(nn.Linear(2, 2), activation))
+
+    found = pyro_resflow.summary(Compose([block(nn.ReLU()), block(nn.SiLU()), block(nn.ReLU())]))
+    assert [row.why_autograd for row in found.rows] == [
+        "1 (ReLU): its class has no stages",
+        "",
+        "1 (ReLU): its class has no stages",
+    ]
+    line = "evaluated by autograd, which is slower: Residual(Sequential): 1 (ReLU): its class has"
+    assert str(found).count(line) == 1
+    for flow in (block(nn.Tanh()), residual(2), conditional_residual(2, 3)):
+        assert "autograd" not in str(pyro_resflow.summary(flow))
