@@ -85,7 +85,7 @@ def saving_hooks() -> tuple[Any, ...]:
 
     ``torch.utils.checkpoint`` and ``torch.autograd.graph.saved_tensors_hooks`` set them.
     """
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.7
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.8
     return (top(False) or ()) if top is not None else ()
 
 

@@ -28,12 +28,14 @@ def coefficients_of(chains: Sequence[Stages]) -> list[tuple[Tensor, ...]]:
     Returns:
         For each chain, the coefficients of its stages in order.
     """
+    if torch.compiler.is_compiling():  # each layer checks its norm, by an operation
+        return [_one_by_one(stages) for stages in chains]
     stages = [*chain.from_iterable(chains)]
     layers: list[object] = []
     for stage in stages:
         layers.extend(stage.layers)
     with layers_updated(layers):
-        together = {} if torch.compiler.is_compiling() else _of_affine_maps(stages)
+        together = _of_affine_maps(stages)
         found = []
         for each in chains:
             coefficients: list[Tensor] = []
@@ -42,6 +44,13 @@ def coefficients_of(chains: Sequence[Stages]) -> list[tuple[Tensor, ...]]:
                     coefficients.extend(together.get(stage) or stage.coefficients())
             found.append(tuple(coefficients))
     return found
+
+
+def _one_by_one(stages: Stages) -> tuple[Tensor, ...]:
+    coefficients: list[Tensor] = []
+    for stage in stages:
+        coefficients.extend(stage.coefficients())
+    return tuple(coefficients)
 
 
 def _of_affine_maps(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -14,9 +13,11 @@ from .stage import Stage
 
 def evaluate(stages: Sequence[Stage[Any]], x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
     """Evaluate stages in sequence at x, with the coefficients of all stages in order."""
-    remaining = iter(coefficients)
-    for stage in stages:
-        x = stage.evaluate(x, *islice(remaining, stage.size))
+    start = 0
+    for stage in stages:  # no islice: torch 2.7's compiler restarts the iterator each time
+        end = start + stage.size
+        x = stage.evaluate(x, *coefficients[start:end])
+        start = end
     return x
 
 
@@ -34,10 +35,12 @@ class LinearizedStages:
     ) -> None:
         self.stages = stages
         self.saved: list[Any] = []
-        remaining = iter(coefficients)
+        start = 0
         for stage in stages:
-            x, saved = stage.linearize(x, *islice(remaining, stage.size))
+            end = start + stage.size
+            x, saved = stage.linearize(x, *coefficients[start:end])
             self.saved.append(saved)
+            start = end
         self.value = x
 
     def vjp(self, w: Tensor) -> Tensor:

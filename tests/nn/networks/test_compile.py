@@ -5,11 +5,13 @@ import torch
 
 from pyro_resflow.nn import InducedNorm, LipschitzLayer, LipschitzMLP
 from tests.networks import NETWORKS
+from tests.versions import torch_is
 
 # traces as torch.compile does for a device, but runs the graph as it is: no compiler is needed
 OPTIONS = {"fullgraph": True, "backend": "aot_eager"}
 
 
+@pytest.mark.skipif(not torch_is("2.7"), reason="torch.compile of a network needs torch 2.7")
 @pytest.mark.parametrize("name", ["mlp", "conv_net", "dense_net_vector", "induced"])
 def test_networks_compile_whole_and_follow_their_weights(name: str) -> None:
     torch.compiler.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -14,11 +15,11 @@ from pyro_resflow.logdet import Exact, Krylov
 from pyro_resflow.transforms import ChannelHalves, LogisticMixtureMap
 from tests.transforms.contractions import contraction, density, point
 from tests.transforms.registry import coupling
+from tests.versions import torch_is
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
-    reason="before 2.7, torch does not tell whether it checkpoints; its CheckpointError is raised",
-)
+# before torch 2.8 a flow cannot tell that it is checkpointed: then the gradient is right, or torch
+# raises a CheckpointError or an error about a graph that was freed
+REFUSES = contextlib.nullcontext() if torch_is("2.8") else contextlib.suppress(RuntimeError)
 
 LOSSES: dict[str, Callable[[Transform, Tensor], Tensor]] = {
     "log-density": lambda t, x: density(t, 2).log_prob(x).sum(),
@@ -52,8 +53,10 @@ def test_gradients_are_those_without(name: str) -> None:
         torch.manual_seed(1)
         for tensor in tensors:
             tensor.grad = None
-        checkpoint(function, x, use_reentrant=False).backward()
-        torch.testing.assert_close([tensor.grad for tensor in tensors], list(expected))
+        with REFUSES:
+            checkpoint(function, x, use_reentrant=False).backward()
+            found = [tensor.grad for tensor in tensors]
+            torch.testing.assert_close(found, list(expected))
 
 
 def test_a_pass_outside_is_not_used_inside() -> None:
@@ -62,5 +65,6 @@ def test_a_pass_outside_is_not_used_inside() -> None:
     outside = transform(x)
     inside = checkpoint(lambda x: transform(x).sum(), x, use_reentrant=False)
     (expected,) = torch.autograd.grad(outside.sum(), x)
-    inside.backward()
-    torch.testing.assert_close(x.grad, expected)
+    with REFUSES:
+        inside.backward()
+        torch.testing.assert_close(x.grad, expected)
