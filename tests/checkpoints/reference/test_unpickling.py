@@ -61,7 +61,7 @@ CALLS: dict[str, tuple[Callable[[Harm], Calls], str]] = {
     "popen": (lambda h: Calls(subprocess.Popen, ["touch", str(h.trace)]), r"\w+\.Popen"),
     "eval": (lambda h: Calls(builtins.eval, f"open({str(h.trace)!r}, 'w')"), "builtins.eval"),
     "exec": (lambda h: Calls(builtins.exec, f"open({str(h.trace)!r}, 'w')"), "builtins.exec"),
-    "open": (lambda h: Calls(builtins.open, str(h.trace), "w"), "io.open"),
+    "open": (lambda h: Calls(builtins.open, str(h.trace), "w"), r"_?io\.open"),
     "getattr": (lambda h: Calls(builtins.getattr, os, "system"), "builtins.getattr"),
     "import": (lambda h: Calls(builtins.__import__, "os"), "builtins.__import__"),
     "torch": (lambda h: Calls(torch.load, str(h.trace)), "torch.serialization.load"),
