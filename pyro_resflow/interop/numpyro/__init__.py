@@ -5,11 +5,15 @@
 """
 
 from . import conditioners, convolutions, image_translation  # noqa: F401 (registers translations)
+from .couplings import (
+    ConditionalCouplingTransform,
+    ConditionedCouplingTransform,
+    CouplingTransform,
+    HalvesTransform,
+)
 from .images import (
     ChannelPermutationTransform,
     Conv1x1Transform,
-    CouplingTransform,
-    HalvesTransform,
     LogitTransform,
     SplitTransform,
     SqueezeTransform,
@@ -33,8 +37,10 @@ __all__ = [
     "ChannelPermutationTransform",
     "Composition",
     "ConditionalCompose",
+    "ConditionalCouplingTransform",
     "ConditionalInverse",
     "ConditionalResidualTransform",
+    "ConditionedCouplingTransform",
     "Conv1x1Transform",
     "CouplingTransform",
     "Exact",

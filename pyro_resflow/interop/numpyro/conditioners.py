@@ -6,6 +6,7 @@ their channels in the last dimension, see :mod:`.convolutions`.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple, Protocol
 
 from torch import nn
@@ -17,7 +18,7 @@ from ...nn.conditioners import attention, convolutional, gated, residual
 from .convolutions import Affine, convolution
 from .halves import Halves
 from .layers import Chain, Layer, array, to_jax
-from .transformer import TransformerNet
+from . import transformer  # noqa: F401 (registers translations)
 
 with extra("numpyro"):
     import jax
@@ -228,18 +229,29 @@ class WithoutContext(NamedTuple):
 
 
 def conditioner(module: nn.Module) -> Conditioner:
-    """Translate a coupling's network to JAX."""
+    """Translate the network of a coupling without a context to JAX."""
     net = to_jax(module)
-    takes_context = (
-        GatedStack,
-        GatedNet,
-        ActivatedGatedNet,
-        ContextJoined,
-        ResidualNet,
-        TransformerNet,
-        OnFullImage,
-    )
-    return net if isinstance(net, takes_context) else WithoutContext(net)
+    return net if _takes_context(net) else WithoutContext(net)
+
+
+def conditioner_of_context(module: nn.Module) -> Conditioner:
+    """Translate the network of a conditional coupling to JAX.
+
+    Raises:
+        ValueError: if the translated network takes no context.
+    """
+    net = to_jax(module)
+    if not _takes_context(net):
+        raise ValueError(
+            "net: expected a network of the kept half and a context, got "
+            f"{type(module).__name__}, whose translation has no argument context; add one with "
+            "to_jax.register(type, function)."
+        )
+    return net
+
+
+def _takes_context(net: Any) -> bool:
+    return "context" in inspect.signature(net).parameters
 
 
 @to_jax.register

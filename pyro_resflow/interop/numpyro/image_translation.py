@@ -10,14 +10,18 @@ from torch.distributions import transforms as torch_transforms
 from ... import transforms
 from ...extras import extra
 from ...flows import ConditionalImageFlow
-from .conditioners import conditioner
+from .conditioners import conditioner, conditioner_of_context
 from .convolutions import check_evaluating
+from .couplings import (
+    ConditionalCouplingTransform,
+    ConditionedCouplingTransform,
+    CouplingTransform,
+    HalvesTransform,
+)
 from .halves import Halves
 from .images import (
     ChannelPermutationTransform,
     Conv1x1Transform,
-    CouplingTransform,
-    HalvesTransform,
     LogitTransform,
     SplitTransform,
     SqueezeTransform,
@@ -100,3 +104,18 @@ def _conditional_images(flow: ConditionalImageFlow) -> Any:
         f"flow: expected a flow at one context, got a {type(flow).__name__}, which has no "
         "translation as a whole; pass flow.condition(context)."
     )
+
+
+@to_numpyro.register
+def _conditional_coupling(flow: transforms.ConditionalCoupling) -> ConditionalCouplingTransform:
+    return ConditionalCouplingTransform(
+        to_jax_map(flow.elementwise),
+        conditioner_of_context(flow.net),
+        Halves.of(flow.mask),
+        tuple(flow.context_shape),
+    )
+
+
+@to_numpyro.register
+def _conditioned_coupling(flow: transforms.ConditionedCoupling) -> ConditionedCouplingTransform:
+    return _conditional_coupling(flow.conditional).condition(array(flow.context))

@@ -6,10 +6,7 @@ import math
 from typing import Any
 
 from ...extras import extra
-from .conditioners import Conditioner
-from .halves import Halves
 from .layers import Layer
-from .maps import ElementwiseMap
 from .translated import Flattened, OnePassTransform, backward, forward
 
 with extra("numpyro"):
@@ -159,84 +156,6 @@ class Conv1x1Transform(OnePassTransform):
         return (self.matrix,), (("matrix",), {})
 
 
-class CouplingTransform(OnePassTransform):
-    """Change one half of each event entry by entry, given the other half.
-
-    Args:
-        elementwise: the map of the changed half.
-        net: the conditioner, which takes images with the channels in the last dimension.
-        halves: the kept and the changed entries.
-    """
-
-    def __init__(self, elementwise: ElementwiseMap, net: Conditioner, halves: Halves) -> None:
-        self.elementwise = elementwise
-        self.net = net
-        self.halves = halves
-
-    @property
-    def domain(self) -> Any:
-        return constraints.independent(constraints.real, len(self.halves.event_shape))
-
-    codomain = domain
-
-    def forward(self, x: Array) -> tuple[Array, Array]:
-        return self._change_half(x, self.elementwise.forward)
-
-    def backward(self, y: Array) -> tuple[Array, Array]:
-        return self._change_half(y, self.elementwise.inverse)
-
-    def _change_half(self, x: Array, change: Any) -> tuple[Array, Array]:
-        event_dim = len(self.halves.event_shape)
-        kept, changed = (_features_last(half, event_dim) for half in self.halves.split(x))
-        raw = self.net(kept)
-        parameters = raw.reshape(*raw.shape[:-1], -1, changed.shape[-1])
-        changed, log_slopes = change(changed, parameters)
-        halves = (_features_first(half, event_dim) for half in (kept, changed))
-        return self.halves.merge(*halves), sum_rightmost(log_slopes, event_dim)
-
-    def tree_flatten(self) -> Flattened:
-        return (self.elementwise, self.net), (("elementwise", "net"), {"halves": self.halves})
-
-
-class HalvesTransform(OnePassTransform):
-    """One transform for each half of an event.
-
-    Args:
-        kept: the transform of the kept half.
-        changed: the transform of the changed half.
-        halves: the kept and the changed entries.
-    """
-
-    def __init__(self, kept: Transform, changed: Transform, halves: Halves) -> None:
-        self.kept = kept
-        self.changed = changed
-        self.halves = halves
-
-    @property
-    def domain(self) -> Any:
-        return constraints.independent(constraints.real, len(self.halves.event_shape))
-
-    codomain = domain
-
-    def forward(self, x: Array) -> tuple[Array, Array]:
-        return self._transform_halves(x, forward)
-
-    def backward(self, y: Array) -> tuple[Array, Array]:
-        return self._transform_halves(y, backward)
-
-    def _transform_halves(self, x: Array, one_pass: Any) -> tuple[Array, Array]:
-        event_dim = len(self.halves.event_shape)
-        results, ladjs = [], []
-        for transform, half in zip((self.kept, self.changed), self.halves.split(x), strict=True):
-            y, ladj = one_pass(transform, half)
-            results.append(y)
-            ladjs.append(sum_rightmost(ladj, event_dim - transform.domain.event_dim))
-        return self.halves.merge(*results), ladjs[0] + ladjs[1]
-
-    def tree_flatten(self) -> Flattened:
-        return (self.kept, self.changed), (("kept", "changed"), {"halves": self.halves})
-
-
 class SplitTransform(OnePassTransform):
     """Factor out the second half of the channels as a vector and transform the first.
 
@@ -304,11 +223,3 @@ jax.tree_util.register_pytree_node(
     lambda net: ((net.net,), net.event_shape),
     lambda event_shape, children: ImageNet(*children, event_shape),
 )
-
-
-def _features_last(x: Array, event_dim: int) -> Array:
-    return jnp.moveaxis(x, -event_dim, -1)
-
-
-def _features_first(x: Array, event_dim: int) -> Array:
-    return jnp.moveaxis(x, -1, -event_dim)

@@ -9,7 +9,7 @@ from ...extras import extra
 from .calculus import invert
 from .layers import ConditionalNetwork, Layer, Negative
 from .logdet import Exact, Krylov, LogDet
-from .translated import Composition, Flattened, Independent, Translated
+from .translated import Composition, Flattened, Independent, Translated, comparable
 
 with extra("numpyro"):
     import jax
@@ -132,6 +132,7 @@ class ConditionalTransform(Protocol):
         """The transform at a context of shape ``(*batch, context_dim)``."""
 
 
+@comparable
 class ConditionalResidualTransform(NamedTuple):
     """y = x + g(x; c), a contraction in x for every context c.
 
@@ -148,6 +149,7 @@ class ConditionalResidualTransform(NamedTuple):
         return ResidualTransform(self.net.bind(jnp.asarray(context)), self.logdet)
 
 
+@comparable
 class ConditionalAffine(NamedTuple):
     """Scale and shift each entry, given a context: y = exp(s(c)) x + b(c).
 
@@ -166,6 +168,7 @@ class ConditionalAffine(NamedTuple):
         return Independent(AffineTransform(shift, jnp.exp(log_scale)), 1)
 
 
+@comparable
 class ConditionalInverse(NamedTuple):
     """The inverse of a conditional transform.
 
@@ -180,6 +183,7 @@ class ConditionalInverse(NamedTuple):
         return self.transform.condition(context).inv
 
 
+@comparable
 class ConditionalCompose(NamedTuple):
     """A sequence of transforms, some of them conditional.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from ...extras import extra
 
@@ -14,6 +14,8 @@ with extra("numpyro"):
     from numpyro.distributions.transforms import (
         ComposeTransform,
         IndependentTransform,
+        LowerCholeskyAffine,
+        PermuteTransform,
         Transform,
         _InverseTransform,
     )
@@ -48,6 +50,16 @@ class Comparable:
 
     def __hash__(self) -> int:
         return hash((type(self), *map(id, tree_leaves(self))))
+
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def comparable(kind: Kind) -> Kind:
+    """Give a named tuple the equality and the hash of :class:`Comparable`; a class decorator."""
+    for name in ("eq", "__eq__", "__hash__"):
+        setattr(kind, name, getattr(Comparable, name))
+    return kind
 
 
 class Translated(Comparable, Transform):
@@ -124,6 +136,20 @@ class Independent(Translated, IndependentTransform):
     def tree_flatten(self) -> Flattened:
         static = {"reinterpreted_batch_ndims": self.reinterpreted_batch_ndims}
         return (self.base_transform,), (("base_transform",), static)
+
+
+class Permutation(Translated, PermuteTransform):
+    """NumPyro's ``PermuteTransform``, hashable."""
+
+    def tree_flatten(self) -> Flattened:
+        return (self.permutation,), (("permutation",), {})
+
+
+class Triangular(Translated, LowerCholeskyAffine):
+    """NumPyro's ``LowerCholeskyAffine``, hashable."""
+
+    def tree_flatten(self) -> Flattened:
+        return (self.loc, self.scale_tril), (("loc", "scale_tril"), {})
 
 
 def forward(transform: Transform, x: Array) -> tuple[Array, Array]:

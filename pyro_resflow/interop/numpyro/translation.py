@@ -25,15 +25,13 @@ from .transforms import (
     MonotoneTransform,
     ResidualTransform,
 )
-from .translated import Composition, Independent
+from .translated import Composition, Independent, Permutation, Triangular
 
 with extra("numpyro"):
     import numpyro.distributions as dist
     from jax import Array
     from numpyro.distributions.transforms import (
         AffineTransform,
-        LowerCholeskyAffine,
-        PermuteTransform,
         ReshapeTransform,
         Transform,
     )
@@ -53,9 +51,8 @@ def to_numpyro(flow: Any) -> Any:
     Args:
         flow: one of
 
-            - a transform of :mod:`pyro_resflow.transforms` (except dequantizations and
-              conditional couplings) or a flow of :mod:`pyro_resflow.flows`, in evaluation mode if
-              it has batch norms or dropout;
+            - a transform of :mod:`pyro_resflow.transforms` (except dequantizations) or a flow of
+              :mod:`pyro_resflow.flows`, in evaluation mode if it has batch norms or dropout;
             - Pyro's ``Permute``, torch's ``AffineTransform`` or ``ReshapeTransform``;
             - an inverse, a composition or a conditioned transform of these;
             - a ``TransformedDistribution`` of these with a normal base distribution.
@@ -63,7 +60,7 @@ def to_numpyro(flow: Any) -> Any:
     Returns:
         A NumPyro ``Transform``. For a conditional transform, an object whose
         ``condition(context)`` returns one. For a distribution, a NumPyro ``Distribution``. All of
-        them are pytrees.
+        them are pytrees; transforms and conditional transforms have a hash, too.
 
     Raises:
         ValueError: if a part of the flow has no translation; the message names it.
@@ -118,9 +115,9 @@ def _conditioned_affine(flow: transforms.ConditionedAffine) -> Transform:
 
 @to_numpyro.register
 @torch.no_grad()
-def _triangular_affine(flow: transforms.TriangularAffine) -> LowerCholeskyAffine:
+def _triangular_affine(flow: transforms.TriangularAffine) -> Triangular:
     scale_tril = flow.log_scale.exp()[:, None] * flow.unit_triangle()
-    return LowerCholeskyAffine(array(flow.shift), array(scale_tril))
+    return Triangular(array(flow.shift), array(scale_tril))
 
 
 @to_numpyro.register
@@ -177,10 +174,10 @@ def _act_norm(flow: transforms.ActNorm) -> Independent:
 
 
 @to_numpyro.register
-def _permute(flow: Permute) -> PermuteTransform:
+def _permute(flow: Permute) -> Permutation:
     if flow.dim != -1:
         raise ValueError(f"flow: expected a Permute of the last dimension, got dim={flow.dim}.")
-    return PermuteTransform(array(flow.permutation))
+    return Permutation(array(flow.permutation))
 
 
 @to_numpyro.register
