@@ -13,11 +13,13 @@ from .couplings import (
 )
 from .images import (
     ChannelPermutationTransform,
+    ConditionalSplitTransform,
     Conv1x1Transform,
     LogitTransform,
     SplitTransform,
     SqueezeTransform,
 )
+from .labels import LabelledTransform
 from .layers import to_jax
 from .logdet import Exact, Krylov
 from .maps import to_jax_map
@@ -40,12 +42,14 @@ __all__ = [
     "ConditionalCouplingTransform",
     "ConditionalInverse",
     "ConditionalResidualTransform",
+    "ConditionalSplitTransform",
     "ConditionedCouplingTransform",
     "Conv1x1Transform",
     "CouplingTransform",
     "Exact",
     "HalvesTransform",
     "Krylov",
+    "LabelledTransform",
     "LogitTransform",
     "MarginalGaussianizationTransform",
     "MonotoneTransform",

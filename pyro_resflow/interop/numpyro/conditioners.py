@@ -219,6 +219,30 @@ def _unflatten_on_full_image(halves: Halves, children: tuple[Any, ...]) -> OnFul
 jax.tree_util.register_pytree_node(OnFullImage, _flatten_on_full_image, _unflatten_on_full_image)
 
 
+class AtEveryPixel:
+    """A conditioner of images that receives a context vector at every pixel.
+
+    Args:
+        net: the network, whose context are feature maps.
+        size: ``(H, W)``.
+    """
+
+    def __init__(self, net: Conditioner, size: tuple[int, ...]) -> None:
+        self.net = net
+        self.size = size
+
+    def __call__(self, a: Array, context: Array) -> Array:
+        shape = (*context.shape[:-1], *self.size, context.shape[-1])
+        return self.net(a, jnp.broadcast_to(context[..., None, None, :], shape))
+
+
+jax.tree_util.register_pytree_node(
+    AtEveryPixel,
+    lambda net: ((net.net,), net.size),
+    lambda size, children: AtEveryPixel(*children, size),
+)
+
+
 class WithoutContext(NamedTuple):
     """A network of the kept half that ignores the context."""
 
@@ -339,3 +363,8 @@ def _residual_net(module: conditioners.ResidualNet) -> ResidualNet:
 @to_jax.register
 def _on_full_image(module: transforms.OnFullImage) -> OnFullImage:
     return OnFullImage(Halves.of(module.mask), conditioner(module.net))
+
+
+@to_jax.register
+def _at_every_pixel(module: transforms.AtEveryPixel) -> AtEveryPixel:
+    return AtEveryPixel(conditioner_of_context(module.net), tuple(module.size))

@@ -41,6 +41,11 @@ class Conv2d(NamedTuple):
         y = y.reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
+    @property
+    def out_features(self) -> int:
+        """The number of channels of the output."""
+        return self.kernel.shape[-1]
+
 
 class ChannelNorm(NamedTuple):
     """Layer normalisation over the channels of each pixel, with scale and shift."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.distributions import transforms as torch_transforms
 
 from ... import transforms
 from ...extras import extra
-from ...flows import ConditionalImageFlow
+from ...flows.conditional import ConditionalEncoder
+from ...flows.contexts import Labels
 from .conditioners import conditioner, conditioner_of_context
 from .convolutions import check_evaluating
 from .couplings import (
@@ -21,13 +20,16 @@ from .couplings import (
 from .halves import Halves
 from .images import (
     ChannelPermutationTransform,
+    ConditionalSplitTransform,
     Conv1x1Transform,
     LogitTransform,
     SplitTransform,
     SqueezeTransform,
 )
+from .labels import LabelledTransform
 from .layers import array
 from .maps import to_jax_map
+from .transforms import ConditionalCompose
 from .translated import Independent
 from .translation import feature_array, to_numpyro
 
@@ -99,11 +101,17 @@ def _coupling(flow: transforms.Coupling) -> CouplingTransform:
 
 
 @to_numpyro.register
-def _conditional_images(flow: ConditionalImageFlow) -> Any:
-    raise ValueError(
-        f"flow: expected a flow at one context, got a {type(flow).__name__}, which has no "
-        "translation as a whole; pass flow.condition(context)."
-    )
+def _conditional_split(flow: transforms.ConditionalSplit) -> ConditionalSplitTransform:
+    kept = flow.event_shape[0] - flow.event_shape[0] // 2
+    return ConditionalSplitTransform(to_numpyro(flow.inner), tuple(flow.event_shape), kept)
+
+
+@to_numpyro.register
+def _conditional_encoder(flow: ConditionalEncoder) -> LabelledTransform | ConditionalCompose:
+    parts = ConditionalCompose(tuple(to_numpyro(part) for part in flow.parts))
+    if isinstance(flow.context, Labels):
+        return LabelledTransform(array(flow.context.embedding.weight), parts)
+    return parts
 
 
 @to_numpyro.register

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ...extras import extra
-from .layers import Layer
-from .translated import Flattened, OnePassTransform, backward, forward
+from .layers import ConditionalNetwork, Layer, shifted
+from .translated import Comparable, Flattened, OnePassTransform, backward, forward
 
 with extra("numpyro"):
     import jax
@@ -176,7 +176,9 @@ class SplitTransform(OnePassTransform):
     def forward(self, x: Array) -> tuple[Array, Array]:
         a, b = jnp.split(x, [self.kept], axis=-3)
         z, ladj = forward(self.inner, a)
-        return jnp.concatenate([b.reshape(*b.shape[:-3], -1), z], axis=-1), ladj
+        b = b.reshape(*b.shape[:-3], -1)
+        b = jnp.broadcast_to(b, (*z.shape[:-1], b.shape[-1]))  # the context's batch is in z
+        return jnp.concatenate([b, z], axis=-1), ladj
 
     def backward(self, y: Array) -> tuple[Array, Array]:
         channels, height, width = self.event_shape
@@ -184,17 +186,40 @@ class SplitTransform(OnePassTransform):
         b, z = jnp.split(y, [factored * height * width], axis=-1)
         a, ladj = backward(self.inner, z)
         b = b.reshape(*y.shape[:-1], factored, height, width)
+        b = jnp.broadcast_to(b, (*a.shape[:-3], factored, height, width))
         return jnp.concatenate([a, b], axis=-3), ladj
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*shape[:-3], math.prod(self.event_shape))
+        inner = self.inner.forward_shape((*shape[:-3], self.kept, *self.event_shape[1:]))
+        return (*inner[:-1], math.prod(self.event_shape))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*shape[:-1], *self.event_shape)
+        kept = math.prod((self.kept, *self.event_shape[1:]))
+        inner = self.inner.inverse_shape((*shape[:-1], kept))
+        return (*inner[:-3], *self.event_shape)
 
     def tree_flatten(self) -> Flattened:
         static = {"event_shape": self.event_shape, "kept": self.kept}
         return (self.inner,), (("inner",), static)
+
+
+class ConditionalSplitTransform(Comparable):
+    """Factor out the second half of the channels and transform the first, given a context.
+
+    Args:
+        inner: conditional transform of images ``(kept, H, W)`` to vectors.
+        event_shape: ``(C, H, W)``.
+        kept: number of channels of the inner transform's input.
+    """
+
+    def __init__(self, inner: Any, event_shape: tuple[int, ...], kept: int) -> None:
+        self.inner = inner
+        self.event_shape = event_shape
+        self.kept = kept
+
+    def condition(self, context: Array) -> SplitTransform:
+        """The split at a context of shape ``(*batch, context_dim)``."""
+        return SplitTransform(self.inner.condition(context), self.event_shape, self.kept)
 
 
 class ImageNet:
@@ -205,9 +230,6 @@ class ImageNet:
         event_shape: ``(C, H, W)``.
     """
 
-    batch_shape: tuple[int, ...] = ()
-    """Batch dimensions of the context; there is no context."""
-
     def __init__(self, net: Layer, event_shape: tuple[int, ...]) -> None:
         self.net = net
         self.event_shape = event_shape
@@ -217,9 +239,43 @@ class ImageNet:
         y = jnp.moveaxis(self.net(jnp.moveaxis(images, -3, -1)), -1, -3)
         return y.reshape(x.shape)
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch dimensions of the context; empty without a context."""
+        shape: tuple[int, ...] = getattr(self.net, "batch_shape", ())
+        return shape[: max(0, len(shape) - 2)]  # a shift is one value for each channel
+
+
+class ConditionalImageNetwork:
+    """A chain of images whose affine layers are shifted by a network of the context.
+
+    Args:
+        net: the chain, and the network of the shifts.
+        event_shape: ``(C, H, W)``.
+    """
+
+    def __init__(self, net: ConditionalNetwork, event_shape: tuple[int, ...]) -> None:
+        self.net = net
+        self.event_shape = event_shape
+
+    def bind(self, context: Array) -> ImageNet:
+        """The network given a context of shape ``(*batch, context_dim)``."""
+        shifts = self.net.shifts(context)[..., None, None, :]
+        return ImageNet(shifted(self.net.chain, shifts), self.event_shape)
+
 
 jax.tree_util.register_pytree_node(
     ImageNet,
     lambda net: ((net.net,), net.event_shape),
     lambda event_shape, children: ImageNet(*children, event_shape),
+)
+jax.tree_util.register_pytree_node(
+    ConditionalImageNetwork,
+    lambda net: ((net.net,), net.event_shape),
+    lambda event_shape, children: ConditionalImageNetwork(*children, event_shape),
+)
+jax.tree_util.register_pytree_node(
+    ConditionalSplitTransform,
+    lambda split: ((split.inner,), (split.event_shape, split.kept)),
+    lambda static, children: ConditionalSplitTransform(*children, *static),
 )

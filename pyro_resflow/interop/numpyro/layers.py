@@ -7,6 +7,7 @@ the last dimension.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +30,14 @@ class Layer(Protocol):
         """Evaluate the layer at x, shape ``(*batch, features)``."""
 
 
+class AffineLayer(Layer, Protocol):
+    """A layer that multiplies its input by a weight: matrix or kernel."""
+
+    @property
+    def out_features(self) -> int:
+        """The size of the output's last dimension."""
+
+
 class Linear(NamedTuple):
     """W x + b, with W of shape ``(out, in)``."""
 
@@ -39,6 +48,11 @@ class Linear(NamedTuple):
         # a TPU's default precision is too low to solve for an inverse
         y = jnp.matmul(x, self.weight.T, precision="highest")
         return y if self.bias is None else y + self.bias
+
+    @property
+    def out_features(self) -> int:
+        """The size of the output."""
+        return self.weight.shape[0]
 
 
 class Shift(NamedTuple):
@@ -133,8 +147,7 @@ class Chain(NamedTuple):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The batch dimensions of the context; empty without a context."""
-        shifts = (layer.shift for layer in self.layers if isinstance(layer, Shift))
-        return jnp.broadcast_shapes(*(shift.shape[:-1] for shift in shifts))
+        return jnp.broadcast_shapes(*(shift.shape[:-1] for shift in _shifts(self)))
 
 
 class Negative(NamedTuple):
@@ -147,22 +160,53 @@ class Negative(NamedTuple):
 
 
 class ConditionalNetwork(NamedTuple):
-    """A chain whose linear layers are shifted by a network of the context."""
+    """A chain of vectors whose affine layers are shifted by a network of the context."""
 
     chain: Chain
     shifts: Layer
 
     def bind(self, context: Array) -> Chain:
         """The network given a context of shape ``(*batch, context_dim)``."""
-        sizes = [layer.weight.shape[0] for layer in self.chain.layers if isinstance(layer, Linear)]
-        ends = list(itertools.accumulate(sizes))[:-1]
-        shifts = iter(jnp.split(self.shifts(context), ends, axis=-1))
-        layers: list[Layer] = []
-        for layer in self.chain.layers:
-            layers.append(layer)
-            if isinstance(layer, Linear):
-                layers.append(Shift(next(shifts)))
-        return Chain(tuple(layers))
+        return shifted(self.chain, self.shifts(context))
+
+
+def shifted(chain: Chain, shifts: Array) -> Chain:
+    """The chain with a shift after each affine layer, also inside dense concatenations.
+
+    Args:
+        chain: the chain.
+        shifts: the shifts of all layers, concatenated along the last dimension.
+    """
+    sizes = [layer.out_features for layer in _affine_layers(chain)]
+    ends = list(itertools.accumulate(sizes))[:-1]
+    return _with_shifts(chain, iter(jnp.split(shifts, ends, axis=-1)))
+
+
+def _affine_layers(chain: Layer) -> Iterator[AffineLayer]:
+    for layer in getattr(chain, "layers", ()):
+        if isinstance(layer, DenseConcatenation):
+            yield from _affine_layers(layer.branch)
+        elif hasattr(layer, "out_features"):
+            yield layer
+
+
+def _with_shifts(chain: Layer, shifts: Iterator[Array]) -> Chain:
+    layers: list[Layer] = []
+    for layer in getattr(chain, "layers", ()):
+        if isinstance(layer, DenseConcatenation):
+            layer = layer._replace(branch=_with_shifts(layer.branch, shifts))
+        layers.append(layer)
+        if hasattr(layer, "out_features"):
+            layers.append(Shift(next(shifts)))
+    return Chain(tuple(layers))
+
+
+def _shifts(chain: Layer) -> Iterator[Array]:
+    for layer in getattr(chain, "layers", ()):
+        if isinstance(layer, Shift):
+            yield layer.shift
+        elif isinstance(layer, DenseConcatenation):
+            yield from _shifts(layer.branch)
 
 
 def array(value: Tensor | float) -> Array:
@@ -279,7 +323,7 @@ def _sequential(module: nn.Sequential) -> Chain:
 
 
 @to_jax.register
-def _conditional(module: lipschitz.ConditionalLipschitzMLP) -> ConditionalNetwork:
+def _conditional(module: lipschitz.ConditionalChain) -> ConditionalNetwork:
     return ConditionalNetwork(to_jax(module.chain), to_jax(module.shifts))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ...extras import extra
 from .calculus import invert
-from .layers import ConditionalNetwork, Layer, Negative
+from .layers import Layer, Negative
 from .logdet import Exact, Krylov, LogDet
 from .translated import Composition, Flattened, Independent, Translated, comparable
 
@@ -125,6 +125,13 @@ class MonotoneTransform(ContractionTransform):
         return self.logdet.cayley(self.net, (self._aligned(x) + y) / SQRT_2)
 
 
+class ConditionalNet(Protocol):
+    """A network that depends on a context; a pytree."""
+
+    def bind(self, context: Array) -> VectorNet:
+        """The network given a context of shape ``(*batch, context_dim)``."""
+
+
 class ConditionalTransform(Protocol):
     """A transform that depends on a context; a pytree."""
 
@@ -141,7 +148,7 @@ class ConditionalResidualTransform(NamedTuple):
         logdet: see :class:`ContractionTransform`.
     """
 
-    net: ConditionalNetwork
+    net: ConditionalNet
     logdet: LogDet = Exact()
 
     def condition(self, context: Array) -> ResidualTransform:

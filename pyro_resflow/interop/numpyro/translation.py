@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.distributions import transforms as torch_transforms
 from ... import transforms
 from ...extras import extra
 from ...linearization import known_event_shape
-from .images import ImageNet
+from .images import ConditionalImageNetwork, ImageNet
 from .layers import Chain, array, to_jax
 from .transforms import (
     ConditionalAffine,
@@ -94,12 +95,18 @@ def _monotone(flow: transforms.Monotone) -> Transform:
 
 
 @to_numpyro.register
-def _conditional_residual(flow: transforms.ConditionalResidual) -> ConditionalResidualTransform:
-    return ConditionalResidualTransform(to_jax(flow.net))
+def _conditional_residual(flow: transforms.ConditionalResidual) -> Any:
+    net = to_jax(flow.net)
+    if flow.domain.event_dim == 1:
+        return ConditionalResidualTransform(net)
+    shape = tuple(image_shape(flow.net, flow))
+    flatten = ReshapeTransform((math.prod(shape),), shape)
+    block = ConditionalResidualTransform(ConditionalImageNetwork(net, shape))
+    return ConditionalCompose((flatten, block, flatten.inv))
 
 
 @to_numpyro.register
-def _conditioned_residual(flow: transforms.ConditionedResidual) -> ResidualTransform:
+def _conditioned_residual(flow: transforms.ConditionedResidual) -> Transform:
     return _conditional_residual(flow.conditional).condition(array(flow.context))
 
 
@@ -212,18 +219,29 @@ def _contraction(
 ) -> Transform:
     """The transform by a contraction; images are flattened before it and restored after it."""
     event_dim = flow.domain.event_dim
-    shape = known_event_shape(flow.net, event_dim)
     if event_dim == 1:
         net = to_jax(flow.net)
         return kind(net if isinstance(net, Chain) else Chain((net,)))
+    shape = tuple(image_shape(flow.net, flow))
+    flatten = ReshapeTransform((math.prod(shape),), shape)
+    return Composition([flatten, kind(ImageNet(to_jax(flow.net), shape)), flatten.inv])
+
+
+def image_shape(net: Any, flow: Any) -> torch.Size:
+    """The shape ``(C, H, W)`` that the network of a block of images knows.
+
+    Raises:
+        ValueError: naming the block, if there is none.
+    """
+    event_dim = flow.domain.event_dim
+    shape = known_event_shape(net, event_dim)
     if event_dim != 3 or shape is None:
         raise ValueError(
             f"flow: expected a {type(flow).__name__} of vectors, or of images with a network that "
             f"has an attribute event_shape = (C, H, W), got {event_dim} event dimensions and a "
             f"network with event_shape {shape}."
         )
-    flatten = ReshapeTransform((shape.numel(),), tuple(shape))
-    return Composition([flatten, kind(ImageNet(to_jax(flow.net), tuple(shape))), flatten.inv])
+    return shape
 
 
 def feature_array(features: torch.Tensor, event_dim: int) -> Array:

@@ -17,13 +17,20 @@ import jax
 import jax.numpy as jnp
 
 from pyro_resflow import flows
+from pyro_resflow.flows.contexts import Vectors
 from pyro_resflow.interop.numpyro import to_jax, to_numpyro
 from pyro_resflow.nn import (
     ConvConditioner,
     GatedAttentionConditioner,
     ResidualConditioner,
 )
-from pyro_resflow.transforms import CouplingStep, Flatten, InvertibleConv1x1, initialize
+from pyro_resflow.transforms import (
+    ConditionalAffine,
+    CouplingStep,
+    Flatten,
+    InvertibleConv1x1,
+    initialize,
+)
 from tests.transforms.registry import CONDITIONAL, TRANSFORMS, Halved, SmallConditioner
 
 from .precision import precision, quick_compilation
@@ -37,7 +44,37 @@ def untrained(flow: nn.Module) -> nn.Module:
     return flow.eval()
 
 
+LABELS = {"num_classes": 3, "embedding_dim": 2}
+
+
+def untrained_for_labels(flow: Any) -> nn.Module:
+    """A conditional image flow in evaluation mode, initialised from noise."""
+    initialize(flow, torch.rand(16, *flow.event_shape), torch.arange(16) % 3)
+    return flow.eval()
+
+
 FLOWS: dict[str, Callable[[], Any]] = {
+    "ConditionalFlowPlusPlus": lambda: untrained_for_labels(
+        flows.ConditionalFlowPlusPlus(
+            IMAGE, ((0, 1),), step=CouplingStep(GatedAttentionConditioner(4, blocks=1)), **LABELS
+        )
+    ),
+    "ConditionalGlow": lambda: untrained_for_labels(
+        flows.ConditionalGlow(IMAGE, steps=(1,), network=ConvConditioner(2), **LABELS)
+    ),
+    "ConditionalImageFlow": lambda: flows.ConditionalImageFlow(
+        [Flatten((2, 2, 2)), ConditionalAffine(8, 3)], (2, 2, 2), Vectors(3)
+    ),
+    "ConditionalRealNVP": lambda: untrained_for_labels(
+        flows.ConditionalRealNVP(
+            IMAGE, scales=1, network=ResidualConditioner(2, blocks=1), **LABELS
+        )
+    ),
+    "ConditionalResidualFlow": lambda: untrained_for_labels(
+        flows.ConditionalResidualFlow(
+            IMAGE, (1,), network=flows.ConvBlock(2), end_blocks=0, **LABELS
+        )
+    ),
     "Encoder": lambda: flows.Encoder([InvertibleConv1x1(2), Flatten((2, 2, 2))], (2, 2, 2)),
     "FlowPlusPlus": lambda: untrained(
         flows.FlowPlusPlus(

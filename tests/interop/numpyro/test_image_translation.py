@@ -16,9 +16,6 @@ import jax.numpy as jnp
 import jax.test_util
 
 from pyro_resflow.flows import (
-    ConditionalGlow,
-    ConditionalImageFlow,
-    ConditionalResidualFlow,
     ConvBlock,
     DenseNetBlock,
     FlowPlusPlus,
@@ -283,23 +280,3 @@ def test_shapes_are_those_of_torch() -> None:
         y = transform(x)
         np.testing.assert_allclose(t(jax_array(x)), y.detach().numpy(), atol=1e-5)
         np.testing.assert_allclose(t.inv(jax_array(y)), x.numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("flow", "part"),
-    [
-        (ConditionalGlow(EVENT, (1,), num_classes=3, network=ConvConditioner(4)), "Coupling"),
-        (
-            ConditionalResidualFlow(
-                EVENT, (1,), num_classes=3, network=ConvBlock(4), end_blocks=0
-            ),
-            "ConditionalChain",
-        ),
-    ],
-)
-def test_a_conditional_flow_is_named(flow: ConditionalImageFlow, part: str) -> None:
-    initialize(flow, torch.rand(20, *EVENT), context=torch.arange(20) % 3)
-    with pytest.raises(ValueError, match=r"pass flow.condition\(context\)"):
-        to_numpyro(flow)
-    with pytest.raises(ValueError, match=part):
-        to_numpyro(flow.condition(torch.tensor(1)))

@@ -51,22 +51,28 @@ def test_neutra_samples_through_a_guide() -> None:
     assert mcmc.get_samples()["x"].shape == (100, 2)
 
 
-def test_mixtures_of_flows_are_enumerated() -> None:
-    first, second = prior(0), prior(1)
+def test_discrete_sites_below_a_flow_are_enumerated() -> None:
+    """The noise of each datum comes from one of two normals."""
+    pytest.importorskip("funsor", reason="NumPyro enumerates by funsor")
+    from numpyro.contrib.funsor import config_enumerate
+
+    flow = prior().transforms[0]
     data = jnp.array([[0.5, -0.3], [1.0, 2.0]])
+
+    def density(z: jax.Array) -> dist.Distribution:
+        noise = dist.Normal(2.0 * z[..., None] * jnp.ones(2), 1.0).to_event(1)
+        return dist.TransformedDistribution(noise, flow)
 
     def model() -> None:
         with numpyro.plate("data", 2):
-            z = numpyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
-            log_prob = jnp.where(z == 1, second.log_prob(data), first.log_prob(data))
-            numpyro.factor("density", log_prob)
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("x", density(z), obs=data)
 
     elbo = TraceEnum_ELBO(max_plate_nesting=1).loss(
-        jax.random.PRNGKey(0), {}, numpyro.handlers.config_enumerate(model), lambda: None
+        jax.random.PRNGKey(0), {}, config_enumerate(model), lambda: None
     )
-    expected = jnp.logaddexp(
-        np.log(0.7) + first.log_prob(data), np.log(0.3) + second.log_prob(data)
-    )
+    each = [density(jnp.array(float(z))).log_prob(data) for z in (0, 1)]
+    expected = jnp.logaddexp(np.log(0.7) + each[0], np.log(0.3) + each[1])
     np.testing.assert_allclose(elbo, -expected.sum(), rtol=1e-5)
 
 
