@@ -4,7 +4,12 @@
 ``jit``, ``vmap`` and ``grad``, and in NumPyro's models and kernels.
 """
 
-from . import conditioners, convolutions, image_translation  # noqa: F401 (registers translations)
+from . import (  # noqa: F401 (registers translations)
+    conditioners,
+    convolutions,
+    image_translation,
+    transformer,
+)
 from .couplings import (
     ConditionalCouplingTransform,
     ConditionedCouplingTransform,

@@ -18,7 +18,6 @@ from ...nn.conditioners import attention, convolutional, gated, residual
 from .convolutions import Affine, convolution
 from .halves import Halves
 from .layers import Chain, Layer, array, to_jax
-from . import transformer  # noqa: F401 (registers translations)
 
 with extra("numpyro"):
     import jax

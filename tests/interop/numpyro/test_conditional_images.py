@@ -19,6 +19,7 @@ from pyro_resflow.flows import (
     ConditionalFlowPlusPlus,
     ConditionalGlow,
     ConditionalImageFlow,
+    ConditionalJet,
     ConditionalRealNVP,
     ConditionalResidualFlow,
     ConvBlock,
@@ -27,7 +28,12 @@ from pyro_resflow.flows import (
 )
 from pyro_resflow.interop.numpyro import Krylov, to_numpyro, with_logdet
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import ConvConditioner, GatedAttentionConditioner, ResidualConditioner
+from pyro_resflow.nn import (
+    ConvConditioner,
+    GatedAttentionConditioner,
+    ResidualConditioner,
+    TransformerConditioner,
+)
 from pyro_resflow.solvers import Anderson
 from pyro_resflow.transforms import CouplingStep, initialize
 
@@ -38,6 +44,13 @@ LABELS = {"num_classes": CLASSES, "embedding_dim": 2}
 SOLVES = {"logdet": Exact(), "solver": Anderson(tolerance=1e-13)}
 FLOWS: dict[str, Callable[..., ConditionalImageFlow]] = {
     "glow": lambda **given: ConditionalGlow(EVENT, (1, 1), network=ConvConditioner(2), **given),
+    "jet": lambda **given: ConditionalJet(
+        EVENT,
+        2,
+        patch_size=2,
+        network=TransformerConditioner(channels=4, blocks=1, heads=2),
+        **given,
+    ),
     "real_nvp": lambda **given: ConditionalRealNVP(
         EVENT, scales=2, network=ResidualConditioner(2, blocks=1), **given
     ),

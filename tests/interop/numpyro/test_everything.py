@@ -23,6 +23,7 @@ from pyro_resflow.nn import (
     ConvConditioner,
     GatedAttentionConditioner,
     ResidualConditioner,
+    TransformerConditioner,
 )
 from pyro_resflow.transforms import (
     ConditionalAffine,
@@ -44,6 +45,7 @@ def untrained(flow: nn.Module) -> nn.Module:
     return flow.eval()
 
 
+TRANSFORMER = TransformerConditioner(channels=4, blocks=1, heads=2)
 LABELS = {"num_classes": 3, "embedding_dim": 2}
 
 
@@ -65,6 +67,9 @@ FLOWS: dict[str, Callable[[], Any]] = {
     "ConditionalImageFlow": lambda: flows.ConditionalImageFlow(
         [Flatten((2, 2, 2)), ConditionalAffine(8, 3)], (2, 2, 2), Vectors(3)
     ),
+    "ConditionalJet": lambda: untrained_for_labels(
+        flows.ConditionalJet(IMAGE, 2, patch_size=2, network=TRANSFORMER, **LABELS)
+    ),
     "ConditionalRealNVP": lambda: untrained_for_labels(
         flows.ConditionalRealNVP(
             IMAGE, scales=1, network=ResidualConditioner(2, blocks=1), **LABELS
@@ -84,6 +89,7 @@ FLOWS: dict[str, Callable[[], Any]] = {
     "Glow": lambda: untrained(flows.Glow(IMAGE, steps=(1,), network=ConvConditioner(2))),
     "IResNet": lambda: untrained(flows.IResNet(IMAGE, (1,), network=flows.ConvBlock(2))),
     "ImageFlow": lambda: flows.ImageFlow([InvertibleConv1x1(2), Flatten((2, 2, 2))], (2, 2, 2)),
+    "Jet": lambda: untrained(flows.Jet(IMAGE, 2, patch_size=2, network=TRANSFORMER)),
     "RealNVP": lambda: untrained(
         flows.RealNVP(IMAGE, scales=1, network=ResidualConditioner(2, blocks=1))
     ),
