@@ -97,8 +97,23 @@ MODELS: dict[str, tuple[type[ConditionalImageFlow], type[ImageFlow], dict[str, o
 }
 
 
+QUICK = {"glow", "jet", "residual_flow"}
+"""The slow tests repeat some properties for the other models."""
+
+
 @pytest.fixture(params=sorted(MODELS))
 def name(request: pytest.FixtureRequest) -> str:
+    torch.manual_seed(0)
+    return request.param
+
+
+@pytest.fixture(
+    params=[
+        each if each in QUICK else pytest.param(each, marks=pytest.mark.slow)
+        for each in sorted(MODELS)
+    ]
+)
+def quick_name(request: pytest.FixtureRequest) -> str:
     torch.manual_seed(0)
     return request.param
 
@@ -148,8 +163,8 @@ def test_batches_of_labels_and_of_images_broadcast(name: str) -> None:
     assert every.sample((2,)).shape == (2, 3, *SHAPE)
 
 
-def test_vectors_are_contexts_too(name: str) -> None:
-    flow, x = build(name, context_dim=5), images(4)
+def test_vectors_are_contexts_too(quick_name: str) -> None:
+    flow, x = build(quick_name, context_dim=5), images(4)
     context = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     log_prob = flow.condition(context).distribution().log_prob(x)
     assert log_prob.shape == (4,)
@@ -160,8 +175,8 @@ def test_vectors_are_contexts_too(name: str) -> None:
         torch.testing.assert_close(d.condition(context).log_prob(x), log_prob)
 
 
-def test_every_parameter_learns(name: str) -> None:
-    model, _, settings = MODELS[name]
+def test_every_parameter_learns(quick_name: str) -> None:
+    model, _, settings = MODELS[quick_name]
     flow = model(SHAPE, num_classes=3, **settings)
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
     labels = torch.arange(16) % 3
@@ -173,8 +188,8 @@ def test_every_parameter_learns(name: str) -> None:
     assert not [n for n, p in flow.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-def test_a_file_keeps_the_flow_and_its_settings(name: str, tmp_path: Path) -> None:
-    flow = build(name, num_classes=3)
+def test_a_file_keeps_the_flow_and_its_settings(quick_name: str, tmp_path: Path) -> None:
+    flow = build(quick_name, num_classes=3)
     checkpoints.save(flow, tmp_path / "flow.safetensors")
     other = checkpoints.load(tmp_path / "flow.safetensors").eval()
     assert type(other) is type(flow)
@@ -266,8 +281,8 @@ def test_bad_contexts_are_named(kind: dict[str, int], context: Tensor, message: 
         flow.condition(context)
 
 
-def test_labels_of_another_batch_than_the_images_are_named(name: str) -> None:
-    flow = build(name, num_classes=3).condition(torch.zeros(4, dtype=torch.long))
+def test_labels_of_another_batch_than_the_images_are_named(quick_name: str) -> None:
+    flow = build(quick_name, num_classes=3).condition(torch.zeros(4, dtype=torch.long))
     with pytest.raises(ValueError, match=r"context: .* that of the input, \(5,\), got \(4,\)"):
         flow.inv(images(5))
 
