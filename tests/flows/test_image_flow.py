@@ -238,7 +238,11 @@ WITH_INPUT_MAP: dict[str, Callable[[Shape, Transform], ImageFlow]] = {
 }
 
 
-@pytest.mark.parametrize("front", [Logit(1e-3), MarginalGaussianization(16)], ids=["logit", "map"])
+@pytest.mark.parametrize(
+    "front",
+    [pytest.param(Logit(1e-3), marks=pytest.mark.slow), MarginalGaussianization(16)],
+    ids=["logit", "marginal"],
+)
 @pytest.mark.parametrize("name", WITH_INPUT_MAP)
 def test_every_flow_takes_an_input_map(name: str, front: Transform) -> None:
     torch.manual_seed(0)

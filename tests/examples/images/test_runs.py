@@ -163,6 +163,21 @@ def test_more_samples_tighten_the_bound(tmp_path):
     assert bits(50) < bits(1) - 0.001
 
 
+@pytest.mark.parametrize(
+    "file", ["flow.safetensors", pytest.param("checkpoints/best.ckpt", marks=pytest.mark.slow)]
+)
+def test_a_run_starts_from_weights_with_a_new_optimizer(file, finished, tmp_path):
+    folder, _ = finished
+    saved = checkpoints.load(folder / "flow.safetensors")
+    still = {"model.optimizer.init_args.lr": "0", "trainer.callbacks": "[]"}
+    cli = run("fit", tmp_path, **still, **{"model.weights": str(folder / file)})
+    # with a learning rate of 0, the weights are those of the start
+    for found, expected in zip(cli.model.flow.parameters(), saved.parameters(), strict=True):
+        assert torch.equal(found, expected)
+    steps = {int(state["step"]) for state in cli.trainer.optimizers[0].state.values()}
+    assert steps == {cli.trainer.global_step} == {2}
+
+
 def test_a_run_resumes(finished, tmp_path):
     folder, cli = finished
     checkpoint = folder / "checkpoints" / "last.ckpt"

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from torch.optim import Optimizer
 
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
 from examples.images import weights
-from examples.images.cli import ImageCLI
 from examples.images.models import Features, GatedStep, VariationalDequantization
 from examples.images.run_errors import SetupError
 from examples.images.starting import start_from
 from examples.images.task import DensityEstimation, uniform_noise
 from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.transforms import AffineMap, MarginalGaussianization, initialize
-from tests.examples.images.test_runs import run
-
-pytestmark = pytest.mark.usefixtures("no_arguments")
 
 
 def variational(shape: tuple[int, ...], bins: int) -> VariationalDequantization:
@@ -92,23 +85,3 @@ def test_a_learned_dequantizer_needs_its_file(tmp_path):
     (tmp_path / "dequantizer.safetensors").unlink()
     with pytest.raises(SetupError, match=r"model.weights: .*dequantizer.safetensors"):
         start_from(task_of(learned=True), tmp_path / "flow.safetensors")
-
-
-def first_weights(cli: ImageCLI) -> torch.Tensor:
-    """The weights after a fit with a learning rate of 0, which are those of its start."""
-    return torch.cat([parameter.detach().flatten() for parameter in cli.model.parameters()])
-
-
-def test_runs_go_on_from_weights_with_a_new_optimizer(tmp_path):
-    still = {"model.optimizer.init_args.lr": "0", "trainer.callbacks": "[]"}
-    trained = run("fit_and_test", tmp_path / "first")
-    folder = Path(trained.trainer.default_root_dir)
-    saved = weights.load(folder)
-    expected = torch.cat([p.detach().flatten() for p in saved.flow.parameters()])
-    for number, file in enumerate(("flow.safetensors", "checkpoints/best.ckpt")):
-        settings = {**still, "model.weights": str(folder / file)}
-        fine = run("fit", tmp_path / f"fine_{number}", **settings)
-        assert torch.equal(first_weights(fine), expected)
-        optimizer: Optimizer = fine.trainer.optimizers[0]
-        steps = {int(state["step"]) for state in optimizer.state.values()}
-        assert steps == {fine.trainer.global_step} == {2}

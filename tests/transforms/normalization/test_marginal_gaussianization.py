@@ -54,7 +54,7 @@ def fitted(
 
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("kind", GREY_LEVELS)
-@pytest.mark.parametrize("bins", [2, 17, 256, 65_536])
+@pytest.mark.parametrize("bins", [2, pytest.param(17, marks=pytest.mark.slow), 256, 65_536])
 def test_float32_inverts_and_scores_as_float64_does(bins: int, kind: str, features: str) -> None:
     if bins > 256 and features == "pixels":
         pytest.skip("two million masses; the other features test the bins")
