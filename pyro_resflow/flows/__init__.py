@@ -1,6 +1,6 @@
 """Published flow architectures, assembled from the package's public parts."""
 
-from .conditional import ConditionalImageFlow
+from .conditional import ConditionalImageFlow, ConditionedImageFlow
 from .flow_plus_plus import ConditionalFlowPlusPlus, FlowPlusPlus
 from .glow import ConditionalGlow, Glow
 from .i_resnet import IResNet
@@ -18,6 +18,7 @@ __all__ = [
     "ConditionalJet",
     "ConditionalRealNVP",
     "ConditionalResidualFlow",
+    "ConditionedImageFlow",
     "ConvBlock",
     "DenseNetBlock",
     "Encoder",

@@ -47,7 +47,11 @@ from .couplings.maps import (
 )
 from .couplings.masks import ChannelHalves, Checkerboard, Columns, Mask, Rows
 from .couplings.step import CouplingStep
-from .images.conditional_multiscale import ConditionalMultiscale, ConditionalSplit
+from .images.conditional_multiscale import (
+    ConditionalMultiscale,
+    ConditionalSplit,
+    ConditionedSplit,
+)
 from .images.dequantization import (
     ConditionedUniformDequantization,
     Dequantization,
@@ -91,6 +95,7 @@ __all__ = [
     "ConditionedCompose",
     "ConditionedCoupling",
     "ConditionedResidual",
+    "ConditionedSplit",
     "ConditionedTransform",
     "ConditionedUniformDequantization",
     "ConditionedVariationalDequantization",

@@ -198,6 +198,18 @@ def test_a_file_keeps_the_flow_and_its_settings(quick_name: str, tmp_path: Path)
     assert torch.equal(other.condition(labels).distribution().log_prob(x), expected)
 
 
+@pytest.mark.parametrize("model", ["jet", "residual_flow_factor_out"])
+def test_a_file_keeps_the_flow_at_a_context(model: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    flow = build(model, num_classes=3).condition(torch.tensor([0, 2]))
+    checkpoints.save(flow, tmp_path / "flow.safetensors")
+    other = checkpoints.load(tmp_path / "flow.safetensors").eval()
+    assert other.distribution().batch_shape == (2,)
+    x = images(2)
+    expected = flow.distribution().log_prob(x)
+    assert torch.equal(other.distribution().log_prob(x), expected)
+
+
 def test_without_a_context_the_flow_is_built_as_before(name: str) -> None:
     """Both flows have the same parts; the conditional one has one more at the end."""
     model, plain, settings = MODELS[name]
