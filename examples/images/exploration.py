@@ -15,7 +15,7 @@ Path = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def linear(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
     """Return a point on the straight line; between noise vectors, it is shorter than both."""
-    return torch.lerp(start, end, fraction)
+    return torch.lerp(start, end, fraction.to(start))  # torch 2.4 asks for one dtype
 
 
 def spherical(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:

@@ -106,13 +106,26 @@ ORIGINALS = {
 """The methods of each class, as torch defines them."""
 
 
+GLOBAL_HOOKS = ("forward_pre", "forward", "backward_pre", "backward")
+
+
+def _holds_global_hook() -> bool:
+    return any(getattr(torch_module, f"_global_{kind}_hooks") for kind in GLOBAL_HOOKS)
+
+
+_has_any_global_hook: Callable[[], object] = getattr(
+    torch_module, "_has_any_global_hook", _holds_global_hook
+)
+"""Whether hooks are registered for all modules; torch has this function from 2.8 on."""
+
+
 def stages_or_reason(net: nn.Module) -> Stages | str:
     """The stages of a network, or why it has none.
 
     Args:
         net: an ``nn.Sequential``.
     """
-    if torch_module._has_any_global_hook():
+    if _has_any_global_hook():
         return "net: hooks are registered for all modules"
     stages: Stages = []
     reason = _append(stages, "", net)
