@@ -16,6 +16,9 @@ BEYOND = 0.5
 It is far more than by which samples leave [0, 1], and too little for any integer above 1.
 """
 
+BINS_BEYOND = 16
+"""How many bins samples may lie outside [0, 1]: more than they do."""
+
 REMEDY = (
     "Divide pixels of 0 .. 255 by 255, or score integers through "
     "pyro_resflow.distributions.Dequantized."
@@ -46,13 +49,14 @@ def check_interval(x: Tensor, low: float, high: float) -> None:
         )
 
 
-def check_near_unit_interval(x: Tensor) -> None:
-    """Raise if an entry of ``x`` is farther from [0, 1] than :data:`BEYOND`.
+def check_near_unit_interval(x: Tensor, bins: int) -> None:
+    """Raise if an entry of ``x`` is farther from [0, 1] than :data:`BEYOND` and 16 bins.
 
     Samples of a flow that is defined on all real numbers may leave [0, 1] a little.
 
     Args:
         x: any shape.
+        bins: number of bins of [0, 1]; samples leave it by a few of them.
 
     Raises:
         ValueError: naming the expected range and the range of ``x``.
@@ -60,7 +64,8 @@ def check_near_unit_interval(x: Tensor) -> None:
     if not can_validate(x):
         return
     least, most = _extremes(x)
-    if least < -BEYOND or most > 1 + BEYOND:
+    beyond = max(BEYOND, BINS_BEYOND / bins)
+    if least < -beyond or most > 1 + beyond:
         raise ValueError(
             f"x: expected pixels in [0, 1], got values from {least:.4g} to {most:.4g}. {REMEDY}"
         )

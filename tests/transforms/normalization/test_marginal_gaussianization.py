@@ -81,10 +81,15 @@ def test_the_data_become_standard_normal() -> None:
     levels[:2000] = 0  # half of the pixels are black
     y = fitted(levels, 256)(dequantized(levels, 256)).flatten().double()
     tenths = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    # black pixels keep only a part of their mass, since the rest is below 0
+    black = (levels == 0).double().mean()
+    expected = torch.where(
+        tenths < black, black * OUTER_SHARE + tenths * (1 - OUTER_SHARE), tenths
+    )
     found = torch.special.ndtr(y.quantile(tenths))
     # the uniform share, the counts of 1, and three standard errors of 64,000 draws
     allowed = UNIFORM_SHARE + 256 / 64_256 + 3 * 0.002
-    torch.testing.assert_close(found, tenths, atol=allowed, rtol=0)
+    torch.testing.assert_close(found, expected, atol=allowed, rtol=0)
 
 
 def test_the_masses_are_counts_with_one_added_and_a_uniform_share() -> None:
@@ -121,10 +126,17 @@ def test_the_ends_are_finite_and_the_map_continues_beyond_them(bins: int) -> Non
     assert gaussianize.inv(far).isfinite().all()
 
 
+@pytest.mark.parametrize("bins", [2, 17])
+def test_its_own_samples_are_scored(bins: int) -> None:
+    gaussianize = fitted(torch.randint(0, bins, (100, 1, 1, 1)), bins)
+    x = gaussianize.inv(torch.linspace(-6, 6, 25).reshape(25, 1, 1, 1))
+    assert gaussianize(x.clone()).isfinite().all()
+
+
 def test_the_density_integrates_to_one() -> None:
     levels = (torch.rand(500, 1, 1, 1) ** 2 * 8).long()
     gaussianize = fitted(levels, 8).double()
-    edges = torch.linspace(-0.01, 1.01, 400_001, dtype=torch.float64)
+    edges = torch.linspace(-1, 2, 400_001, dtype=torch.float64)
     x = ((edges[1:] + edges[:-1]) / 2).reshape(-1, 1, 1, 1)
     y, ladj = gaussianize.call_and_ladj(x)
     density = (ladj - 0.5 * y.flatten() ** 2 - 0.5 * math.log(2 * math.pi)).exp()
@@ -210,9 +222,10 @@ def test_a_learnable_marginal_fits_other_data() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    # uniform values have entropy 0; the uniform density is reached up to the outer shares
+    # the best masses are uniform; a quarter of the values are in the end bins of 8, which lose
+    # their outer shares
     assert losses[0] > 0.5
-    assert losses[-1] == pytest.approx(0, abs=0.02)
+    assert losses[-1] == pytest.approx(-0.25 * 4 * math.log1p(-OUTER_SHARE), abs=0.02)
 
 
 def test_a_fixed_marginal_has_no_parameters_and_can_become_learnable() -> None:
