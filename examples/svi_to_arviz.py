@@ -115,8 +115,9 @@ def draw(fitted: dict[str, Any], path: Path) -> None:
     axes[0].legend(markerscale=5)
     axes[1].set_title("94% intervals")  # in the colours of the first axis
     predicted = next(reversed(fitted.values()))["posterior_predictive"]["effect"].values[0]
-    axes[2].boxplot(predicted, tick_labels=SCHOOLS, showfliers=False)
+    axes[2].boxplot(predicted, showfliers=False)
     axes[2].plot(range(1, 9), EFFECTS, "o", label="observed")
+    axes[2].set_xticks(range(1, 9), SCHOOLS)  # boxplot's own argument has two names
     axes[2].set(xlabel="school", title="posterior predictive of the flow")
     axes[2].legend()
     save_figure(figure, path, dpi=100)

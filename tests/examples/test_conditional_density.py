@@ -58,7 +58,7 @@ def test_few_steps_bring_the_flow_below_the_normal() -> None:
     x, y = draw_pairs(500)
     excess = []
     for conditional in (residual_flow(blocks=3, width=16), normal_regression()):
-        fit(conditional, lambda n: (x, y), steps=80, batch_size=500, learning_rate=1e-2)
+        fit(conditional, lambda n: (x, y), steps=120, batch_size=500, learning_rate=1e-2)
         excess.append(held_out(conditional, *draw_pairs(5000))[1])
     flow, normal = excess
     error = (flow.var() / 5000 + normal.var() / 5000).sqrt()
