@@ -27,9 +27,9 @@ OUTER_SHARE = 2**-2
 """Share of the first and of the last bin's mass that lies outside [0, 1].
 
 It keeps the images of 0 and 1 finite and near. With a small share, the noise inside an end bin is
-stretched to a tail of the normal distribution, and flows learn photographs more slowly. After 100
-steps of a Residual Flow on PhotoPatches(16), shares of 1/1024, 1/16 and 1/4 gave 5.413, 5.329 and
-5.220 bits/dim, and Logit(0.05) gave 5.206. Training can move the mass back.
+stretched to a tail of the normal distribution. After 300 steps of a Residual Flow, a share of 1/4
+in place of 1/1024 gained 0.06 bits/dim on photographs and cost 0.04 on Fashion-MNIST. Training can
+move the mass back.
 """
 
 LEVELS = range(2, 2**16 + 1)
