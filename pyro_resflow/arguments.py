@@ -71,7 +71,8 @@ def checked(passing_to: type | None = None) -> Callable[[F], F]:
     """Decorate a function or a dataclass so that it checks its arguments.
 
     Args:
-        passing_to: the class that receives further keyword arguments, such as ``**network``.
+        passing_to: the class that receives further keyword arguments, unless the call names
+            another class as ``network``.
     """
 
     def decorate(target: F) -> F:
@@ -91,7 +92,11 @@ def _with_checks(
 ) -> Callable[..., Any]:
     @wraps(function)
     def with_checks(*args: Any, **kwargs: Any) -> Any:
-        signature = signature_of(function, skipped, passing_to)
+        receiver = kwargs.get("network", passing_to) if passing_to is not None else None
+        if receiver is not None and not inspect.isclass(receiver):
+            words = "a class of networks, such as pyro_resflow.nn.GatedLipschitzMLP"
+            raise TypeError(_wrong_type_message(name, "network", receiver, words))
+        signature = signature_of(function, skipped, cast("type | None", receiver))
         check(name, signature, args[skipped:], kwargs)
         return function(*args, **kwargs)
 

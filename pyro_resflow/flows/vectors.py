@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro.distributions import ConditionalTransformModule
+from torch import nn
 from torch.distributions import Transform
 
 from ..arguments import checked
@@ -34,7 +35,8 @@ def residual_flow(
     fast: Fast = "sampling",
     logdet: LogDetEstimator | None = None,
     solver: FixedPointSolver | None = None,
-    **network: Any,
+    network: type[nn.Module] = LipschitzMLP,
+    **options: Any,
 ) -> Compose | Inverse:
     """A flow of residual blocks of vectors, each followed by an ActNorm.
 
@@ -48,7 +50,9 @@ def residual_flow(
             :func:`pyro_resflow.transforms.initialize`.
         logdet: see :class:`pyro_resflow.transforms.Residual`.
         solver: see :class:`pyro_resflow.transforms.Residual`.
-        network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
+        network: the class of each block's contraction, see
+            :func:`pyro_resflow.transforms.residual`.
+        options: further arguments of that class.
 
     Returns:
         The transform from noise to data.
@@ -70,7 +74,10 @@ def residual_flow(
     starts_from_noise = checked_fast(fast) == "sampling"
     parts: list[Transform] = [] if starts_from_noise else [ActNorm(input_dim)]
     for _ in range(checked_blocks(blocks)):
-        parts.append(residual(input_dim, hidden_dims, logdet=logdet, solver=solver, **network))
+        block = residual(
+            input_dim, hidden_dims, logdet=logdet, solver=solver, network=network, **options
+        )
+        parts.append(block)
         parts.append(ActNorm(input_dim, initialized=starts_from_noise))
     flow = Compose(parts)
     return flow if starts_from_noise else Inverse(flow)

@@ -20,7 +20,7 @@ from ..arguments import checked
 from ..flows import residual_flow
 from ..flows.vectors import checked_blocks
 from ..logdet import LogDetEstimator
-from ..nn import LipschitzMLP
+from ..nn import GatedLipschitzMLP
 from ..solvers import FixedPointSolver
 from ..transforms import ActNorm, Compose, TriangularAffine, set_logdet
 from .start import guide_logdet, shrink_last_layers
@@ -54,7 +54,10 @@ class AutoResidualFlow(AutoContinuous):
             :func:`guide_logdet`.
         solver: see :class:`pyro_resflow.transforms.Residual`; only scoring points other than the
             guide's own samples uses it.
-        network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
+        network: the class of each block's contraction; default
+            :class:`pyro_resflow.nn.GatedLipschitzMLP`. The other choice,
+            :class:`pyro_resflow.nn.LipschitzMLP`, made the guides of earlier versions.
+        options: further arguments of that class.
 
     Raises:
         ValueError: for fewer than one block or an ``init_scale`` that is not positive; when
@@ -81,7 +84,7 @@ class AutoResidualFlow(AutoContinuous):
     num_quantile_draws = 16384
     """Number of draws from which medians and quantiles are computed."""
 
-    @checked(LipschitzMLP)
+    @checked(GatedLipschitzMLP)
     def __init__(
         self,
         model: Callable[..., Any],
@@ -94,7 +97,8 @@ class AutoResidualFlow(AutoContinuous):
         create_plates: Callable[..., pyro.plate | Iterable[pyro.plate]] | None = None,
         logdet: LogDetEstimator | None = None,
         solver: FixedPointSolver | None = None,
-        **network: Any,
+        network: type[nn.Module] = GatedLipschitzMLP,
+        **options: Any,
     ) -> None:
         if not init_scale > 0:
             raise ValueError(f"init_scale: expected a positive number, got {init_scale}.")
@@ -107,6 +111,7 @@ class AutoResidualFlow(AutoContinuous):
         self.logdet = logdet
         self.solver = solver
         self.network = network
+        self.options = options
         self.transform: Compose | None = None
         self._was_loaded = False
 
@@ -236,7 +241,13 @@ class AutoResidualFlow(AutoContinuous):
         logdet = self.logdet if self.logdet is not None else guide_logdet(size)
         hidden_dims = self.hidden_dims if self.hidden_dims is not None else (64,)
         flow = residual_flow(
-            size, self.blocks, hidden_dims, logdet=logdet, solver=self.solver, **self.network
+            size,
+            self.blocks,
+            hidden_dims,
+            logdet=logdet,
+            solver=self.solver,
+            network=self.network,
+            **self.options,
         )
         shrink_last_layers(flow)
         affine = TriangularAffine(size) if self.full_rank else ActNorm(size, initialized=True)

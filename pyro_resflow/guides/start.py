@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..logdet import LogDetEstimator, default_logdet
-from ..nn import LipschitzLinear, LipschitzMLP
+from ..nn import GatedLipschitzMLP, LipschitzLinear, LipschitzMLP
 
 GUIDE_EXACT_UP_TO = 16
 """Guides score few particles per step, so the full Jacobian is affordable in more dimensions than
@@ -41,8 +41,9 @@ def shrink_last_layers(module: nn.Module, factor: float = 0.1) -> None:
         factor: factor of the last layers' weights; their biases are set to 0.
     """
     for part in module.modules():
-        if isinstance(part, LipschitzMLP):
-            last = cast(LipschitzLinear, part[-1])
+        if isinstance(part, LipschitzMLP | GatedLipschitzMLP):
+            layers = part if isinstance(part, LipschitzMLP) else part.branch
+            last = cast(LipschitzLinear, layers[-1])
             last.weight.mul_(factor)
             if last.bias is not None:
                 last.bias.zero_()

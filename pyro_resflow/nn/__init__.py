@@ -33,6 +33,7 @@ from .conditioners import (
 from .contraction_check import check_contraction
 from .initialization import DataInitialized, initialize_by, scores_data
 from .lipschitz.induced_norm import InducedNorm
+from .lipschitz.infinity_norm import InfinityNormLinear
 from .lipschitz.layer import LipschitzLayer
 from .lipschitz.linear import LipschitzConv2d, LipschitzLinear
 from .lipschitz.operator_norm import OperatorNorm
@@ -42,6 +43,7 @@ from .lipschitz.update import update_norms
 from .networks import (
     Chain,
     DenseConcatenation,
+    GatedLipschitzMLP,
     LipschitzConvNet,
     LipschitzDenseNet,
     LipschitzMLP,
@@ -67,11 +69,13 @@ __all__ = [
     "GatedAttentionConditioner",
     "GatedConv",
     "GatedEncoder",
+    "GatedLipschitzMLP",
     "GatedMaxout",
     "GatedNet",
     "GatedSelfAttention",
     "GatedStack",
     "InducedNorm",
+    "InfinityNormLinear",
     "InitializedConv2d",
     "InjectivePadding",
     "LipSwish",

@@ -8,6 +8,7 @@ constant of at most 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,8 +83,15 @@ class Activation(Elementwise, Rebuildable, nn.Module):
 class LipSwish(Swish, Activation):
     r"""Swish divided by its largest slope: :math:`\phi(h) = h\,\sigma(\beta h)/1.1`.
 
-    :math:`\beta = \mathrm{softplus}(b) > 0` is learned, and b starts at 0.5. The largest slope of
-    Swish is 1.09984 for every :math:`\beta`.
+    :math:`\beta = \mathrm{softplus}(b) > 0` is learned. The largest slope of Swish is 1.09984 for
+    every :math:`\beta`.
+
+    Args:
+        beta: initial :math:`\beta`, a positive number; default: b starts at 0.5, as in the paper's
+            code.
+
+    Raises:
+        ValueError: for a beta that is not positive.
 
     Reference:
         Chen et al., Residual Flows for Invertible Generative Modeling, 2019, section 3.3.
@@ -95,9 +103,13 @@ class LipSwish(Swish, Activation):
         True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beta: float | None = None) -> None:
         super().__init__()
-        self.raw_beta = nn.Parameter(torch.tensor(LIPSWISH_START))
+        if beta is not None and not beta > 0:
+            raise ValueError(f"beta: expected a positive number, got {beta}.")
+        # the inverse of softplus
+        start = LIPSWISH_START if beta is None else beta + math.log(-math.expm1(-beta))
+        self.raw_beta = nn.Parameter(torch.tensor(start))
 
     def input_gain(self) -> Tensor:
         return F.softplus(self.raw_beta)

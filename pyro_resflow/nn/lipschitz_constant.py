@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from torch import nn
 
 from .conditional import ConditionalChain
+from .lipschitz.infinity_norm import InfinityNormLinear
 from .lipschitz.layer import LipschitzLayer
-from .networks import Chain, DenseConcatenation
-from .networks.norms import check_norms_chain
+from .networks import Chain, DenseConcatenation, GatedLipschitzMLP
+from .networks.norms import check_norms_chain, check_one_norm
 
 
 def nominal_lipschitz_constant(network: nn.Module) -> float | None:
@@ -32,6 +33,11 @@ def nominal_lipschitz_constant(network: nn.Module) -> float | None:
     """
     if isinstance(network, LipschitzLayer):
         return network.norm.coefficient
+    if isinstance(network, InfinityNormLinear):
+        return network.coefficient
+    if isinstance(network, GatedLipschitzMLP):
+        branch = nominal_lipschitz_constant(network.branch)
+        return None if branch is None else network.coefficient * max(1.0, branch)
     if isinstance(network, ConditionalChain):
         return nominal_lipschitz_constant(network.chain)
     if isinstance(network, DenseConcatenation):
@@ -45,6 +51,7 @@ def nominal_lipschitz_constant(network: nn.Module) -> float | None:
 def _of_chain(chain: Chain) -> float | None:
     try:
         check_norms_chain([layer.norm for layer in chain if isinstance(layer, LipschitzLayer)])
+        check_one_norm(chain)
     except ValueError:
         return None
     return _product(nominal_lipschitz_constant(layer) for layer in chain)

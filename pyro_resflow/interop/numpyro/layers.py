@@ -113,6 +113,20 @@ class Pila(NamedTuple):
         return jnp.where(x > 0, x, n * (1 - kn + kn * kn / 2) * jnp.exp(kn))
 
 
+class Gated(NamedTuple):
+    """a r tanh(x / r) tanh(n(x) / r) + b m(x), with a branch that returns n and m."""
+
+    branch: Layer
+    amplitude: Array
+    share: Array
+    reach: Array
+
+    def __call__(self, x: Array) -> Array:
+        n, m = jnp.split(self.branch(x), 2, axis=-1)
+        gate = jnp.tanh(x / self.reach) * jnp.tanh(n / self.reach)
+        return self.amplitude * self.reach * gate + self.share * m
+
+
 class Concatenated(NamedTuple):
     """[phi(x - s), phi(-x - s)] / c."""
 
@@ -315,6 +329,19 @@ def _concatenated(module: lipschitz.Concatenated) -> Concatenated:
 @torch.no_grad()
 def _dense_concatenation(module: lipschitz.DenseConcatenation) -> DenseConcatenation:
     return DenseConcatenation(to_jax(module.branch), array(module.weights()))
+
+
+@to_jax.register
+@torch.no_grad()
+def _infinity_norm_linear(module: lipschitz.InfinityNormLinear) -> Linear:
+    bias = None if module.bias is None else array(module.bias)
+    return Linear(array(module.effective_weight()), bias)
+
+
+@to_jax.register
+@torch.no_grad()
+def _gated(module: lipschitz.GatedLipschitzMLP) -> Gated:
+    return Gated(to_jax(module.branch), *map(array, module.gate_coefficients()))
 
 
 @to_jax.register

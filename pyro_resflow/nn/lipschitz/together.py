@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def is_eager() -> bool:
     )
 
 
-def measured_together(layers: Sequence[LipschitzLayer]) -> list[Measured] | None:
+def measured_together(layers: Sequence[object]) -> list[Measured] | None:
     """The measured norms of layers, if :func:`scaled_together` can compute their weights.
 
     It can in eager code, outside ``torch.func`` and forward mode, for parameters of one dtype and
@@ -41,8 +41,11 @@ def measured_together(layers: Sequence[LipschitzLayer]) -> list[Measured] | None
     if not is_eager():
         return None
     measured: list[Measured] = []
-    dtype, device = layers[0].weight.dtype, layers[0].weight.device
+    first = cast(LipschitzLayer, layers[0]).weight
+    dtype, device = first.dtype, first.device
     for layer in layers:
+        if not isinstance(layer, LipschitzLayer):
+            return None
         weight, norm = layer.weight, layer.norm_state.measured
         if (
             weight.dtype != dtype

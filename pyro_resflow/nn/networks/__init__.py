@@ -8,6 +8,7 @@ Lipschitz constant of at most :math:`c^L`.
 from .chain import BoundChain, Chain, Shift
 from .conv import LipschitzConvNet
 from .dense import DenseConcatenation, LipschitzDenseNet
+from .gated import GatedLipschitzMLP
 from .mlp import LipschitzMLP
 from .norms import Norms
 
@@ -15,6 +16,7 @@ __all__ = [
     "BoundChain",
     "Chain",
     "DenseConcatenation",
+    "GatedLipschitzMLP",
     "LipschitzConvNet",
     "LipschitzDenseNet",
     "LipschitzMLP",

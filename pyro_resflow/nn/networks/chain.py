@@ -21,7 +21,7 @@ from ..lipschitz.together import is_eager
 from ..lipschitz.update import layers_updated
 from ..stages import Layer, Stage, StagedNetwork, Translate, folded
 from .coefficients import coefficients_of
-from .norms import check_norms_chain
+from .norms import check_norms_chain, check_one_norm
 
 PREPARED_ENTRIES = 2**20
 """Largest number of weight entries of a flow whose coefficients are computed together: 4 MiB in
@@ -137,9 +137,10 @@ class Chain(Rebuildable, nn.Sequential):
         """A certified upper bound of the network's Lipschitz constant, a scalar.
 
         Raises:
-            ValueError: for a layer without ``lipschitz_bound``, and for induced norms whose orders
-                are not shared by neighbouring layers.
+            ValueError: for a layer without ``lipschitz_bound``, for induced norms whose orders
+                are not shared by neighbouring layers, and for a mixture with infinity norms.
         """
+        check_one_norm(self)
         check_norms_chain([layer.norm for layer in self if isinstance(layer, LipschitzLayer)])
         bound: Tensor | float = 1.0
         for name, layer in self.named_children():

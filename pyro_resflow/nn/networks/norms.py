@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from ..lipschitz.induced_norm import InducedNorm
+from ..lipschitz.infinity_norm import InfinityNormLinear
+from ..lipschitz.layer import LipschitzLayer
 from ..lipschitz.operator_norm import OperatorNorm
 from ..lipschitz.spectral_norm import SpectralNorm
 
@@ -60,3 +64,19 @@ def check_norms_chain(norms: Sequence[OperatorNorm]) -> None:
                 "by the last and the first layer, got separate orders; make the norms with "
                 f"InducedNorm.chain({len(norms)})."
             )
+
+
+def check_one_norm(network: nn.Module) -> None:
+    """Raise if a network mixes layers that bound the infinity norm with layers of other norms.
+
+    Raises:
+        ValueError: naming the two kinds of layers.
+    """
+    bounded = [each for each in network.modules() if isinstance(each, InfinityNormLinear)]
+    others = [each for each in network.modules() if isinstance(each, LipschitzLayer)]
+    if bounded and others:
+        raise ValueError(
+            "layers: expected layers that bound one norm, got InfinityNormLinear beside "
+            f"{type(others[0]).__name__}. The product of their bounds bounds nothing; use "
+            "InfinityNormLinear for all linear layers, or for none."
+        )

@@ -5,6 +5,7 @@ from .concatenate import Concatenate
 from .core import BothSigns, Core, ElementwiseCore
 from .elementwise import Elementwise, Swish
 from .folding import folded
+from .gate import Gate, LinearizedGate
 from .network import StagedNetwork
 from .perceptron import LinearizedPerceptron, is_perceptron
 from .scale import Scale, Translate
@@ -21,8 +22,10 @@ __all__ = [
     "Elementwise",
     "ElementwiseCore",
     "Gain",
+    "Gate",
     "Gradients",
     "Layer",
+    "LinearizedGate",
     "LinearizedPerceptron",
     "LinearizedStages",
     "Products",

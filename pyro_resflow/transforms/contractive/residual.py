@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...arguments import checked
 from ...linearization import Linearizable
@@ -191,7 +191,8 @@ def residual(
     fast: Fast = "sampling",
     logdet: LogDetEstimator | None = None,
     solver: FixedPointSolver | None = None,
-    **network: Any,
+    network: type[nn.Module] = LipschitzMLP,
+    **options: Any,
 ) -> Residual | Inverse:
     """A residual transform of vectors.
 
@@ -202,7 +203,9 @@ def residual(
             posteriors, ``"density"`` (inverse) for fitting data.
         logdet: see :class:`Residual`.
         solver: see :class:`Residual`.
-        network: further arguments of :class:`pyro_resflow.nn.LipschitzMLP`.
+        network: the class of the contraction: :class:`pyro_resflow.nn.LipschitzMLP` or
+            :class:`pyro_resflow.nn.GatedLipschitzMLP`.
+        options: further arguments of that class.
 
     Raises:
         ValueError: for an unknown ``fast``.
@@ -213,7 +216,7 @@ def residual(
         >>> residual(3)(torch.randn(3)).shape
         torch.Size([3])
     """
-    net = LipschitzMLP(input_dim, hidden_dims if hidden_dims is not None else (64, 64), **network)
+    net = network(input_dim, hidden_dims if hidden_dims is not None else (64, 64), **options)
     block = Residual(net, logdet=logdet, solver=solver)
     return block if checked_fast(fast) == "sampling" else Inverse(block)
 

@@ -1,0 +1,99 @@
+"""Linear layers whose infinity norm is bounded, row by row and without an iteration."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...rebuilding import Rebuildable
+from ..stages import Affine, Stage, reusable
+from .operators import LinearOperator, MatrixOperator
+
+
+class InfinityNormLinear(Rebuildable, nn.Module):
+    r"""Affine map :math:`W_c x + b` with :math:`\|W_c\|_\infty = \max_i \sum_j |W_{c,ij}| \le c`.
+
+    Each row of the weight is divided by :math:`\max(1, \sum_j |W_{ij}| / c)`. The bound holds
+    exactly, up to rounding, and takes no iteration. It is a bound for the largest absolute entry
+    of a vector, :math:`|W_c x|_\infty \le c\,|x|_\infty`, not for its length: do not mix such
+    layers with those of another norm in one network.
+
+    Args:
+        in_features: size of each input.
+        out_features: size of each output.
+        coefficient: c, a positive number.
+        bias: whether to add b.
+
+    Shapes: ``(*, in_features)`` to ``(*, out_features)``.
+
+    Raises:
+        ValueError: for a coefficient that is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.nn import InfinityNormLinear
+        >>> layer = InfinityNormLinear(3, 5, 0.9)
+        >>> bool(layer.effective_weight().abs().sum(1).max() < 0.9001)
+        True
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, coefficient: float = 1.0, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        if not coefficient > 0:
+            raise ValueError(f"coefficient: expected a positive number, got {coefficient}.")
+        self.in_features = in_features
+        self.out_features = out_features
+        self.coefficient = coefficient
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw weight and bias as ``nn.Linear`` does."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the map is the product with the weight matrix plus the bias: always."""
+        return True
+
+    def operator(self, weight: Tensor) -> LinearOperator:
+        """The linear map of a weight of this layer's shape."""
+        return MatrixOperator(weight)
+
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The layer's map at x, with the given weight and bias."""
+        return F.linear(x, weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.affine(x, self.effective_weight(), self.bias)
+
+    @reusable
+    def stages(self) -> list[Stage[Any]]:
+        """One affine map."""
+        return [Affine(self)]
+
+    def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
+        """The weight with its rows divided by max(1, their norm / c), same shape as the weight.
+
+        Args:
+            gain: a scalar to multiply it by.
+        """
+        c = self.coefficient
+        norms = torch.linalg.vector_norm(self.weight, 1, dim=1, keepdim=True)
+        return self.weight * (gain * c / norms.clamp_min(c))
+
+    @torch.no_grad()
+    def lipschitz_bound(self) -> Tensor:
+        """The infinity norm of the effective weight, a scalar."""
+        return torch.linalg.matrix_norm(self.effective_weight(), torch.inf)
