@@ -40,14 +40,12 @@ from pyro.infer.importance import vectorized_importance_weights
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from examples.density_2d import sharp_swish
 from examples.parsing import command_line
 from examples.posteriors import PROBLEMS, Moments, Problem
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.interop.arviz import psis
 from pyro_resflow.interop.zuko import from_zuko
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import SpectralNorm
 from pyro_resflow.transforms import ActNorm, Compose
 
 pyro.enable_validation(True)  # importing zuko turns it off
@@ -67,14 +65,7 @@ def spline(width: int, latent_dim: int) -> Compose:
 
 def residual_flow_guide(model: Callable[[], None], width: int) -> AutoResidualFlow:
     """Build the guide of this package."""
-    return AutoResidualFlow(
-        model,
-        blocks=8,
-        hidden_dims=[width],
-        init_scale=1.0,
-        activation=partial(sharp_swish, 3.0),
-        norm=SpectralNorm(0.98, tolerance=1e-3),
-    )
+    return AutoResidualFlow(model, hidden_dims=[width])
 
 
 GUIDES: dict[str, Builder] = {

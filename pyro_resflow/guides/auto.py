@@ -88,7 +88,7 @@ class AutoResidualFlow(AutoContinuous):
     def __init__(
         self,
         model: Callable[..., Any],
-        blocks: int = 8,
+        blocks: int = 3,
         hidden_dims: Sequence[int] | None = None,
         *,
         init_loc_fn: Callable[..., Any] = init_to_median,

@@ -14,6 +14,7 @@ from pyro_resflow.nn import (
     CLipSwish,
     Concatenated,
     CPila,
+    FixedLipSwish,
     LipSwish,
     Pila,
     Softplus,
@@ -38,6 +39,7 @@ def both_signs(function: Callable[[Tensor], Tensor], h: Tensor, shift: float = 0
 
 ELEMENTWISE: dict[str, tuple[Callable[[], Activation], Callable[[Tensor], Tensor]]] = {
     "LipSwish": (LipSwish, lip_swish),
+    "FixedLipSwish": (FixedLipSwish, lambda h: h * torch.sigmoid(3 * h) / 1.1),
     "ELU": (ELU, F.elu),
     "Tanh": (Tanh, torch.tanh),
     "Softplus": (Softplus, F.softplus),

@@ -67,8 +67,8 @@ class Shift(NamedTuple):
 class LipSwish(NamedTuple):
     """kappa silu(beta x) with two scalars."""
 
-    beta: Array
-    kappa: Array
+    beta: Array | float
+    kappa: Array | float
 
     def __call__(self, x: Array) -> Array:
         return self.kappa * jax.nn.silu(self.beta * x)
@@ -117,9 +117,9 @@ class Gated(NamedTuple):
     """a r tanh(x / r) tanh(n(x) / r) + b m(x), with a branch that returns n and m."""
 
     branch: Layer
+    reach: float
     amplitude: Array
     share: Array
-    reach: Array
 
     def __call__(self, x: Array) -> Array:
         n, m = jnp.split(self.branch(x), 2, axis=-1)
@@ -290,6 +290,11 @@ def _lip_swish(module: lipschitz.LipSwish) -> LipSwish:
     return LipSwish(array(module.input_gain()), array(module.output_gain()))
 
 
+@to_jax.register
+def _fixed_lip_swish(module: lipschitz.FixedLipSwish) -> LipSwish:
+    return LipSwish(module.input_gain(), module.output_gain())
+
+
 @to_jax.register(nn.SiLU)
 def _silu(module: nn.Module) -> SiLU:
     return SiLU()
@@ -341,7 +346,7 @@ def _infinity_norm_linear(module: lipschitz.InfinityNormLinear) -> Linear:
 @to_jax.register
 @torch.no_grad()
 def _gated(module: lipschitz.GatedLipschitzMLP) -> Gated:
-    return Gated(to_jax(module.branch), *map(array, module.gate_coefficients()))
+    return Gated(to_jax(module.branch), module.reach, *map(array, module.gate_coefficients()))
 
 
 @to_jax.register

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...linearization import Linearizable, Linearization
 from ...rebuilding import Rebuildable
-from ..activations import Activation, LipSwish
+from ..activations import Activation, FixedLipSwish
 from ..lipschitz.infinity_norm import InfinityNormLinear
 from ..stages import Gate, LinearizedGate
 from .chain import BoundChain, Chain, refuse_hooks
 
-REACH_START = 3.0
-"""Initial r: standard normal noise mostly lies within, where the gate is nearly a product."""
+REACH = 3.0
+"""The default of r: standard normal noise mostly lies within, where the gate acts as a product."""
 
 GATED_START = 2.0
 """Initial logit of the gate's part of the coefficient: 88 %, so that the network multiplies."""
-
-SHARP_BETA = 3.0
-"""Initial beta of the activation: a small network needs a bend within the range of the noise."""
 
 
 class GatedLipschitzMLP(Rebuildable, nn.Module):
@@ -34,9 +29,8 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
 
     where one multilayer perceptron returns n(x) and m(x). Its linear layers have infinity norms of
     at most 1, and so :math:`|g(x) - g(y)|_\infty \le c\,|x - y|_\infty`: a product of two
-    hyperbolic tangents is a contraction, see :mod:`pyro_resflow.nn.stages.gate`. The vectors a and
-    b divide the coefficient c between the product and the shift m, for each entry. They are
-    learned, and so is the reach r.
+    hyperbolic tangents is a contraction, see :mod:`pyro_resflow.nn.stages.gate`. The learned
+    vectors a and b divide the coefficient c between the product and the shift m, for each entry.
 
     A posterior of a hierarchical model scales the effects of groups by their spread. A block
     :math:`x + g(x)` with this network scales each entry by a factor between 1 - c and 1 + c that
@@ -47,14 +41,15 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
     Args:
         input_dim: D.
         hidden_dims: widths of the hidden layers.
-        activation: makes one activation per hidden layer; default :class:`LipSwish`, which starts
-            with a sharper bend, :math:`\beta = 3`.
+        activation: makes one activation per hidden layer.
         coefficient: c, the Lipschitz constant of g, in (0, 1).
+        reach: r, a positive number, the distance from the origin within which the gate is nearly
+            the product of its factors.
 
     Shapes: ``(N, D)`` to ``(N, D)``.
 
     Raises:
-        ValueError: for a coefficient outside (0, 1).
+        ValueError: for a coefficient outside (0, 1) or a reach that is not positive.
 
     Example:
         >>> import torch
@@ -72,8 +67,9 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
         input_dim: int,
         hidden_dims: Sequence[int] = (64,),
         *,
-        activation: Callable[[], Activation] | None = None,
+        activation: Callable[[], Activation] = FixedLipSwish,
         coefficient: float = 0.98,
+        reach: float = REACH,
     ) -> None:
         super().__init__()
         if not 0 < coefficient < 1:
@@ -81,19 +77,20 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
                 f"coefficient: expected 0 < coefficient < 1, got {coefficient}; a residual block "
                 "is invertible if its Lipschitz constant is below 1."
             )
-        make = activation if activation is not None else partial(LipSwish, beta=SHARP_BETA)
+        if not reach > 0:
+            raise ValueError(f"reach: expected a positive number, got {reach}.")
         layers: list[nn.Module] = []
         features = input_dim
         for width in hidden_dims:
-            phi = make()
+            phi = activation()
             layers += [InfinityNormLinear(features, width), phi]
             features = width * phi.expansion
         layers.append(InfinityNormLinear(features, 2 * input_dim))
         self.input_dim = input_dim
         self.coefficient = coefficient
+        self.reach = reach
         self.branch = Chain(layers)
         self.gated = nn.Parameter(torch.full((input_dim,), GATED_START))
-        self.log_reach = nn.Parameter(torch.tensor(math.log(REACH_START)))
 
     def bound(self) -> BoundGate:
         """The network with the stages of its branch built, for one solve or one estimate.
@@ -101,11 +98,12 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
         Raises:
             ValueError: for hooks on the network or a layer, which would not be called.
         """
-        refuse_hooks("net", {"": self, "branch": self.branch})
+        refuse_hooks("net", {"": self})
+        refuse_hooks("branch", {"": self.branch})
         return BoundGate(self, self.branch._bound())
 
     def coefficients(self) -> tuple[Tensor, ...]:
-        """The branch's coefficients, the vectors a and b, and the reach."""
+        """The branch's coefficients, and the vectors a and b."""
         return self.bound().coefficients()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,11 +117,16 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
         """The network at x of shape ``(N, D)``, with products with its Jacobian."""
         return self.bound().linearize(x, coefficients)
 
-    def gate_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The vectors a and b, and the reach."""
+    def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and J_g(x) v, differentiable: x of ``(N, D)``, v of ``(S, N, D)``."""
+        linearization = self.linearize(x)
+        return linearization.value, linearization.jvp(v)
+
+    def gate_coefficients(self) -> tuple[Tensor, Tensor]:
+        """The vectors a and b."""
         gated = torch.sigmoid(self.gated).clamp_min(torch.finfo(self.gated.dtype).tiny)
         amplitude = self.coefficient * gated
-        return amplitude, self.coefficient - amplitude, self.log_reach.exp()
+        return amplitude, self.coefficient - amplitude
 
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
@@ -152,16 +155,15 @@ class BoundGate:
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """See :meth:`GatedLipschitzMLP.evaluate`."""
-        *inner, amplitude, share, reach = coefficients
+        *inner, amplitude, share = coefficients
         n, m = self.branch.evaluate(x, inner).to(x.dtype).chunk(2, dim=-1)
-        return torch.addcmul(Gate(x, n, amplitude, reach).value, share, m)
+        return torch.addcmul(Gate(x, n, amplitude, self.net.reach).value, share, m)
 
     def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
         """See :meth:`GatedLipschitzMLP.linearize`."""
-        *inner, amplitude, share, reach = (
-            self.coefficients() if coefficients is None else coefficients
-        )
-        return LinearizedGate(x, self.branch.linearize(x, inner), amplitude, share, reach)
+        *inner, amplitude, share = self.coefficients() if coefficients is None else coefficients
+        branch = self.branch.linearize(x, inner)
+        return LinearizedGate(x, branch, amplitude, share, self.net.reach)
 
 
 _: type[Linearizable] = BoundGate

@@ -27,7 +27,7 @@ class Gate:
         x: first factor's argument, shape ``(N, D)``.
         n: second factor's argument, shape ``(N, D)``.
         amplitude: a, positive, shape ``(D,)``.
-        reach: r, a positive scalar.
+        reach: r, a positive number.
 
     Attributes:
         value: the product, shape ``(N, D)``.
@@ -35,8 +35,7 @@ class Gate:
         by_n: its derivative with respect to n.
     """
 
-    def __init__(self, x: Tensor, n: Tensor, amplitude: Tensor, reach: Tensor) -> None:
-        self.x, self.n = x, n
+    def __init__(self, x: Tensor, n: Tensor, amplitude: Tensor, reach: float) -> None:
         self.amplitude, self.reach = amplitude, reach
         self.u = torch.tanh(x / reach)
         self.t = torch.tanh(n / reach)
@@ -46,7 +45,7 @@ class Gate:
         self.by_x = torch.addcmul(amplitude * self.t, self.product, self.u, value=-1)
         self.by_n = torch.addcmul(self.first, self.product, self.t, value=-1)
 
-    def pulled(self, value: Tensor, by_x: Tensor, by_n: Tensor) -> tuple[Tensor, ...]:
+    def pulled(self, value: Tensor, by_x: Tensor, by_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pull back the cotangents of the value and of its two derivatives.
 
         Args:
@@ -55,7 +54,7 @@ class Gate:
             by_n: the cotangent of the derivative with respect to n.
 
         Returns:
-            The gradients with respect to x, n, the amplitude and the reach.
+            The gradients with respect to x, n and the amplitude.
         """
         # r times the second derivatives: p_xx = -2 u p_x / r, p_nn = -2 t p_n / r, and the mixed
         mixed = torch.addcmul(self.amplitude, self.first, self.u, value=-1)
@@ -66,10 +65,7 @@ class Gate:
         of_n = torch.addcmul(of_n / self.reach, value, self.by_n)
         # value and derivatives are proportional to the amplitude
         shares = torch.addcmul(value * self.value, by_x, self.by_x).addcmul(by_n, self.by_n)
-        of_amplitude = shares.sum(0) / self.amplitude
-        along = torch.addcmul(self.x * of_x, self.n, of_n)
-        of_reach = (value * self.product - along / self.reach).sum()
-        return of_x, of_n, of_amplitude, of_reach
+        return of_x, of_n, shares.sum(0) / self.amplitude
 
 
 class LinearizedGate:
@@ -80,14 +76,14 @@ class LinearizedGate:
         branch: the network that returns n and m, linearized at x, its value of shape ``(N, 2 D)``.
         amplitude: a, shape ``(D,)``.
         share: b, shape ``(D,)``.
-        reach: r, a scalar.
+        reach: r, a number.
 
     Attributes:
         value: g(x), shape ``(N, D)``.
     """
 
     def __init__(
-        self, x: Tensor, branch: Linearization, amplitude: Tensor, share: Tensor, reach: Tensor
+        self, x: Tensor, branch: Linearization, amplitude: Tensor, share: Tensor, reach: float
     ) -> None:
         self.branch = branch
         n, self.shift = branch.value.to(x.dtype).chunk(2, dim=-1)
@@ -121,15 +117,15 @@ class LinearizedGate:
     ) -> list[Tensor | None]:
         """See :meth:`pyro_resflow.linearization.Linearization.dual_vjp`; can be called once."""
         n, m = self.branch.jvp(v).to(v.dtype).chunk(2, dim=-1)
-        of_x, of_n, of_amplitude, of_reach = self.gate.pulled(
+        of_x, of_n, of_amplitude = self.gate.pulled(
             value_cotangent, (tangent_cotangents * v).sum(0), (tangent_cotangents * n).sum(0)
         )
         of_share = (tangent_cotangents * m).sum((0, 1))
         of_share = of_share + (value_cotangent * self.shift).sum(0)
         of_value = torch.cat([of_n, value_cotangent * self.share], dim=-1)
         tangents = self._to_branch(tangent_cotangents, self.gate.by_n)
-        inner = self.branch.dual_vjp(v, of_value.to(tangents.dtype), tangents, needed[:-3])
-        return self.gradients(of_x, inner, (of_amplitude, of_share, of_reach), needed)
+        inner = self.branch.dual_vjp(v, of_value.to(tangents.dtype), tangents, needed[:-2])
+        return self.gradients(of_x, inner, (of_amplitude, of_share), needed)
 
     @staticmethod
     def gradients(
@@ -143,12 +139,12 @@ class LinearizedGate:
         Args:
             of_x: the gate's gradient with respect to x.
             inner: the branch's gradients with respect to x and its coefficients.
-            own: the gradients with respect to amplitude, share and reach.
+            own: the gradients with respect to amplitude and share.
             needed: for x and for each coefficient, whether its gradient is wanted.
         """
         through = inner[0]
         first = of_x + through if needed[0] and through is not None else None
-        kept = [each if wanted else None for each, wanted in zip(own, needed[-3:], strict=True)]
+        kept = [each if wanted else None for each, wanted in zip(own, needed[-2:], strict=True)]
         return [first, *inner[1:], *kept]
 
 
@@ -186,7 +182,7 @@ class GateJacobian:
             needed: for x and for each coefficient, whether its gradient is wanted.
         """
         linearized, gate = self.linearized, self.linearized.gate
-        of_x, of_n, of_amplitude, of_reach = gate.pulled(
+        of_x, of_n, of_amplitude = gate.pulled(
             value_cotangent,
             rows_cotangent.diagonal(dim1=-2, dim2=-1),
             (rows_cotangent * self.of_n).sum(1),
@@ -195,6 +191,6 @@ class GateJacobian:
         of_share = of_share + (value_cotangent * linearized.shift).sum(0)
         of_value = torch.cat([of_n, value_cotangent * linearized.share], dim=-1)
         rows = linearized._to_branch(rows_cotangent, gate.by_n[:, None])
-        inner = self.branch.pulled(of_value.to(rows.dtype), rows, needed[:-3])
-        own = (of_amplitude, of_share, of_reach)
+        inner = self.branch.pulled(of_value.to(rows.dtype), rows, needed[:-2])
+        own = (of_amplitude, of_share)
         return linearized.gradients(of_x, inner, own, needed)

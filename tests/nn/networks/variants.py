@@ -10,6 +10,7 @@ from pyro_resflow.nn import (
     ELU,
     CLipSwish,
     CPila,
+    GatedLipschitzMLP,
     InducedNorm,
     LipschitzConvNet,
     LipschitzDenseNet,
@@ -53,6 +54,9 @@ VARIANTS: dict[str, Callable[[], tuple[nn.Module, Sequence[int]]]] = {
     "mlp preactivation": lambda: mlp(preactivation=True),
     "mlp concatenated preactivation": lambda: mlp(preactivation=True, activation=CPila),
     "mlp induced": lambda: mlp(norm=InducedNorm.chain(3, order=1.7)),
+    "gated mlp": lambda: (GatedLipschitzMLP(3, [6, 4]), (3,)),
+    "gated mlp CLipSwish": lambda: (GatedLipschitzMLP(3, [6], activation=CLipSwish), (3,)),
+    "gated mlp without hidden layers": lambda: (GatedLipschitzMLP(3, []), (3,)),
     "mlp without hidden layers": lambda: (LipschitzMLP(3, []), (3,)),
     **{
         f"conv_net {phi.__name__}": lambda phi=phi: conv_net(activation=phi)
