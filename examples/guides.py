@@ -1,13 +1,16 @@
-"""Guides compared: eight schools, Neal's funnel, a banana, and a logistic regression.
+"""Guides compared on five posteriors, at equal steps or in equal time.
 
-Each guide is trained at each learning rate, for the same number of steps with the same number of
-particles; the learning rate with the best ELBO counts. The flows get the width that brings their
+The posteriors are eight schools, Neal's funnel, a banana, 30 group effects, and a logistic
+regression. Each guide is trained at each learning rate, for the same number of steps or of
+processor seconds with the same number of particles; the learning rate with the best ELBO counts.
+The flows get the width that brings their
 number of parameters nearest to ``--parameters``. The table is measured on fresh draws with a
 deterministic log-density: the ELBO and its standard error; Pareto's k of the importance weights,
 which should be below 0.7; and the root mean square error of the posterior means, in posterior
 standard deviations. The true moments come from a closed form or a long NUTS run.
 
     python -m examples.guides
+    python -m examples.guides --seconds 60 --particles 16
     python -m examples.guides --problems '[banana]' --guides '[AutoNormal,AutoResidualFlow]'
 """
 
@@ -20,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import matplotlib.pyplot as plt
 import pyro
@@ -77,7 +80,7 @@ GUIDES: dict[str, Builder] = {
     "spline": lambda model, width: AutoNormalizingFlow(model, partial(spline, width)),
     "AutoResidualFlow": residual_flow_guide,
 }
-ProblemName = Literal["eight_schools", "funnel", "banana", "logistic_regression"]
+ProblemName = Literal["eight_schools", "funnel", "banana", "group_effects", "logistic_regression"]
 GuideName = Literal[
     "AutoNormal", "AutoMultivariateNormal", "AutoIAFNormal", "spline", "AutoResidualFlow"
 ]
@@ -110,24 +113,60 @@ def fitting_width(build: Builder, problem: Problem, parameters: int) -> int:
     return min(nearest, key=lambda width: abs(size_at(width) - parameters))
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What each guide may spend on its training at one learning rate.
+
+    Attributes:
+        steps: Optimisation steps.
+        seconds: Processor seconds, in place of steps.
+    """
+
+    steps: int
+    seconds: float | None = None
+
+    def spent(self, steps: int, seconds: float) -> float:
+        """Return the spent share of the budget."""
+        return steps / self.steps if self.seconds is None else seconds / self.seconds
+
+
+class Training(NamedTuple):
+    """How a guide was trained: the learning rate, the steps, and the processor seconds."""
+
+    learning_rate: float
+    steps: int
+    seconds: float
+
+
+RATE_EVERY = 10
+"""Steps between two changes of the learning rate: each change visits every parameter."""
+
+
 def fit(
-    guide: AutoGuide, problem: Problem, *, steps: int, particles: int, learning_rate: float
-) -> float:
-    """Maximise the ELBO and return the processor seconds per step.
+    guide: AutoGuide, problem: Problem, *, budget: Budget, particles: int, learning_rate: float
+) -> Training:
+    """Maximise the ELBO until the budget is spent.
 
     The learning rate falls to a hundredth.
     """
-    options = {"lr": learning_rate, "lrd": 0.01 ** (1 / steps), "clip_norm": 10.0}
+    options = {"lr": learning_rate, "clip_norm": 10.0}
     elbo = Trace_ELBO(
         num_particles=particles,
         vectorize_particles=True,
         max_plate_nesting=problem.max_plate_nesting,
     )
-    svi = SVI(problem.model, guide, pyro.optim.ClippedAdam(options), elbo)
-    start = time.process_time()
-    for _ in tqdm(range(steps), desc=type(guide).__name__, leave=False):
-        svi.step()
-    return (time.process_time() - start) / steps
+    optimizer = pyro.optim.ClippedAdam(options)
+    svi = SVI(problem.model, guide, optimizer, elbo)
+    start, steps = time.process_time(), 0
+    with tqdm(desc=type(guide).__name__, leave=False) as bar:
+        while (spent := budget.spent(steps, time.process_time() - start)) < 1:
+            if steps % RATE_EVERY == 0:
+                for each in optimizer.optim_objs.values():  # one for each parameter
+                    each.param_groups[0]["lr"] = learning_rate * 0.01**spent
+            svi.step()
+            steps += 1
+            bar.update()
+    return Training(learning_rate, steps, time.process_time() - start)
 
 
 @dataclass(frozen=True)
@@ -190,27 +229,27 @@ def best(
     truth: Moments,
     *,
     width: int,
-    steps: int,
+    budget: Budget,
     particles: int,
     learning_rates: Sequence[float],
     draws: int,
     seed: int,
-) -> tuple[Score, float, float]:
-    """Return the best score over the learning rates, its rate and the milliseconds per step."""
+) -> tuple[Score, Training]:
+    """Return the best score over the learning rates, and the training that led to it."""
     tried = []
     for learning_rate in learning_rates:
         pyro.set_rng_seed(seed)
         guide = initialized_guide(build, problem, width)
         try:
-            seconds = fit(
-                guide, problem, steps=steps, particles=particles, learning_rate=learning_rate
+            training = fit(
+                guide, problem, budget=budget, particles=particles, learning_rate=learning_rate
             )
             found = score(guide, problem, truth, draws)
         except ValueError as error:  # a diverged guide draws nan
             print(f"{type(guide).__name__} at {learning_rate:g}: {str(error).splitlines()[0]}")
             continue
         if math.isfinite(found.elbo):
-            tried.append((found, learning_rate, 1000 * seconds))
+            tried.append((found, training))
     if not tried:
         raise RuntimeError(
             f"learning_rates {list(learning_rates)}: the guide diverged at each; try smaller ones"
@@ -254,7 +293,13 @@ def draw(axis: Axes, name: str, draws: dict[str, Tensor]) -> None:
 
 
 def main(
-    problems: Sequence[ProblemName] = ("eight_schools", "funnel", "banana", "logistic_regression"),
+    problems: Sequence[ProblemName] = (
+        "eight_schools",
+        "funnel",
+        "banana",
+        "group_effects",
+        "logistic_regression",
+    ),
     guides: Sequence[GuideName] = (
         "AutoNormal",
         "AutoMultivariateNormal",
@@ -263,6 +308,7 @@ def main(
         "AutoResidualFlow",
     ),
     steps: int = 2000,
+    seconds: float | None = None,
     particles: int = 64,
     learning_rates: Sequence[float] = (3e-3, 1e-2, 3e-2),
     parameters: int = 8000,
@@ -279,6 +325,7 @@ def main(
         problems: The posteriors.
         guides: The guides.
         steps: Optimisation steps for each guide and learning rate.
+        seconds: Processor seconds for each guide and learning rate, in place of steps.
         particles: Draws at each step.
         learning_rates: Initial learning rates to try; each falls to a hundredth.
         parameters: Approximate number of parameters of each flow.
@@ -298,8 +345,8 @@ def main(
         layout="constrained",
     )
     lines = [
-        "| problem | guide | parameters | ELBO | k | error of means | lr | ms/step |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| problem | guide | parameters | ELBO | k | error of means | lr | steps | ms/step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     print("\n".join(lines))
     for name in problems:
@@ -307,16 +354,16 @@ def main(
         pyro.set_rng_seed(seed)
         truth = problem.moments(nuts_draws)
         if truth.log_evidence is not None:
-            print(f"| {name} | log evidence | | {truth.log_evidence:.3f} | | | | |")
+            print(f"| {name} | log evidence | | {truth.log_evidence:.3f} | | | | | |")
         for column, guide_name in enumerate(guides):
             build = GUIDES[guide_name]
             width = fitting_width(build, problem, parameters)
-            found, learning_rate, milliseconds = best(
+            found, training = best(
                 build,
                 problem,
                 truth,
                 width=width,
-                steps=steps,
+                budget=Budget(steps, seconds),
                 particles=particles,
                 learning_rates=learning_rates,
                 draws=draws,
@@ -325,7 +372,8 @@ def main(
             lines.append(
                 f"| {name} | {guide_name} | {size(initialized_guide(build, problem, width))} "
                 f"| {found.elbo:.3f} ± {found.error:.3f} | {found.pareto_k:.2f} "
-                f"| {found.mean_error:.3f} | {learning_rate:g} | {milliseconds:.0f} |"
+                f"| {found.mean_error:.3f} | {training.learning_rate:g} | {training.steps} "
+                f"| {1000 * training.seconds / training.steps:.1f} |"
             )
             print(lines[-1], flush=True)
             if name in planes:

@@ -1,4 +1,4 @@
-"""Four posteriors to test guides on, with their moments."""
+"""Five posteriors to test guides on, with their moments."""
 
 from __future__ import annotations
 
@@ -156,9 +156,90 @@ def logistic_moments(draws: int) -> Moments:
     )
 
 
+# Group effects: a regression with an intercept for each of 30 groups
+
+
+def simulated_groups() -> tuple[Tensor, Tensor, Tensor]:
+    """Simulate measurements in 30 groups of 1 to 8: the group, a binary predictor, the outcome."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = torch.randint(1, 9, (30,), generator=generator)
+    group = torch.repeat_interleave(torch.arange(30), sizes)
+    predictor = (torch.rand(len(group), generator=generator) < 0.25).float()
+    intercepts = 1.3 + 0.3 * torch.randn(30, generator=generator)
+    noise = 0.75 * torch.randn(len(group), generator=generator)
+    return group, predictor, intercepts[group] - 0.6 * predictor + noise
+
+
+GROUP, PREDICTOR, OUTCOME = simulated_groups()
+
+
+def group_effects() -> None:
+    """Model an outcome by a predictor and by the intercept of its group, with unknown spreads."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(1.0))
+    slope = pyro.sample("slope", dist.Normal(0.0, 5.0))
+    sigma = pyro.sample("sigma", dist.HalfCauchy(1.0))
+    centre = mu[..., None].expand(*mu.shape, 30)
+    effect = pyro.sample("effect", dist.Normal(centre, tau[..., None]).to_event(1))
+    mean = effect[..., GROUP] + slope[..., None] * PREDICTOR
+    pyro.sample("outcome", dist.Normal(mean, sigma[..., None]).to_event(1), obs=OUTCOME)
+
+
+GRID = (-9.0, 3.0, 61, -1.2, 0.6, 31)
+"""First and last logarithm of tau, and their number; then of sigma. Beyond is no mass that counts:
+a grid of twice the points changes no moment by 1e-3 standard deviations."""
+
+
+def group_effects_moments(_: int) -> Moments:
+    """Sum over a grid of both spreads; given them, everything is normal."""
+    first, last, tau_points, low, high, sigma_points = GRID
+    log_tau = torch.linspace(first, last, tau_points, dtype=torch.float64)
+    log_sigma = torch.linspace(low, high, sigma_points, dtype=torch.float64)
+    # the unknowns (mu, slope, effects) and the design of the outcome given them
+    design = torch.zeros(len(OUTCOME), 32, dtype=torch.float64)
+    design[:, 1] = PREDICTOR.double()
+    design[torch.arange(len(OUTCOME)), 2 + GROUP] = 1
+    outcome = OUTCOME.double()
+    log_weights, means, squares = [], [], []
+    for each in log_tau:
+        tau = each.exp()
+        # effects are mu plus deviations: the prior covariance of the unknowns
+        prior = torch.zeros(32, 32, dtype=torch.float64)
+        prior[0, 0] = prior[1, 1] = 25
+        prior[0, 2:] = prior[2:, 0] = 25
+        prior[2:, 2:] = 25 + tau.square() * torch.eye(30, dtype=torch.float64)
+        across = design @ prior
+        noise = torch.diag_embed(log_sigma.mul(2).exp()[:, None].expand(-1, len(outcome)))
+        covariance = across @ design.T + noise
+        zero = torch.zeros_like(outcome)
+        evidence = dist.MultivariateNormal(zero, covariance).log_prob(outcome)
+        spreads = dist.HalfCauchy(torch.ones((), dtype=torch.float64))
+        log_prior = spreads.log_prob(tau) + spreads.log_prob(log_sigma.exp())
+        log_weights.append(evidence + log_prior + each + log_sigma)
+        gain = torch.linalg.solve(covariance, across).mT
+        mean = gain @ outcome
+        variance = prior.diagonal() - (gain * across.T).sum(-1)
+        known = torch.stack([tau.expand(sigma_points), log_sigma.exp()], dim=-1)
+        means.append(torch.cat([mean, known], dim=-1))
+        squares.append(torch.cat([variance + mean.square(), known.square()], dim=-1))
+    log_weight = torch.stack(log_weights)
+    weight = log_weight.flatten().softmax(0).reshape(*log_weight.shape, 1)
+    mean = (weight * torch.stack(means)).sum((0, 1))
+    std = ((weight * torch.stack(squares)).sum((0, 1)) - mean.square()).sqrt()
+    cell = (log_tau[1] - log_tau[0]).log() + (log_sigma[1] - log_sigma[0]).log()
+
+    def by_name(values: Tensor) -> dict[str, Tensor]:
+        mu, slope, effect, tau, sigma = values.split([1, 1, 30, 1, 1])
+        scalars = {"mu": mu, "slope": slope, "tau": tau, "sigma": sigma}
+        return {**{name: each.squeeze(0) for name, each in scalars.items()}, "effect": effect}
+
+    return Moments(by_name(mean), by_name(std), float(log_weight.logsumexp((0, 1)) + cell))
+
+
 PROBLEMS = {
     "eight_schools": Problem(eight_schools, 10, 1, eight_schools_moments),
     "funnel": Problem(funnel, 10, 0, funnel_moments),
     "banana": Problem(banana, 2, 0, banana_moments),
+    "group_effects": Problem(group_effects, 34, 0, group_effects_moments),
     "logistic_regression": Problem(logistic_regression, 31, 0, logistic_moments),
 }

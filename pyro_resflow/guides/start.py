@@ -10,7 +10,7 @@ from torch import nn
 from ..logdet import LogDetEstimator, default_logdet
 from ..nn import GatedLipschitzMLP, LipschitzLinear, LipschitzMLP
 
-GUIDE_EXACT_UP_TO = 64
+GUIDE_EXACT_UP_TO = 48
 """Guides score few particles per step, so the full Jacobian is affordable in more dimensions than
 in density estimation; and a guide with an exact log-determinant can be used for NeuTra."""
 

@@ -18,6 +18,8 @@ import matplotlib
 from examples.guides import (
     GUIDES,
     PLANES,
+    Budget,
+    fit,
     fitting_width,
     initialized_guide,
     log_density,
@@ -25,7 +27,17 @@ from examples.guides import (
     size,
     spline,
 )
-from examples.posteriors import EFFECTS, ERRORS, PROBLEMS, eight_schools, eight_schools_moments
+from examples.posteriors import (
+    EFFECTS,
+    ERRORS,
+    GROUP,
+    OUTCOME,
+    PREDICTOR,
+    PROBLEMS,
+    eight_schools,
+    eight_schools_moments,
+    group_effects_moments,
+)
 from pyro_resflow.guides import AutoResidualFlow
 
 
@@ -68,6 +80,33 @@ def test_eight_schools_by_quadrature_agree_with_importance_sampling() -> None:
     assert (evidence.mean() - torch.tensor(truth.log_evidence).double().exp()).abs() < 5 * error
 
 
+def test_group_effects_by_quadrature_agree_with_importance_sampling() -> None:
+    truth = group_effects_moments(0)
+    draws, size = 1000, len(OUTCOME)
+    # spreads from a proposal around their posterior; all else is integrated out
+    proposal = pyro.distributions.LogNormal(
+        torch.tensor([-1.6, -0.3]).double(), torch.tensor([1.0, 0.2]).double()
+    )
+    spreads = proposal.sample((draws,))
+    tau, sigma = spreads.square().unbind(-1)
+    same = (GROUP[:, None] == GROUP).double()
+    fixed = 25 + 25 * PREDICTOR[:, None] * PREDICTOR
+    covariance = fixed + tau[:, None, None] * same + sigma[:, None, None] * torch.eye(size)
+    likelihood = pyro.distributions.MultivariateNormal(torch.zeros(size).double(), covariance)
+    prior = pyro.distributions.HalfCauchy(torch.ones(2).double()).log_prob(spreads)
+    ratio = (prior - proposal.log_prob(spreads)).sum(-1) + likelihood.log_prob(OUTCOME.double())
+    evidence = ratio.logsumexp(0) - torch.tensor(float(draws)).log()
+    weight = ratio.softmax(0)
+    effective = 1 / weight.square().sum()
+    assert effective > 100
+    assert abs(evidence - truth.log_evidence) < 5 * (1 / effective - 1 / draws).sqrt()
+    for name, each in (("tau", spreads[:, 0]), ("sigma", spreads[:, 1])):
+        found = weight @ each
+        error = (weight.square() @ (each - found).square()).sqrt()
+        assert abs(found - truth.mean[name]) < 5 * error
+    assert abs(truth.mean["effect"].mean() - truth.mean["mu"]) < truth.std["mu"]
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_latent_dimensions_are_as_stated(name: str) -> None:
     guide = AutoResidualFlow(PROBLEMS[name].model, blocks=1, hidden_dims=[4])
@@ -102,6 +141,20 @@ def test_flows_are_brought_near_the_same_number_of_parameters() -> None:
     for name in ("AutoIAFNormal", "AutoResidualFlow"):
         width = fitting_width(GUIDES[name], problem, 1200)
         assert 0.8 < size(initialized_guide(GUIDES[name], problem, width)) / 1200 < 1.25
+
+
+def test_a_budget_is_spent_by_steps_or_by_seconds() -> None:
+    assert Budget(200).spent(50, 7.0) == 0.25
+    assert Budget(200, seconds=10.0).spent(50, 7.0) == 0.7
+
+
+def test_training_stops_when_the_budget_is_spent() -> None:
+    problem = PROBLEMS["banana"]
+    guide = initialized_guide(GUIDES["AutoNormal"], problem, 4)
+    training = fit(guide, problem, budget=Budget(30), particles=2, learning_rate=1e-2)
+    assert training.learning_rate == 1e-2
+    assert training.steps == 30
+    assert training.seconds > 0
 
 
 def test_few_steps_print_the_table_and_write_the_figure(

@@ -34,7 +34,7 @@ from pyro_resflow import (
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.interop.numpyro import ResidualTransform, to_numpyro
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import CPila, LipschitzDenseNet
+from pyro_resflow.nn import CPila, GatedLipschitzMLP, LipschitzDenseNet
 from pyro_resflow.solvers import Anderson
 from pyro_resflow.transforms import (
     ActNorm,
@@ -67,6 +67,9 @@ def guide(**options: Any) -> AutoResidualFlow:
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "sampling": lambda **options: residual_flow(D, 2, [8], **options),
     "density": lambda **options: residual_flow(D, 2, [8], fast="density", **options),
+    "gated": lambda **options: residual_flow(
+        D, 2, [8], network=GatedLipschitzMLP, reach=2.0, **options
+    ),
     "dense": lambda **options: Residual(LipschitzDenseNet(D, depth=2, growth=4), **options),
     "monotone": lambda **options: Compose(
         [monotone(D, [8], activation=CPila, **options), ActNorm(D)]

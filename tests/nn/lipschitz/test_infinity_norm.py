@@ -22,7 +22,9 @@ from pyro_resflow.nn.lipschitz_constant import nominal_lipschitz_constant
     coefficient=st.floats(0.1, 2.0),
     seed=st.integers(0, 2**16),
 )
-def test_each_row_is_divided_by_its_own_excess(scale: float, coefficient: float, seed: int) -> None:
+def test_each_row_is_divided_by_its_own_excess(
+    scale: float, coefficient: float, seed: int
+) -> None:
     torch.manual_seed(seed)
     layer = InfinityNormLinear(4, 6, coefficient).double()
     with torch.no_grad():
