@@ -67,35 +67,39 @@ class Signature(NamedTuple):
     expected: dict[str, Expectation]
 
 
-def checked(passing_to: type | None = None) -> Callable[[F], F]:
+def checked(passing_to: type | None = None, *, chosen_by: str | None = None) -> Callable[[F], F]:
     """Decorate a function or a dataclass so that it checks its arguments.
 
     Args:
-        passing_to: the class that receives further keyword arguments, unless the call names
-            another class as ``network``.
+        passing_to: the class that receives further keyword arguments, such as ``**network``.
+        chosen_by: the keyword argument by which a call names another such class.
     """
 
     def decorate(target: F) -> F:
         if is_dataclass(target):
             init = vars(target)["__init__"]
-            setattr(target, "__init__", _with_checks(init, target.__name__, None, 1))  # noqa: B010
+            setattr(target, "__init__", _with_checks(init, target.__name__, None, 1, None))  # noqa: B010
             return target
         name = target.__qualname__.removesuffix(".__init__")
         skipped = int(name != target.__qualname__)
-        return cast(F, _with_checks(target, name, passing_to, skipped))
+        return cast(F, _with_checks(target, name, passing_to, skipped, chosen_by))
 
     return decorate
 
 
 def _with_checks(
-    function: Callable[..., Any], name: str, passing_to: type | None, skipped: int
+    function: Callable[..., Any],
+    name: str,
+    passing_to: type | None,
+    skipped: int,
+    chosen_by: str | None,
 ) -> Callable[..., Any]:
     @wraps(function)
     def with_checks(*args: Any, **kwargs: Any) -> Any:
-        receiver = kwargs.get("network", passing_to) if passing_to is not None else None
+        receiver = passing_to if chosen_by is None else kwargs.get(chosen_by, passing_to)
         if receiver is not None and not inspect.isclass(receiver):
-            words = "a class of networks, such as pyro_resflow.nn.GatedLipschitzMLP"
-            raise TypeError(_wrong_type_message(name, "network", receiver, words))
+            words = f"a class, such as {cast(type, passing_to).__name__}"
+            raise TypeError(_wrong_type_message(name, cast(str, chosen_by), receiver, words))
         signature = signature_of(function, skipped, cast("type | None", receiver))
         check(name, signature, args[skipped:], kwargs)
         return function(*args, **kwargs)

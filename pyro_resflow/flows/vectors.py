@@ -26,7 +26,7 @@ from ..transforms import (
 from ..transforms.contractive.residual import Fast, checked_fast
 
 
-@checked(LipschitzMLP)
+@checked(LipschitzMLP, chosen_by="network")
 def residual_flow(
     input_dim: int,
     blocks: int = 4,

@@ -84,7 +84,7 @@ class AutoResidualFlow(AutoContinuous):
     num_quantile_draws = 16384
     """Number of draws from which medians and quantiles are computed."""
 
-    @checked(GatedLipschitzMLP)
+    @checked(GatedLipschitzMLP, chosen_by="network")
     def __init__(
         self,
         model: Callable[..., Any],

@@ -15,6 +15,7 @@ from pyro_resflow.guides import (
     shrink_last_layers,
 )
 from pyro_resflow.logdet import Exact, Krylov
+from pyro_resflow.nn import LipschitzMLP, SpectralNorm
 from pyro_resflow.transforms import is_deterministic
 from tests.guides.cases import DATA, hierarchical, perturbed, small, train, unpacked
 
@@ -107,11 +108,23 @@ def test_without_its_blocks_the_guide_is_any_multivariate_normal() -> None:
 
 
 def test_log_det_is_exact_in_few_dimensions_and_estimated_in_many() -> None:
-    assert isinstance(guide_logdet(16), Exact)
-    assert isinstance(guide_logdet(17), Krylov)
+    assert isinstance(guide_logdet(48), Exact)
+    assert isinstance(guide_logdet(49), Krylov)
     guide = small(hierarchical)
     guide()
     assert is_deterministic(guide)
+
+
+def test_the_class_of_networks_can_be_chosen() -> None:
+    guide = small(hierarchical, network=LipschitzMLP, norm=SpectralNorm(0.5))
+    guide()
+    nets = [part for part in guide.modules() if isinstance(part, LipschitzMLP)]
+    assert nets
+    assert all(net[0].norm.coefficient == 0.5 for net in nets)
+    with pytest.raises(TypeError, match="there is no argument 'norm'"):
+        small(hierarchical, norm=SpectralNorm(0.5))
+    with pytest.raises(TypeError, match="network: expected a class, such as GatedLipschitzMLP"):
+        small(hierarchical, network=LipschitzMLP(2))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0])

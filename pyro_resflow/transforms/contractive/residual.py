@@ -183,7 +183,7 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
         return x, net, holder
 
 
-@checked(LipschitzMLP)
+@checked(LipschitzMLP, chosen_by="network")
 def residual(
     input_dim: int,
     hidden_dims: Sequence[int] | None = None,

@@ -66,7 +66,7 @@ def test_a_coefficient_that_is_not_positive_is_refused(coefficient: float) -> No
 
 def test_a_mixture_with_spectral_norms_is_not_certified() -> None:
     mixed = Chain([InfinityNormLinear(2, 8), FixedLipSwish(), LipschitzLinear(8, 2)])
-    with pytest.raises(ValueError, match="bound one norm.*InfinityNormLinear beside Lipschitz"):
+    with pytest.raises(ValueError, match=r"bound one norm.*InfinityNormLinear beside Lipschitz"):
         check_contraction(mixed)
     assert nominal_lipschitz_constant(mixed) is None
 

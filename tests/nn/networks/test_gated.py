@@ -181,7 +181,7 @@ def test_an_activation_that_is_too_steep_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    ("options", "words"),
     [
         ({"coefficient": 1.0}, "coefficient: expected 0 < coefficient < 1, got 1.0"),
         ({"coefficient": 0.0}, "coefficient: expected 0 < coefficient < 1, got 0.0"),
