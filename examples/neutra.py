@@ -26,7 +26,7 @@ from pyro.infer import MCMC, NUTS
 from pyro.infer.reparam import NeuTraReparam
 from torch import Tensor
 
-from examples.guides import fit, residual_flow_guide
+from examples.guides import Budget, fit, residual_flow_guide
 from examples.parsing import command_line
 from examples.posteriors import PROBLEMS, funnel
 from pyro_resflow.guides import AutoResidualFlow
@@ -71,7 +71,13 @@ def train_guide(steps: int, particles: int, learning_rate: float, width: int) ->
     """Train a guide on the funnel; return it frozen, with the exact log-determinant."""
     pyro.clear_param_store()
     guide = residual_flow_guide(funnel, width)
-    fit(guide, PROBLEMS["funnel"], steps=steps, particles=particles, learning_rate=learning_rate)
+    fit(
+        guide,
+        PROBLEMS["funnel"],
+        budget=Budget(steps),
+        particles=particles,
+        learning_rate=learning_rate,
+    )
     guide.set_logdet(Exact())
     return guide.requires_grad_(False).eval()
 

@@ -78,6 +78,9 @@ ASKS: dict[str, Callable[..., bool]] = {
     "squeeze": lambda c, h, w: h % 2 == w % 2 == 0,
 }
 
+# These give pixels, or pixels just outside of [0, 1], and take no other values back.
+TO_PIXELS = {"marginal_gaussianization_image", "marginal_gaussianization_pixels"}
+
 # Where v has come from another image than theirs, these have no inverse of it.
 ONE_WAY = {"dequantization", "variational_dequantization"}
 
@@ -147,6 +150,8 @@ class Part:
             inner = Events(self.event_shape, 0, 1)  # what the registry gives it
         shape = tuple(transform.forward_shape(self.event_shape))
         outer = Events(shape, *bounds(transform.codomain))
+        if self.name in TO_PIXELS:
+            outer = Events(shape, 0, 1)
         return (inner, outer) if forward else (outer, inner)
 
 

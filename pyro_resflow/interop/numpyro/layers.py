@@ -67,8 +67,8 @@ class Shift(NamedTuple):
 class LipSwish(NamedTuple):
     """kappa silu(beta x) with two scalars."""
 
-    beta: Array | float
-    kappa: Array | float
+    beta: Array
+    kappa: Array
 
     def __call__(self, x: Array) -> Array:
         return self.kappa * jax.nn.silu(self.beta * x)
@@ -117,7 +117,7 @@ class Gated(NamedTuple):
     """a r tanh(x / r) tanh(n(x) / r) + b m(x), with a branch that returns n and m."""
 
     branch: Layer
-    reach: float
+    reach: Array
     amplitude: Array
     share: Array
 
@@ -292,7 +292,7 @@ def _lip_swish(module: lipschitz.LipSwish) -> LipSwish:
 
 @to_jax.register
 def _fixed_lip_swish(module: lipschitz.FixedLipSwish) -> LipSwish:
-    return LipSwish(module.input_gain(), module.output_gain())
+    return LipSwish(jnp.asarray(module.input_gain()), jnp.asarray(module.output_gain()))
 
 
 @to_jax.register(nn.SiLU)
@@ -346,7 +346,9 @@ def _infinity_norm_linear(module: lipschitz.InfinityNormLinear) -> Linear:
 @to_jax.register
 @torch.no_grad()
 def _gated(module: lipschitz.GatedLipschitzMLP) -> Gated:
-    return Gated(to_jax(module.branch), module.reach, *map(array, module.gate_coefficients()))
+    return Gated(
+        to_jax(module.branch), jnp.asarray(module.reach), *map(array, module.gate_coefficients())
+    )
 
 
 @to_jax.register

@@ -22,6 +22,7 @@ from pyro_resflow.interop.numpyro import to_jax, to_numpyro
 from pyro_resflow.nn import (
     ConvConditioner,
     GatedAttentionConditioner,
+    GatedLipschitzMLP,
     ResidualConditioner,
     TransformerConditioner,
 )
@@ -81,6 +82,11 @@ FLOWS: dict[str, Callable[[], Any]] = {
         )
     ),
     "Encoder": lambda: flows.Encoder([InvertibleConv1x1(2), Flatten((2, 2, 2))], (2, 2, 2)),
+    "ConditionedImageFlow": lambda: untrained_for_labels(
+        flows.ConditionalResidualFlow(
+            IMAGE, (1,), num_classes=3, network=flows.ConvBlock(2), end_blocks=0
+        )
+    ).condition(torch.tensor(1)),
     "FlowPlusPlus": lambda: untrained(
         flows.FlowPlusPlus(
             IMAGE, ((0, 1),), step=CouplingStep(GatedAttentionConditioner(4, blocks=1))
@@ -97,7 +103,7 @@ FLOWS: dict[str, Callable[[], Any]] = {
         flows.ResidualFlow(IMAGE, (1,), network=flows.ConvBlock(2), end_blocks=0)
     ),
     "conditional_residual_flow": lambda: flows.conditional_residual_flow(2, 3, 1, [4]),
-    "residual_flow": lambda: flows.residual_flow(2, 1, [4]),
+    "residual_flow": lambda: flows.residual_flow(2, 1, [4], network=GatedLipschitzMLP),
 }
 NETWORKS: dict[str, Callable[[], Any]] = {
     "ConvBlock": lambda: flows.ConvBlock(2)(torch.Size(IMAGE), preactivation=True),

@@ -220,7 +220,7 @@ def test_guides_have_a_flow_from_their_first_call_on() -> None:
     with pytest.raises(ValueError, match="got AutoResidualFlow without any"):
         pyro_resflow.summary(guide)
     guide()
-    names = ["Residual(LipschitzMLP)", "ActNorm", "TriangularAffine"]
+    names = ["Residual(GatedLipschitzMLP)", "ActNorm", "TriangularAffine"]
     assert [row.name for row in pyro_resflow.summary(guide).rows] == names
     pyro.clear_param_store()
     other = AutoIAFNormal(model, hidden_dim=[8])
