@@ -59,6 +59,7 @@ def guide(**options: Any) -> AutoResidualFlow:
     def model() -> None:
         pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
 
+    pyro.clear_param_store()
     made = AutoResidualFlow(model, blocks=1, hidden_dims=[8], **options)
     made()
     return made
