@@ -195,37 +195,11 @@ def group_effects_moments(_: int) -> Moments:
     first, last, tau_points, low, high, sigma_points = GRID
     log_tau = torch.linspace(first, last, tau_points, dtype=torch.float64)
     log_sigma = torch.linspace(low, high, sigma_points, dtype=torch.float64)
-    # the unknowns (mu, slope, effects) and the design of the outcome given them
-    design = torch.zeros(len(OUTCOME), 32, dtype=torch.float64)
-    design[:, 1] = PREDICTOR.double()
-    design[torch.arange(len(OUTCOME)), 2 + GROUP] = 1
-    outcome = OUTCOME.double()
-    log_weights, means, squares = [], [], []
-    for each in log_tau:
-        tau = each.exp()
-        # effects are mu plus deviations: the prior covariance of the unknowns
-        prior = torch.zeros(32, 32, dtype=torch.float64)
-        prior[0, 0] = prior[1, 1] = 25
-        prior[0, 2:] = prior[2:, 0] = 25
-        prior[2:, 2:] = 25 + tau.square() * torch.eye(30, dtype=torch.float64)
-        across = design @ prior
-        noise = torch.diag_embed(log_sigma.mul(2).exp()[:, None].expand(-1, len(outcome)))
-        covariance = across @ design.T + noise
-        zero = torch.zeros_like(outcome)
-        evidence = dist.MultivariateNormal(zero, covariance).log_prob(outcome)
-        spreads = dist.HalfCauchy(torch.ones((), dtype=torch.float64))
-        log_prior = spreads.log_prob(tau) + spreads.log_prob(log_sigma.exp())
-        log_weights.append(evidence + log_prior + each + log_sigma)
-        gain = torch.linalg.solve(covariance, across).mT
-        mean = gain @ outcome
-        variance = prior.diagonal() - (gain * across.T).sum(-1)
-        known = torch.stack([tau.expand(sigma_points), log_sigma.exp()], dim=-1)
-        means.append(torch.cat([mean, known], dim=-1))
-        squares.append(torch.cat([variance + mean.square(), known.square()], dim=-1))
-    log_weight = torch.stack(log_weights)
+    found = [given_spreads(each, log_sigma) for each in log_tau]
+    log_weight, mean, square = (torch.stack(each) for each in zip(*found, strict=True))
     weight = log_weight.flatten().softmax(0).reshape(*log_weight.shape, 1)
-    mean = (weight * torch.stack(means)).sum((0, 1))
-    std = ((weight * torch.stack(squares)).sum((0, 1)) - mean.square()).sqrt()
+    mean = (weight * mean).sum((0, 1))
+    std = ((weight * square).sum((0, 1)) - mean.square()).sqrt()
     cell = (log_tau[1] - log_tau[0]).log() + (log_sigma[1] - log_sigma[0]).log()
 
     def by_name(values: Tensor) -> dict[str, Tensor]:
@@ -234,6 +208,39 @@ def group_effects_moments(_: int) -> Moments:
         return {**{name: each.squeeze(0) for name, each in scalars.items()}, "effect": effect}
 
     return Moments(by_name(mean), by_name(std), float(log_weight.logsumexp((0, 1)) + cell))
+
+
+def given_spreads(log_tau: Tensor, log_sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the posterior of all else at one tau and at each sigma.
+
+    Returns:
+        The log joint density of the outcome and of the logarithms of both spreads, ``(S,)``; the
+        means of mu, the slope, the effects, tau and sigma, ``(S, 34)``; those of their squares.
+    """
+    tau, sigma, outcome = log_tau.exp(), log_sigma.exp(), OUTCOME.double()
+    # the unknowns are mu, the slope, and the effects, which are mu plus deviations
+    prior = torch.full((32, 32), 25.0, dtype=torch.float64)
+    prior[1, :] = prior[:, 1] = 0
+    prior[1, 1] = 25
+    prior[2:, 2:] += tau.square() * torch.eye(30, dtype=torch.float64)
+    design = torch.zeros(len(outcome), 32, dtype=torch.float64)
+    design[:, 1] = PREDICTOR.double()
+    design[torch.arange(len(outcome)), 2 + GROUP] = 1
+    across = design @ prior
+    noise = torch.diag_embed(sigma.square()[:, None].expand(-1, len(outcome)))
+    covariance = across @ design.T + noise
+    evidence = dist.MultivariateNormal(torch.zeros_like(outcome), covariance).log_prob(outcome)
+    spread = dist.HalfCauchy(torch.ones((), dtype=torch.float64))
+    log_prior = spread.log_prob(tau) + spread.log_prob(sigma)
+    gain = torch.linalg.solve(covariance, across).mT
+    mean = gain @ outcome
+    variance = prior.diagonal() - (gain * across.T).sum(-1)
+    known = torch.stack([tau.expand_as(sigma), sigma], dim=-1)
+    return (
+        evidence + log_prior + log_tau + log_sigma,
+        torch.cat([mean, known], dim=-1),
+        torch.cat([variance + mean.square(), known.square()], dim=-1),
+    )
 
 
 PROBLEMS = {
