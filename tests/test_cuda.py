@@ -31,7 +31,8 @@ from pyro_resflow.transforms import (
     VariationalDequantization,
 )
 from tests.logdet.test_estimators import z_scores
-from tests.transforms.registry import CONDITIONAL, TRANSFORMS
+from tests.transforms.conditional_registry import CONDITIONAL
+from tests.transforms.registry import TRANSFORMS
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

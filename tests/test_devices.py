@@ -46,7 +46,8 @@ from pyro_resflow.transforms import (
     UniformDequantization,
     VariationalDequantization,
 )
-from tests.transforms.registry import CONDITIONAL, TRANSFORMS, Case
+from tests.transforms.conditional_registry import CONDITIONAL
+from tests.transforms.registry import TRANSFORMS, Case
 
 
 class OnlyOnMeta(TorchDispatchMode):

@@ -45,7 +45,8 @@ from pyro_resflow.nn import (
 from pyro_resflow.precision import HalfPrecisionError
 from pyro_resflow.solvers import Anderson, FixedPoint, NewtonKrylov
 from pyro_resflow.transforms import Inverse, UniformDequantization, initialize
-from tests.transforms.registry import CONDITIONAL, TRANSFORMS
+from tests.transforms.conditional_registry import CONDITIONAL
+from tests.transforms.registry import TRANSFORMS
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ from pyro_resflow.nn import (
 )
 from pyro_resflow.transforms import ConditionalCompose, UniformDequantization, set_logdet
 from tests.checkpoints.roundtrips import again, check_same_state
-from tests.transforms.registry import CONDITIONAL, TRANSFORMS, Halved, SmallConditioner
+from tests.transforms.conditional_registry import CONDITIONAL
+from tests.transforms.registry import TRANSFORMS, Halved, SmallConditioner
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

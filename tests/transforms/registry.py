@@ -13,13 +13,10 @@ from typing import TypeVar
 
 import pyro.distributions.transforms as pyro_transforms
 import torch
-from pyro.distributions import ConditionalTransformModule
 from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_resflow import (
-    conditional_residual,
-    conditional_residual_flow,
     residual,
     residual_flow,
 )
@@ -41,6 +38,7 @@ from pyro_resflow.nn import (
     CPila,
     GatedAttentionConditioner,
     GatedEncoder,
+    GatedLipschitzMLP,
     GatedSelfAttention,
     LipschitzConvNet,
     LipschitzDenseNet,
@@ -57,10 +55,6 @@ from pyro_resflow.transforms import (
     Checkerboard,
     Columns,
     Compose,
-    ConditionalAffine,
-    ConditionalCompose,
-    ConditionalCoupling,
-    ConditionalInverse,
     Coupling,
     CouplingStep,
     ElementwiseMap,
@@ -168,6 +162,14 @@ def of_marginals(gaussianize: MarginalGaussianization, event_shape: tuple[int, .
     return gaussianize.inv
 
 
+class Halved(Rebuildable, torch.nn.Module):
+    """A contraction for any weight: half a sine of a bounded input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Half of sin(x / 2)."""
+        return 0.5 * torch.sin(0.5 * x)
+
+
 class SmallConditioner(Rebuildable, torch.nn.Module):
     """A conditioner of one hidden layer, with or without a context beside the kept half."""
 
@@ -249,6 +251,9 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "residual_flow_density": Case(
         lambda s: residual_flow(s[0], 2, [8], fast="density", logdet=Exact()), (4,)
+    ),
+    "residual_gated": Case(
+        lambda s: residual(s[0], [8], network=GatedLipschitzMLP, logdet=Exact()), (4,)
     ),
     "inverse_of_pyros": Case(lambda s: Inverse(pyro_transforms.affine_coupling(s[0])), (4,)),
     "compose_with_pyros": Case(
@@ -381,74 +386,5 @@ TRANSFORMS: dict[str, Case] = {
     "image_flow_dense_nets": flat(
         lambda s: ResidualFlow(s, (1,), network=DenseNetBlock(2, 4), end_blocks=0, logdet=Exact()),
         (2, 2, 3),
-    ),
-}
-
-
-def conditional_coupling(
-    mask: Mask, elementwise: ElementwiseMap, context_shape: tuple[int, ...]
-) -> ConditionalCoupling:
-    """A conditional coupling with a small conditioner of the packed half."""
-    inputs = (mask.kept_shape[0] + context_shape[0], *context_shape[1:])
-    net = SmallConditioner(inputs, elementwise.num_parameters * mask.changed_shape[0])
-    return ConditionalCoupling(mask, elementwise, net, context_shape)
-
-
-class Halved(Rebuildable, torch.nn.Module):
-    """A contraction for any weight: half a sine of a bounded input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Half of sin(x / 2)."""
-        return 0.5 * torch.sin(0.5 * x)
-
-
-def started(
-    transform: ConditionalTransformModule, input_dim: int, context_dim: int
-) -> ConditionalTransformModule:
-    """The transform with its ActNorms initialised, and away from where its affine maps start."""
-    conditioned = transform.condition(torch.randn(20, context_dim))
-    initialize_by(conditioned, [torch.randn(20, input_dim)])
-    with torch.no_grad():
-        for parameter in transform.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return transform
-
-
-CONDITIONAL: dict[str, Callable[[int, int], ConditionalTransformModule]] = {
-    "conditional_residual": lambda d, c: conditional_residual(d, c, [8], logdet=Exact()),
-    "conditional_residual_density": lambda d, c: conditional_residual(
-        d, c, [8], fast="density", logdet=Exact()
-    ),
-    "conditional_inverse": lambda d, c: ConditionalInverse(
-        conditional_residual(d, c, [8, 8], logdet=Exact())
-    ),
-    "conditional_affine": lambda d, c: started(ConditionalAffine(d, c, [8]), d, c),
-    "conditional_compose": lambda d, c: started(
-        ConditionalCompose(
-            [
-                ActNorm(d),
-                conditional_residual(d, c, [8], logdet=Exact()),
-                pyro_transforms.Permute(torch.arange(d).flip(0)),
-                pyro_transforms.conditional_affine_autoregressive(d, c, [8]),
-            ]
-        ),
-        d,
-        c,
-    ),
-    "conditional_flow": lambda d, c: started(
-        conditional_residual_flow(d, c, 2, [8], context_hidden_dims=[8], logdet=Exact()), d, c
-    ),
-    "conditional_flow_density": lambda d, c: started(
-        conditional_residual_flow(
-            d, c, 2, [8], context_hidden_dims=[8], fast="density", logdet=Exact()
-        ),
-        d,
-        c,
-    ),
-    "conditional_coupling": lambda d, c: conditional_coupling(
-        ChannelHalves((d,)), AffineMap(), (c,)
-    ),
-    "conditional_coupling_mixture": lambda d, c: conditional_coupling(
-        ChannelHalves((d,), swap=True), LogisticMixtureMap(3), (c,)
     ),
 }

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_resflow.transforms import Inverse
-from tests.transforms.registry import CONDITIONAL, TRANSFORMS, Case
+from tests.transforms.conditional_registry import CONDITIONAL
+from tests.transforms.registry import TRANSFORMS, Case
 
 SHAPES = [(), (3,), (3, 4), (3, 4, 5)]
 

@@ -34,7 +34,8 @@ from pyro_resflow.transforms import (
     OnFullImage,
     initialize,
 )
-from tests.transforms.registry import SmallConditioner, conditional_coupling
+from tests.transforms.conditional_registry import conditional_coupling
+from tests.transforms.registry import SmallConditioner
 
 from .precision import precision, quick_compilation, tolerance
 from .test_everything import JaxConditioner

@@ -33,7 +33,8 @@ from pyro_resflow.transforms import (
     InvertibleConv1x1,
     initialize,
 )
-from tests.transforms.registry import CONDITIONAL, TRANSFORMS, Halved, SmallConditioner
+from tests.transforms.conditional_registry import CONDITIONAL
+from tests.transforms.registry import TRANSFORMS, Halved, SmallConditioner
 
 from .precision import precision, quick_compilation
 

@@ -16,8 +16,9 @@ from pyro_resflow import residual
 from pyro_resflow.logdet import AdaptiveKrylov, Exact, Frozen, Gaussian, Krylov
 from pyro_resflow.transforms.core.evaluation import call_and_ladj, inverse_and_ladj
 from tests.derivatives import gradient, hessian_by_differences
+from tests.transforms.conditional_registry import CONDITIONAL
 from tests.transforms.contractions import CONTRACTIONS, contraction, density, point
-from tests.transforms.registry import CONDITIONAL, TRANSFORMS
+from tests.transforms.registry import TRANSFORMS
 
 Scalar = Callable[[Tensor], Tensor]
 CLOSE = {"rtol": 1e-6, "atol": 1e-7}

@@ -24,7 +24,8 @@ from pyro_resflow.transforms import (
     OnFullImage,
     SigmoidScale,
 )
-from tests.transforms.registry import conditional_coupling, coupling
+from tests.transforms.conditional_registry import conditional_coupling
+from tests.transforms.registry import coupling
 
 MASKS: list[Callable[[], Mask]] = [
     lambda: Checkerboard((2, 3, 4)),
