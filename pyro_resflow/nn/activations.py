@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..rebuilding import Rebuildable
-from .stages import BothSigns, Core, Elementwise, Gain, Scale, Stage, Swish, reusable, scaled
+from .stages import (
+    BothSigns,
+    Core,
+    Elementwise,
+    Gain,
+    HyperbolicTangent,
+    Scale,
+    Stage,
+    Swish,
+    reusable,
+    scaled,
+)
 
 LIPSWISH_BOUND = 1.1
 """The largest slope of Swish, 1.09984, rounded up as in the paper: one constant for every beta."""
@@ -172,18 +183,8 @@ class ELU(_Parameterless):
         return torch.where(h < 0, torch.exp(h.clamp(max=0)), 0.0)
 
 
-class Tanh(_Parameterless):
+class Tanh(HyperbolicTangent, _Parameterless):
     """Hyperbolic tangent; slope at most 1."""
-
-    def core(self, h: Tensor) -> Tensor:
-        return torch.tanh(h)
-
-    def core_slope(self, h: Tensor) -> Tensor:
-        return 1 - torch.tanh(h).square()
-
-    def core_curvature(self, h: Tensor) -> Tensor:
-        t = torch.tanh(h)
-        return -2 * t * (1 - t.square())
 
 
 class Softplus(_Parameterless):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from ...rebuilding import Rebuildable
 from ..stages import Affine, Stage, reusable
+from .drawing import draw_as_linear
 from .operators import LinearOperator, MatrixOperator
 
 
@@ -57,10 +57,7 @@ class InfinityNormLinear(Rebuildable, nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw weight and bias as ``nn.Linear`` does."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.in_features)
-            nn.init.uniform_(self.bias, -bound, bound)
+        draw_as_linear(self.weight, self.bias)
 
     @property
     def is_dense(self) -> bool:

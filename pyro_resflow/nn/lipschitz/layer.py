@@ -7,7 +7,6 @@ next change every pass sees the same effective weight.
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +19,7 @@ from ...rebuilding import Rebuildable
 from ...tracing import tracing_state
 from ..stages import Affine, Stage, reusable
 from .divided import REMEDY, DividedByNorm
+from .drawing import draw_as_linear
 from .operator_norm import OperatorNorm
 from .operators import LinearOperator
 from .spectral_norm import SpectralNorm
@@ -61,10 +61,7 @@ class LipschitzLayer(Rebuildable, NormedLayer):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw weight and bias as ``nn.Linear`` does, and random vectors for the iteration."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        draw_as_linear(self.weight, self.bias)
         self.u.normal_()
         self.v.normal_()
 

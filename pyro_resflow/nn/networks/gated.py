@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...linearization import Linearizable, Linearization
+from ...linearization import Linearization
 from ...rebuilding import Rebuildable
 from ..activations import Activation, FixedLipSwish
 from ..lipschitz.infinity_norm import InfinityNormLinear
@@ -124,6 +124,7 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
 
     def gate_coefficients(self) -> tuple[Tensor, Tensor]:
         """The vectors a and b."""
+        # positive, because the gradient with respect to an amplitude divides by it
         gated = torch.sigmoid(self.gated).clamp_min(torch.finfo(self.gated.dtype).tiny)
         amplitude = self.coefficient * gated
         return amplitude, self.coefficient - amplitude
@@ -164,6 +165,3 @@ class BoundGate:
         *inner, amplitude, share = self.coefficients() if coefficients is None else coefficients
         branch = self.branch.linearize(x, inner)
         return LinearizedGate(x, branch, amplitude, share, self.net.reach)
-
-
-_: type[Linearizable] = BoundGate

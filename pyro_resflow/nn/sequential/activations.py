@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..stages import Elementwise, Swish
+from ..stages import Elementwise, HyperbolicTangent, Swish
 
 GELU_CUBIC = 0.044715
 """The coefficient of the cubic term in torch's approximation of GELU by tanh."""
@@ -30,15 +30,8 @@ class ModuleElementwise(Elementwise):
         self.module: Any = module
 
 
-class SiLU(Swish):
-    """``nn.SiLU``, which has no settings.
-
-    Args:
-        module: the module.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+class SiLU(ModuleElementwise, Swish):
+    """``nn.SiLU``, which has no settings."""
 
 
 class ELU(ModuleElementwise):
@@ -54,18 +47,8 @@ class ELU(ModuleElementwise):
         return torch.where(h < 0, self.module.alpha * torch.exp(h.clamp(max=0)), 0.0)
 
 
-class Tanh(ModuleElementwise):
+class Tanh(ModuleElementwise, HyperbolicTangent):
     """``nn.Tanh``."""
-
-    def core(self, h: Tensor) -> Tensor:
-        return torch.tanh(h)
-
-    def core_slope(self, h: Tensor) -> Tensor:
-        return 1 - torch.tanh(h).square()
-
-    def core_curvature(self, h: Tensor) -> Tensor:
-        t = torch.tanh(h)
-        return -2 * t * (1 - t.square())
 
 
 class Sigmoid(ModuleElementwise):

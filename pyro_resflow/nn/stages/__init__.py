@@ -3,7 +3,7 @@
 from .affine import Affine, AffineLayer, AffineSaved, Products
 from .concatenate import Concatenate
 from .core import BothSigns, Core, ElementwiseCore
-from .elementwise import Elementwise, Swish
+from .elementwise import Elementwise, HyperbolicTangent, Swish
 from .folding import folded
 from .gate import Gate, LinearizedGate
 from .network import StagedNetwork
@@ -24,6 +24,7 @@ __all__ = [
     "Gain",
     "Gate",
     "Gradients",
+    "HyperbolicTangent",
     "Layer",
     "LinearizedGate",
     "LinearizedPerceptron",

@@ -51,6 +51,20 @@ class Elementwise:
         out.addcmul_(self.core_curvature(h), w)
 
 
+class HyperbolicTangent(Elementwise):
+    r"""The hyperbolic tangent, :math:`\psi(h) = \tanh h`."""
+
+    def core(self, h: Tensor) -> Tensor:
+        return torch.tanh(h)
+
+    def core_slope(self, h: Tensor) -> Tensor:
+        return 1 - torch.tanh(h).square()
+
+    def core_curvature(self, h: Tensor) -> Tensor:
+        t = torch.tanh(h)
+        return -2 * t * (1 - t.square())
+
+
 class Swish(Elementwise):
     r"""Swish with fused products, :math:`\psi(h) = h\,\sigma(h)`."""
 

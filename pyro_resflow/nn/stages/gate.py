@@ -11,7 +11,7 @@ for u and t in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -98,9 +98,9 @@ class LinearizedGate:
 
     def vjp(self, w: Tensor) -> Tensor:
         """J^T w for w of shape ``(S, N, D)``."""
-        return w * self.gate.by_x + self.branch.vjp(self._to_branch(w, self.gate.by_n))
+        return w * self.gate.by_x + self.branch.vjp(self.to_branch(w, self.gate.by_n))
 
-    def _to_branch(self, w: Tensor, by_n: Tensor) -> Tensor:
+    def to_branch(self, w: Tensor, by_n: Tensor) -> Tensor:
         """The cotangents of the branch that belong to cotangents w of g."""
         return torch.cat([w * by_n, w * self.share], dim=-1).to(self.branch.value.dtype)
 
@@ -117,35 +117,46 @@ class LinearizedGate:
     ) -> list[Tensor | None]:
         """See :meth:`pyro_resflow.linearization.Linearization.dual_vjp`; can be called once."""
         n, m = self.branch.jvp(v).to(v.dtype).chunk(2, dim=-1)
-        of_x, of_n, of_amplitude = self.gate.pulled(
-            value_cotangent, (tangent_cotangents * v).sum(0), (tangent_cotangents * n).sum(0)
+        tangents = self.to_branch(tangent_cotangents, self.gate.by_n)
+        return self.pulled(
+            value_cotangent,
+            by_x=(tangent_cotangents * v).sum(0),
+            by_n=(tangent_cotangents * n).sum(0),
+            of_share=(tangent_cotangents * m).sum((0, 1)),
+            through=lambda value: self.branch.dual_vjp(v, value, tangents, needed[:-2]),
+            needed=needed,
         )
-        of_share = (tangent_cotangents * m).sum((0, 1))
-        of_share = of_share + (value_cotangent * self.shift).sum(0)
-        of_value = torch.cat([of_n, value_cotangent * self.share], dim=-1)
-        tangents = self._to_branch(tangent_cotangents, self.gate.by_n)
-        inner = self.branch.dual_vjp(v, of_value.to(tangents.dtype), tangents, needed[:-2])
-        return self.gradients(of_x, inner, (of_amplitude, of_share), needed)
 
-    @staticmethod
-    def gradients(
-        of_x: Tensor,
-        inner: list[Tensor | None],
-        own: Sequence[Tensor],
+    def pulled(
+        self,
+        value_cotangent: Tensor,
+        *,
+        by_x: Tensor,
+        by_n: Tensor,
+        of_share: Tensor,
+        through: Callable[[Tensor], list[Tensor | None]],
         needed: Sequence[bool],
     ) -> list[Tensor | None]:
-        """Join the gradients of the branch and of the gate.
+        """Pull cotangents back through the gate, and then through the branch.
 
         Args:
-            of_x: the gate's gradient with respect to x.
-            inner: the branch's gradients with respect to x and its coefficients.
-            own: the gradients with respect to amplitude and share.
+            value_cotangent: the cotangent of g(x), shape ``(N, D)``.
+            by_x: the cotangent of the gate's derivative with respect to x.
+            by_n: the cotangent of the gate's derivative with respect to n.
+            of_share: the derivatives' part of the gradient with respect to the share.
+            through: pulls the cotangent of the branch's value back through it.
             needed: for x and for each coefficient, whether its gradient is wanted.
         """
-        through = inner[0]
-        first = of_x + through if needed[0] and through is not None else None
-        kept = [each if wanted else None for each, wanted in zip(own, needed[-2:], strict=True)]
-        return [first, *inner[1:], *kept]
+        of_x, of_n, of_amplitude = self.gate.pulled(value_cotangent, by_x, by_n)
+        of_value = torch.cat([of_n, value_cotangent * self.share], dim=-1)
+        of_point, *inner = through(of_value.to(self.branch.value.dtype))
+        of_share = of_share + (value_cotangent * self.shift).sum(0)
+        return [
+            None if of_point is None else of_x + of_point,
+            *inner,
+            of_amplitude if needed[-2] else None,
+            of_share if needed[-1] else None,
+        ]
 
 
 class GateJacobian:
@@ -181,16 +192,12 @@ class GateJacobian:
             rows_cotangent: shape ``(N, D, D)``.
             needed: for x and for each coefficient, whether its gradient is wanted.
         """
-        linearized, gate = self.linearized, self.linearized.gate
-        of_x, of_n, of_amplitude = gate.pulled(
+        rows = self.linearized.to_branch(rows_cotangent, self.linearized.gate.by_n[:, None])
+        return self.linearized.pulled(
             value_cotangent,
-            rows_cotangent.diagonal(dim1=-2, dim2=-1),
-            (rows_cotangent * self.of_n).sum(1),
+            by_x=rows_cotangent.diagonal(dim1=-2, dim2=-1),
+            by_n=(rows_cotangent * self.of_n).sum(1),
+            of_share=(rows_cotangent * self.of_m).sum((0, 1)),
+            through=lambda value: self.branch.pulled(value, rows, needed[:-2]),
+            needed=needed,
         )
-        of_share = (rows_cotangent * self.of_m).sum((0, 1))
-        of_share = of_share + (value_cotangent * linearized.shift).sum(0)
-        of_value = torch.cat([of_n, value_cotangent * linearized.share], dim=-1)
-        rows = linearized._to_branch(rows_cotangent, gate.by_n[:, None])
-        inner = self.branch.pulled(of_value.to(rows.dtype), rows, needed[:-2])
-        own = (of_amplitude, of_share)
-        return linearized.gradients(of_x, inner, own, needed)
