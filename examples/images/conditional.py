@@ -9,21 +9,18 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torchmetrics import CatMetric
 
 from examples.images.cli import main
 from examples.images.diagnosis import explain_nonfinite_weights
-from examples.images.hybrid import HybridHeldOut
+from examples.images.labelled import Labelled, LabelledEstimation
 from examples.images.optimization import constant_rate
 from examples.images.task import DensityEstimation, uniform_noise
 from pyro_resflow.distributions import as_signed
 from pyro_resflow.flows import ConditionalImageFlow, ImageFlow
 from pyro_resflow.transforms import Dequantization
 
-Labelled = tuple[Tensor, Tensor]
 
-
-class ConditionalEstimation(DensityEstimation):
+class ConditionalEstimation(LabelledEstimation):
     r"""Maximum likelihood of integer images given their labels, in bits/dim.
 
     The flow also classifies: the class of an image x is :math:`\arg\max_y p(x \mid y)`, where all
@@ -41,7 +38,6 @@ class ConditionalEstimation(DensityEstimation):
     """
 
     program: ClassVar[str] = "examples.images.conditional"
-    labelled: ClassVar[bool] = True
     drawn: ClassVar[str] = "Drawn from the flow, one row for each class."
     links: ClassVar[dict[str, str]] = {
         **DensityEstimation.links,
@@ -61,7 +57,6 @@ class ConditionalEstimation(DensityEstimation):
         super().__init__(
             flow, bins, dequantizer, optimizer, lr_scheduler, test_draws, weights=weights
         )
-        self.test_hits = CatMetric(nan_strategy="error")
 
     @property
     def classes(self) -> Tensor:
@@ -133,15 +128,6 @@ class ConditionalEstimation(DensityEstimation):
         bits = torch.stack(draws).mean(0)
         self.test_bits.update(bits.gather(1, labels[:, None])[:, 0])
         self.test_hits.update((bits.argmin(1) == labels).float())
-
-    def on_test_epoch_end(self) -> None:
-        """Summarise the test images."""
-        super().on_test_epoch_end()
-        hits = self.test_hits.compute()
-        self.test_hits.reset()
-        assert self.held_out is not None
-        self.held_out = HybridHeldOut.of_hits(self.held_out, hits)
-        self.log("accuracy/test", self.held_out.accuracy, sync_dist=True)
 
 
 if __name__ == "__main__":

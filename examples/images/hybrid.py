@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,48 +10,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import CatMetric
 
 from examples.images.cli import main
 from examples.images.diagnosis import explain_nonfinite_weights
+from examples.images.labelled import Labelled, LabelledEstimation
 from examples.images.optimization import constant_rate
-from examples.images.task import DensityEstimation, HeldOut, uniform_noise
+from examples.images.task import DensityEstimation, uniform_noise
 from pyro_resflow.flows import ImageFlow
 from pyro_resflow.hybrid import Hybrid
 from pyro_resflow.transforms import Dequantization
 
-Labelled = tuple[Tensor, Tensor]
 
-
-@dataclass(frozen=True)
-class HybridHeldOut(HeldOut):
-    """The result on the test images, with the accuracy of the classifier.
-
-    Attributes:
-        accuracy: Share of correct classes, averaged over the draws of noise of each image.
-        accuracy_error: Its standard error over the images.
-    """
-
-    accuracy: float
-    accuracy_error: float
-
-    @classmethod
-    def of_hits(cls, bits: HeldOut, hits: Tensor) -> "HybridHeldOut":
-        """Add the accuracy to a result.
-
-        Args:
-            bits: The result on the same images.
-            hits: For each image, the share of its draws that were classified correctly.
-        """
-        error = (hits.std() / math.sqrt(len(hits))).item()
-        return cls(bits.mean, bits.standard_error, bits.images, hits.mean().item(), error)
-
-    def __str__(self) -> str:
-        part = f"{100 * self.accuracy:.2f} ± {100 * self.accuracy_error:.2f} %"
-        return f"{super().__str__()}, accuracy: {part}"
-
-
-class HybridEstimation(DensityEstimation):
+class HybridEstimation(LabelledEstimation):
     r"""Density and classes of images from one pass of a flow.
 
     The loss, in bits, is the weighted bits/dim of the images, a bound on :math:`-\log_2 p(x)`
@@ -73,7 +42,6 @@ class HybridEstimation(DensityEstimation):
     """
 
     program: ClassVar[str] = "examples.images.hybrid"
-    labelled: ClassVar[bool] = True
     metrics: ClassVar[frozenset[str]] = DensityEstimation.metrics | {
         "loss/train",
         "loss/validation",
@@ -105,7 +73,6 @@ class HybridEstimation(DensityEstimation):
         )
         self.hybrid = Hybrid(flow, classes, hidden_channels=hidden_channels)
         self.weight = weight
-        self.test_hits = CatMetric(nan_strategy="error")
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the trained modules to save, by name."""
@@ -166,15 +133,6 @@ class HybridEstimation(DensityEstimation):
         self.test_bits.update(torch.stack([bits for bits, _ in draws]).mean(0))
         hits = torch.stack([logits.argmax(-1) == labels for _, logits in draws])
         self.test_hits.update(hits.float().mean(0))
-
-    def on_test_epoch_end(self) -> None:
-        """Summarise the test images."""
-        super().on_test_epoch_end()
-        hits = self.test_hits.compute()
-        self.test_hits.reset()
-        assert self.held_out is not None
-        self.held_out = HybridHeldOut.of_hits(self.held_out, hits)
-        self.log("accuracy/test", self.held_out.accuracy, sync_dist=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from examples.images import weights
 from examples.images.cli import main
-from examples.images.hybrid import HybridEstimation, HybridHeldOut
+from examples.images.hybrid import HybridEstimation
+from examples.images.labelled import LabelledHeldOut
 from pyro_resflow.checkpoints import info
 from pyro_resflow.distributions import Dequantized
 from pyro_resflow.flows import ConvBlock, ResidualFlow
@@ -58,7 +59,7 @@ def test_the_objective_is_in_bits(weight):
 
 
 def test_a_result_tells_bits_and_accuracy():
-    result = HybridHeldOut(1.5, 0.01, 100, 0.912, 0.0283)
+    result = LabelledHeldOut(1.5, 0.01, 100, 0.912, 0.0283)
     assert str(result) == (
         "held-out bits/dim: 1.500 ± 0.010 (test images: 100), accuracy: 91.20 ± 2.83 %"
     )
