@@ -53,8 +53,8 @@ OUTER = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "VENV")
 """What a `make test PYTHON=...` around these tests leaves in the environment."""
 
 
-def make(project: Path, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
+def run_make(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["make", *arguments],
         cwd=project,
         capture_output=True,
@@ -62,6 +62,10 @@ def make(project: Path, *arguments: str, status: int = 0) -> str:
         check=False,
         env={name: value for name, value in os.environ.items() if name not in OUTER},
     )
+
+
+def make(project: Path, *arguments: str, status: int = 0) -> str:
+    done = run_make(project, *arguments)
     assert done.returncode == status, done.stderr
     return done.stdout
 
@@ -138,13 +142,7 @@ def test_an_environment_of_another_python_is_not_taken_for_it(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VENV_VERSION", "Python 2.7")
-    done = subprocess.run(
-        ["make", "test", f"PYTHON={sys.executable}"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_make(project, "test", f"PYTHON={sys.executable}")
     assert done.returncode == 2
     assert f".venv was made by Python 2.7, which PYTHON={sys.executable} is not" in done.stderr
     assert "VENV=.venv-other" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 
 import pytest
@@ -36,7 +37,8 @@ def test_a_full_disk_is_named_and_leaves_the_old_file_alone(tmp_path):
 
 
 def test_what_is_no_fault_of_the_disk_stays_what_it_is(tmp_path):
-    with pytest.raises(AttributeError, match="pickle"):
+    # the second error is that of Python 3.14
+    with pytest.raises((AttributeError, pickle.PicklingError), match="local object"):
         AtomicCheckpoints().save_checkpoint({"function": lambda: 0}, tmp_path / "last.ckpt")
     assert not list(tmp_path.iterdir())
 
