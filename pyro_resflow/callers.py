@@ -11,7 +11,9 @@ import sys
 from collections.abc import Container, Iterator
 from types import FrameType
 
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
+
+_LOG_PROB = TransformedDistribution.log_prob.__code__
 
 
 def callers() -> Iterator[FrameType]:
@@ -45,6 +47,17 @@ def is_validating() -> bool:
             if isinstance(distribution, Distribution):
                 return bool(distribution._validate_args)
     return bool(Distribution._validate_args)
+
+
+def is_inside_log_prob() -> bool:
+    """Whether ``TransformedDistribution.log_prob`` calls this package, with no other code between.
+
+    That method takes the inverse of each transform immediately before its log-determinant.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and module_of(frame).startswith("pyro_resflow."):
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _LOG_PROB
 
 
 def module_of(frame: FrameType) -> str:

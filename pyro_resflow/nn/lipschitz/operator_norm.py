@@ -46,6 +46,14 @@ class OperatorNorm(Rebuildable, nn.Module):
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
+    @property
+    def marks_failure(self) -> bool:
+        """Whether the vectors of a norm that is not finite are nan; by default an error is raised.
+
+        The error would need a value from the device.
+        """
+        return False
+
     def iterate(self, operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Update the vectors: u of shape ``(out,)``, v of shape ``(in,)``."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from torch import Tensor
 from .directions import generic_direction, unit, with_generic_share
 from .divided import Measured
 from .groups import OperatorGroup, is_on_domain, near_and_far
-from .lanczos import largest_eigenvectors
+from .lanczos import by_eigh, by_squaring, largest_eigenvectors
 from .operator_norm import OperatorNorm, adjoint_flat, apply_flat
 from .operators import GRAM_STEPS, LinearOperator, grouped
 from .squaring import GramPower
@@ -48,7 +48,9 @@ class SpectralNorm(OperatorNorm):
 
     Args:
         coefficient: see :class:`OperatorNorm`.
-        tolerance: see :class:`OperatorNorm`.
+        tolerance: see :class:`OperatorNorm`. With ``None`` an update reads no value from the
+            device. Weights that are not finite, or too large to be squared, then raise no error,
+            and the effective weight is nan.
         max_iterations: see :class:`OperatorNorm`.
 
     Reference:
@@ -69,6 +71,11 @@ class SpectralNorm(OperatorNorm):
     ) -> None:
         super().__init__(coefficient, tolerance=tolerance, max_iterations=max_iterations)
 
+    @property
+    def marks_failure(self) -> bool:
+        """Whether a norm that is not finite becomes nan, in place of an error."""
+        return self.tolerance is None
+
     def kind(self) -> tuple[object, ...]:
         return (type(self), *self.settings())
 
@@ -84,9 +91,12 @@ class SpectralNorm(OperatorNorm):
         start = [
             v if on_domain else u for u, v, on_domain in zip(us, vs, group.on_domain, strict=True)
         ]
-        vectors = with_generic_share(torch.stack(start))
+        vectors = torch.stack(start)
+        if self.marks_failure:  # the vectors of a failed measurement are nan
+            vectors = vectors.nan_to_num(0, 0, 0)
+        vectors = with_generic_share(vectors)
         # 2. Repeat cycles of products, each from the best vectors so far, until all settle.
-        cycle = _power_cycle(group) or _krylov_cycle(operators)
+        cycle = _power_cycle(group) or self._krylov_cycle(operators)
         spent = 0
         while spent < self.max_iterations:
             steps = min(self.cycle, self.max_iterations - spent, vectors.shape[1])
@@ -99,6 +109,9 @@ class SpectralNorm(OperatorNorm):
         near = torch.where(vanished, generic_direction(vectors[0]), unit(vectors))
         # 4. The far vector is the image of the near one, and its length is the norm.
         far = group.across(near)
+        if self.marks_failure:
+            lengths = torch.linalg.vector_norm(far, dim=1, keepdim=True)
+            far = torch.where(lengths.isfinite(), far, torch.nan)
         pairs = zip(near.unbind(), far.unbind(), group.on_domain, strict=True)
         return [(f, n) if on_domain else (n, f) for n, f, on_domain in pairs]
 
@@ -107,6 +120,13 @@ class SpectralNorm(OperatorNorm):
             return False
         # values are squares of norms, so that their relative change is twice that of the norms
         return bool((rise <= 2 * self.tolerance * values.abs()).all())
+
+    def _krylov_cycle(self, operators: Sequence[LinearOperator]) -> Cycle:
+        """The Lanczos process with the Gram maps."""
+        gram = grouped(_brought_into_range(operators)).gram
+        # eigh reads its error codes on the host
+        ritz = by_squaring if self.tolerance is None else by_eigh
+        return partial(largest_eigenvectors, gram, ritz=ritz)
 
     def sigma(self, operator: LinearOperator, u: Tensor, v: Tensor) -> Tensor:
         return (operator.weight * self.gradient(operator, u, v)).sum()
@@ -161,24 +181,18 @@ def _power_cycle(group: OperatorGroup) -> Cycle | None:
     return lambda vectors, _: powers.cycle(vectors)
 
 
-def _krylov_cycle(operators: Sequence[LinearOperator]) -> Cycle:
-    """The Lanczos process with the Gram maps."""
-    return partial(largest_eigenvectors, grouped(_brought_into_range(operators)).gram)
-
-
 def _brought_into_range(operators: Sequence[LinearOperator]) -> Sequence[LinearOperator]:
     """Divide operators by powers of two if the fourth powers of their norms could overflow.
 
-    The Lanczos process squares the lengths of products with A^T A.
+    The Lanczos process squares the lengths of products with A^T A. An operator in range is divided
+    by 1: to decide on the host whether any is out of range would synchronise with an accelerator.
     """
     weights = [operator.weight for operator in operators]
-    if weights[0].is_meta:
-        return operators
     largest = torch.stack(torch._foreach_norm(weights, torch.inf))
     # the Frobenius norm bounds the norm of a matrix; times the kernel's side, of a convolution
     factor = weights[0].numel() ** 0.5 * (weights[0].shape[-1] if weights[0].dim() > 2 else 1)
-    if not bool((factor * largest > (torch.finfo(largest.dtype).max) ** 0.25 / HEADROOM).any()):
-        return operators
-    scales = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
-    pairs = zip(operators, scales.unbind(), strict=True)
-    return [operator.with_weight(operator.weight / scale) for operator, scale in pairs]
+    bound = (torch.finfo(largest.dtype).max) ** 0.25 / HEADROOM / factor
+    exponents = torch.where(largest > bound, torch.frexp(largest).exponent, 0)
+    scales = torch.ldexp(torch.ones_like(largest), exponents)
+    divided = torch._foreach_div(weights, scales.unbind())
+    return [each.with_weight(w) for each, w in zip(operators, divided, strict=True)]

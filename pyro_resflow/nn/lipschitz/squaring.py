@@ -32,19 +32,21 @@ class GramPower:
 
     Args:
         matrices: shape ``(L, n, n)``.
+        scalings: how often matrices are divided by their largest entries; each division more
+            gives the 16th power of the power before.
     """
 
-    def __init__(self, matrices: Tensor) -> None:
+    def __init__(self, matrices: Tensor, scalings: int = SCALINGS) -> None:
         self.matrices = _with_largest_entry_one(matrices)
         power = self.matrices
-        for k in range(SCALINGS):
+        for k in range(scalings):
             power = _with_largest_entry_one(power) if k else power
             for _ in range(SQUARINGS_BETWEEN):
                 power = torch.bmm(power, power)
         self.power = _with_largest_entry_one(power)
 
     def cycle(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Two steps of the power method with the 256th power.
+        """Two steps of the power method with the power.
 
         Args:
             vectors: the start vectors, shape ``(L, n)``.

@@ -10,6 +10,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from ...callers import is_inside_log_prob
 from ...differentiation import saving_hooks
 from ...fingerprints import Fingerprint
 from ...precision import precision
@@ -46,6 +47,14 @@ class RemembersLastPass(nn.Module):
         """Input and output of the last pass, if it was at x or y (or both) and is still valid."""
         last = self._last_pass(x, y)
         return None if last is None else last.pair_given(*self._dependencies())
+
+    def _is_valid(self, last: LastPass) -> bool:
+        """Whether a new pass would give the same result as the last one.
+
+        Inside ``log_prob`` it is, because the inverse has been computed or checked immediately
+        before. A comparison of values would synchronise with an accelerator at every step.
+        """
+        return is_inside_log_prob() or last.pair_given(*self._dependencies()) is not None
 
     def _last_pass(self, x: Tensor | None, y: Tensor | None) -> LastPass | None:
         """The last pass, if it was at x or y (or both); it may no longer be valid."""

@@ -118,7 +118,7 @@ class OnePassTransform(
         refuse_noise_in_energy(self)
         refuse_noise_in_exponential(self, x, y)
         last = self._last_pass(x, y)
-        if last is None or last.ladj is None or last.pair_given(*self._dependencies()) is None:
+        if last is None or last.ladj is None or not self._is_valid(last):
             return self.call_and_ladj(x)[1]
         return last.take_ladj()
 

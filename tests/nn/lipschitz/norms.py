@@ -24,6 +24,13 @@ class CountingOperator(MatrixOperator):
     """Counts products with the matrix, or with it and its transpose."""
 
     applications = 0
+    original: CountingOperator | None = None
+    """The operator that counts the products of this one, whose weight is another."""
+
+    def with_weight(self, weight: Tensor) -> CountingOperator:
+        other = CountingOperator(weight)
+        other.original = self.original or self
+        return other
 
     def apply(self, v: Tensor) -> Tensor:
         self.applications += 1
@@ -37,7 +44,7 @@ class CountingOperator(MatrixOperator):
 class CountingGroup(MatrixGroup):
     def __init__(self, operators: Sequence[CountingOperator]) -> None:
         super().__init__([each.weight for each in operators])
-        self.operator = operators[0]
+        self.operator = operators[0].original or operators[0]
 
     def gram(self, near: Tensor) -> Tensor:
         self.operator.applications += 1

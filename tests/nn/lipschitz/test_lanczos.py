@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_resflow.nn.lipschitz.groups import MatrixGroup
-from pyro_resflow.nn.lipschitz.lanczos import largest_eigenvectors
+from pyro_resflow.nn.lipschitz.lanczos import by_eigh, by_squaring, largest_eigenvectors
 
 Gram = Callable[[Tensor], Tensor]
 
@@ -51,3 +51,13 @@ def test_a_space_that_ends_early_does_no_harm() -> None:
     zero, values, _ = largest_eigenvectors(gram, torch.zeros_like(start), 3)
     assert not zero.any()
     assert not values.any()
+
+
+def test_squaring_finds_the_eigenvector_that_eigh_finds() -> None:
+    gram, _ = gram_of([*torch.linspace(0, 1, 30).tolist(), 1.001])
+    start = torch.randn(3, 31, dtype=torch.float64)
+    expected, largest, _ = largest_eigenvectors(gram, start, 12, by_eigh)
+    found, values, rise = largest_eigenvectors(gram, start, 12, by_squaring)
+    torch.testing.assert_close((found * expected).sum(1).abs(), torch.ones_like(values))
+    torch.testing.assert_close((found * gram(found)).sum(1), largest)
+    assert (rise.abs() <= 1e-12 * values).all()

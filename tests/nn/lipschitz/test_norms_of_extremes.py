@@ -56,6 +56,22 @@ def test_lengths_that_overflow_are_refused(name: str) -> None:
         layer.effective_weight()
 
 
+@pytest.mark.parametrize("value", [3e19, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", MAKE)
+def test_without_a_tolerance_a_norm_that_is_not_finite_is_nan(name: str, value: float) -> None:
+    layer = MAKE[name]()
+    layer.norm.tolerance, layer.norm.max_iterations = None, 12
+    weight = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.fill_(value)
+        assert layer.effective_weight().isnan().any()
+        layer.weight.copy_(3 * weight)  # the vectors recover
+        for _ in range(3):
+            layer.weight.mul_(1.1)
+            layer.effective_weight()
+    assert operator_norm(layer).item() == pytest.approx(0.98, rel=1e-2)
+
+
 def jumped(layer: LipschitzLayer, place: int, excess: float) -> LipschitzLayer:
     """A layer that has been measured, with another singular value made the largest."""
     with torch.no_grad():
