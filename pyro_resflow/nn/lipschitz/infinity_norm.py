@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,11 +87,42 @@ class InfinityNormLinear(Rebuildable, nn.Module):
         Args:
             gain: a scalar to multiply it by.
         """
-        c = self.coefficient
-        norms = torch.linalg.vector_norm(self.weight, 1, dim=1, keepdim=True)
-        return self.weight * (gain * c / norms.clamp_min(c))
+        return _rows_bounded(self.weight, self.coefficient, gain)
 
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
         """The infinity norm of the effective weight, a scalar."""
         return torch.linalg.matrix_norm(self.effective_weight(), torch.inf)
+
+
+def effective_weights(
+    layers: Sequence[InfinityNormLinear], gains: Sequence[Tensor | float]
+) -> list[Tensor]:
+    """The effective weights of several layers; those of one shape are computed together.
+
+    Args:
+        layers: the layers.
+        gains: a scalar for each layer.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, (layer, gain) in enumerate(zip(layers, gains, strict=True)):
+        weight, method = layer.weight, getattr(layer.effective_weight, "__func__", None)
+        is_alone = isinstance(gain, Tensor) or method is not InfinityNormLinear.effective_weight
+        key = weight.shape, weight.dtype, weight.device, layer.coefficient, i if is_alone else gain
+        groups.setdefault((is_alone, *key), []).append(i)
+    found: dict[int, Tensor] = {}
+    for indices in groups.values():
+        layer, gain = layers[indices[0]], gains[indices[0]]
+        if len(indices) == 1:
+            found[indices[0]] = layer.effective_weight(gain)
+        else:
+            stacked = torch.stack([layers[i].weight for i in indices])
+            together = _rows_bounded(stacked, layer.coefficient, gain).unbind()
+            found.update(zip(indices, together, strict=True))
+    return [found[i] for i in range(len(layers))]
+
+
+def _rows_bounded(weights: Tensor, coefficient: float, gain: Tensor | float) -> Tensor:
+    """Weights, ``(*, out, in)``, with their rows divided by max(1, norm / c), times a gain."""
+    norms = torch.linalg.vector_norm(weights, 1, dim=-1, keepdim=True)
+    return weights * (gain * coefficient / norms.clamp_min(coefficient))

@@ -16,6 +16,7 @@ from ...differentiation import saving_hooks
 from ...linearization import Linearizable, Linearization
 from ...rebuilding import Rebuildable
 from ...walk import modules_inside
+from ..lipschitz.infinity_norm import InfinityNormLinear
 from ..lipschitz.layer import LipschitzLayer
 from ..lipschitz.together import is_eager
 from ..lipschitz.update import layers_updated
@@ -194,7 +195,8 @@ def prepared_together(module: nn.Module) -> Iterator[None]:
     """A context for one pass, in which norms and coefficients of all chains are computed together.
 
     Args:
-        module: any module. Its chains are those that submodules hold as ``net``.
+        module: any module. Its chains are those that submodules hold as ``net``, and those that a
+            ``net`` holds as ``branch``.
     """
     modules = modules_inside(module)
     with layers_updated(modules):
@@ -210,11 +212,12 @@ def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
     chains: dict[int, BoundChain] = {}
     entries = 0
     for each in modules:
-        if isinstance(each, LipschitzLayer):
+        if isinstance(each, LipschitzLayer | InfinityNormLinear):
             entries += each.weight.numel()
         net = each._modules.get("net")
-        if isinstance(net, Chain) and net._is_evaluated_by_stages and id(net) not in chains:
-            chains[id(net)] = net._bound()
+        chain = net if net is None or isinstance(net, Chain) else net._modules.get("branch")
+        if isinstance(chain, Chain) and chain._is_evaluated_by_stages and id(chain) not in chains:
+            chains[id(chain)] = chain._bound()
     if len(chains) < 2 or entries > PREPARED_ENTRIES:
         return {}
     found = coefficients_of([each.stages for each in chains.values()])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..activations import LipSwish
+from ..lipschitz.infinity_norm import InfinityNormLinear, effective_weights
 from ..lipschitz.layer import LipschitzLayer
 from ..lipschitz.together import measured_together, scaled_together
 from ..lipschitz.update import layers_updated
@@ -60,14 +61,32 @@ def _of_affine_maps(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
     """
     affine: list[Affine] = []
     swishes: list[LipSwish] = []
+    bounded: list[Affine] = []
     for stage in stages:
         if isinstance(stage, Affine):
-            if not isinstance(stage.layer, LipschitzLayer):
+            if isinstance(stage.layer, InfinityNormLinear):
+                bounded.append(stage)
+            elif isinstance(stage.layer, LipschitzLayer):
+                affine.append(stage)
+            else:
                 return {}  # a user's own layer
-            affine.append(stage)
         elif isinstance(stage, Core) and type(stage.activation) is LipSwish:
             swishes.append(stage.activation)
-    return _scaled(affine, swishes) if len(affine) > 1 else {}
+    found = _bounded(bounded) if len(bounded) > 1 else {}
+    return {**found, **_scaled(affine, swishes)} if len(affine) > 1 else found
+
+
+def _bounded(stages: Sequence[Affine]) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
+    """The coefficients of affine maps whose rows are bounded, by stage."""
+    layers = cast(list[InfinityNormLinear], list(map(attrgetter("layer"), stages)))
+    afters = [product(stage.after) for stage in stages]
+    gains = [product(stage.before) * after for stage, after in zip(stages, afters, strict=True)]
+    found: dict[Stage[Any], tuple[Tensor, ...]] = {}
+    weights = effective_weights(layers, gains)
+    for stage, layer, after, weight in zip(stages, layers, afters, weights, strict=True):
+        bias = layer.bias * after if stage.after and layer.bias is not None else layer.bias
+        found[stage] = (weight,) if bias is None else (weight, bias)
+    return found
 
 
 def _scaled(

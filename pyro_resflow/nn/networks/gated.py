@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
         """
         refuse_hooks("net", {"": self})
         refuse_hooks("branch", {"": self.branch})
-        return BoundGate(self, self.branch._bound())
+        return BoundGate(self, cast(BoundChain, self.branch.bound()))
 
     def coefficients(self) -> tuple[Tensor, ...]:
         """The branch's coefficients, and the vectors a and b."""

@@ -14,6 +14,7 @@ from pyro_resflow.nn import (
     LipschitzLinear,
     check_contraction,
 )
+from pyro_resflow.nn.lipschitz.infinity_norm import effective_weights
 from pyro_resflow.nn.lipschitz_constant import nominal_lipschitz_constant
 
 
@@ -43,6 +44,41 @@ def test_rows_below_the_bound_stay_as_they_are() -> None:
         layer.weight.copy_(torch.tensor([[0.5, -0.25], [3.0, -1.0]]))
     expected = torch.tensor([[0.5, -0.25], [0.75, -0.25]])
     torch.testing.assert_close(layer.effective_weight(), expected)
+
+
+class Doubled(InfinityNormLinear):
+    """A layer with a weight of its own."""
+
+    def effective_weight(self, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
+        return 2 * super().effective_weight(gain)
+
+
+def test_weights_of_several_layers_are_those_of_each() -> None:
+    layers = [
+        InfinityNormLinear(3, 4),
+        InfinityNormLinear(3, 4),
+        InfinityNormLinear(3, 4),
+        InfinityNormLinear(3, 4),
+        InfinityNormLinear(3, 4, 0.7),
+        InfinityNormLinear(4, 3),
+        InfinityNormLinear(3, 4).double(),
+        Doubled(3, 4),
+    ]
+    gains = [1.0, 1.0, 0.9, torch.tensor(1.0, requires_grad=True), 1.0, 1.0, 1.0, 1.0]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(3)
+    together = effective_weights(layers, gains)
+    alone = [layer.effective_weight(gain) for layer, gain in zip(layers, gains, strict=True)]
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
+    assert together[0]._base is together[1]._base is not None  # computed together
+    assert together[2]._base is together[3]._base is together[7]._base is None
+    weights = [layer.weight for layer in layers]
+    gradients = (
+        torch.autograd.grad([found.sin().sum() for found in each], [*weights, gains[3]])
+        for each in (together, alone)
+    )
+    torch.testing.assert_close(*gradients)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:

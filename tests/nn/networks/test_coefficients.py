@@ -13,7 +13,9 @@ from pyro_resflow.nn import (
     ELU,
     Chain,
     CLipSwish,
+    GatedLipschitzMLP,
     InducedNorm,
+    InfinityNormLinear,
     LipschitzDenseNet,
     LipschitzLinear,
     LipschitzMLP,
@@ -43,6 +45,16 @@ def networks() -> list[Chain]:
     return found
 
 
+def test_spectral_and_infinity_norms_beside_each_other() -> None:
+    bounded = [
+        Chain([InfinityNormLinear(3, 3), ELU(), InfinityNormLinear(3, 3)]) for _ in range(2)
+    ]
+    nets = [*bounded, LipschitzMLP(3, [5])]
+    found = coefficients_of([net.stages() for net in nets])
+    assert found[0][0]._base is found[1][2]._base is not None  # computed together
+    torch.testing.assert_close(found, [net.coefficients() for net in nets])
+
+
 @pytest.mark.parametrize("number", [4, 5])  # of the fifth, no coefficient is computed together
 def test_coefficients_and_gradients_are_those_of_each_chain(number: int) -> None:
     nets = networks()[:number]
@@ -67,12 +79,16 @@ def test_gains_of_several_activations_are_those_of_each() -> None:
         torch.testing.assert_close(found[swish.output_gain], swish.output_gain())
 
 
-def blocks(count: int = 3) -> Compose:
-    return Compose([Residual(LipschitzMLP(3, [5, 4]), logdet=Exact()) for _ in range(count)])
+NETWORKS = LipschitzMLP, GatedLipschitzMLP
 
 
-def test_a_composition_computes_what_its_blocks_compute_alone() -> None:
-    flow, x = blocks().double(), torch.randn(7, 3, dtype=torch.float64)
+def blocks(count: int = 3, network: type[nn.Module] = LipschitzMLP) -> Compose:
+    return Compose([Residual(network(3, [5, 4]), logdet=Exact()) for _ in range(count)])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_composition_computes_what_its_blocks_compute_alone(network: type[nn.Module]) -> None:
+    flow, x = blocks(network=network).double(), torch.randn(7, 3, dtype=torch.float64)
 
     def alone() -> tuple[Tensor, Tensor]:
         y, total = x, torch.zeros(7, dtype=torch.float64)
@@ -96,11 +112,15 @@ def prepared_chains(module: nn.Module) -> int:
         return len(chains._PREPARED.get())
 
 
-def test_only_several_chains_of_few_entries_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = blocks()
+@pytest.mark.parametrize("network", NETWORKS)
+def test_only_several_chains_of_few_entries_are_prepared(
+    network: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = blocks(network=network)
     assert prepared_chains(flow) == 3
     assert prepared_chains(flow.parts[0]) == 0
-    monkeypatch.setattr(chains, "PREPARED_ENTRIES", 3 * (3 * 5 + 5 * 4 + 4 * 3) - 1)
+    entries = sum(p.numel() for p in flow.parameters() if p.dim() == 2)
+    monkeypatch.setattr(chains, "PREPARED_ENTRIES", entries - 1)
     assert prepared_chains(flow) == 0
 
 
@@ -125,8 +145,9 @@ class Checkpointed(Residual):
 
 
 @pytest.mark.skipif(not torch_is("2.8"), reason="checkpoints in a flow need torch 2.8")
-def test_a_checkpoint_inside_a_prepared_flow_computes_its_own() -> None:
-    flow = blocks(2)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_checkpoint_inside_a_prepared_flow_computes_its_own(network: type[nn.Module]) -> None:
+    flow = blocks(2, network)
     again = Compose([flow.parts[0], Checkpointed(flow.parts[1].net, logdet=Exact())])
     x = torch.randn(5, 3)
     gradients = []
