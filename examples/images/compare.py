@@ -2,9 +2,9 @@
 
 The images are those of Fashion-MNIST, with each 2x2 pixels averaged into one of 256 grey levels:
 60,000 training and 10,000 test images of 14x14. Adam trains each model in batches of 64 for the
-same number of seconds, one model at a time; then its last weights are scored on all test images.
-The test images decide nothing: no checkpoint, no learning rate. The curves are scores of the first
-1,024 test images, whose time does not count as training.
+same number of processor seconds; then its last weights are scored on all test images. The test
+images decide nothing: no checkpoint, no learning rate. The curves are scores of the first 1,024
+test images, whose time does not count as training.
 
     python -m examples.images.compare models                # every one without a result yet
     python -m examples.images.compare models --only '[glow]'
@@ -41,7 +41,7 @@ def models(
     minutes: float = 10.0,
     points: int = 20,
     samples: int = 10,
-    threads: int = 2,
+    threads: int = 1,
     seed: int = 0,
     folder: Path = Path("runs/compare"),
     source: Source | None = None,
@@ -50,10 +50,10 @@ def models(
 
     Args:
         only: The models to train; by default those without a result in the folder.
-        minutes: Minutes of training for each model.
+        minutes: Processor minutes of training for each model.
         points: Points of each learning curve.
         samples: Images to draw from each model.
-        threads: Number of threads.
+        threads: Number of threads; their processor seconds add up.
         seed: Random seed.
         folder: Folder for all output.
         source: Images to use instead of Fashion-MNIST at 14x14, to try the program.

@@ -15,7 +15,10 @@ from pyro_resflow.transforms import temporary_logdet
 
 @dataclass
 class Clock:
-    """A clock for the seconds of training, which can be stopped.
+    """A clock for the processor seconds of training, which can be stopped.
+
+    Processor seconds hardly depend on what else the machine does, so that two runs can share it.
+    Those of several threads add up.
 
     Args:
         budget: Seconds of training in all.
@@ -28,7 +31,7 @@ class Clock:
 
     def start(self) -> None:
         """Start the clock."""
-        self._since = time.perf_counter()
+        self._since = time.process_time()
 
     def stop(self) -> None:
         """Stop the clock."""
@@ -37,7 +40,7 @@ class Clock:
 
     def elapsed(self) -> float:
         """Return the seconds so far."""
-        running = time.perf_counter() - self._since if self._since is not None else 0.0
+        running = time.process_time() - self._since if self._since is not None else 0.0
         return self.seconds + running
 
 

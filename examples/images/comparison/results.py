@@ -28,10 +28,10 @@ class Result:
         contender: Its name on the command line.
         title: Its name in tables and pictures.
         data: The source of the images.
-        budget: Seconds of training allowed; None if a number of steps ended the training.
+        budget: Processor seconds of training; None if a number of steps ended the training.
         parameters: Number of parameters.
         steps: Number of optimizer steps.
-        seconds: Seconds of training, without scoring.
+        seconds: Processor seconds of training, without scoring.
         bits_per_dim: Mean over the test images.
         standard_error: Standard error of the mean over the images.
         test_images: Number of test images.
@@ -109,17 +109,20 @@ def table(results: list[Result]) -> str:
 
 
 def learning_curves(results: list[Result]) -> Figure:
-    """Show bits/dim against the seconds of training."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axis = figure.subplots()
+    """Show bits/dim against the steps and against the processor seconds of training."""
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     colors = rcParams["axes.prop_cycle"]
-    axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * colors)  # enough for all models
+    for axis, label in zip(axes, ("steps", "processor seconds of training"), strict=True):
+        axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * colors)  # enough for all models
+        axis.set(xlabel=label)
+        axis.grid(alpha=0.3)
     for result in results:
-        seconds = [point.seconds for point in result.curve]
-        axis.plot(seconds, [point.bits_per_dim for point in result.curve], label=result.title)
-    axis.set(xlabel="seconds of training", ylabel="bits/dim")
-    axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+        bits = [point.bits_per_dim for point in result.curve]
+        axes[0].plot([point.step for point in result.curve], bits)
+        axes[1].plot([point.seconds for point in result.curve], bits, label=result.title)
+    axes[0].set(ylabel="bits/dim")
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     return figure
 
 
