@@ -13,18 +13,23 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_resflow import residual_flow
 
 STEPS = 10
 """Steps that are counted; before them come two that measure norms from their start."""
+
+
+TRAINING_STEPS = 20
+"""Steps before samples are drawn and points scored: the flow is then no longer as it starts."""
 
 
 class Size(NamedTuple):
@@ -71,33 +76,131 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def flow_step(size: Size) -> Step:
-    """A training step of a residual flow with the default estimator.
+class Density(nn.Module):
+    """A normal distribution through transforms of Pyro.
 
-    A flow that is fast in density maximizes the likelihood of a batch. One that is fast in
-    sampling minimizes the divergence from a normal distribution.
+    Args:
+        dim: dimensions.
+        transforms: from noise to data; their parameters are those of the density.
     """
+
+    def __init__(self, dim: int, transforms: Sequence[Transform]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(t for t in transforms if isinstance(t, nn.Module))
+        base = dist.Normal(torch.zeros(dim), torch.ones(dim)).to_event(1)
+        self.distribution = dist.TransformedDistribution(base, list(transforms))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density, ``(N, D)`` to ``(N,)``."""
+        return self.distribution.log_prob(x)
+
+    def sample(self, number: int) -> Tensor:
+        """Samples, ``(number, D)``, without gradients."""
+        return self.distribution.sample((number,))
+
+    def rsample_and_log_prob(self, number: int) -> tuple[Tensor, Tensor]:
+        """Samples, ``(number, D)``, and their log-densities, ``(number,)``, with gradients."""
+        z = self.distribution.rsample((number,))
+        return z, self.distribution.log_prob(z)
+
+    def maintain(self) -> None:
+        """Run the library's update after each optimizer step, if it needs one."""
+
+
+def vector_flow(size: Size) -> Density:
+    """A residual flow with the default estimator."""
     torch.manual_seed(0)
     flow = residual_flow(size.dim, size.blocks, size.hidden, fast=size.fast)
-    base = dist.Normal(torch.zeros(size.dim), 1.0).to_event(1)
-    target = dist.Normal(torch.zeros(size.dim), 2.0).to_event(1)
-    distribution = dist.TransformedDistribution(base, [flow])
-    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
+    return Density(size.dim, [flow])
+
+
+def flow_step(size: Size) -> Step:
+    """A training step of a residual flow."""
+    return density_step(size, vector_flow(size))
+
+
+def density_step(size: Size, density: Density) -> Step:
+    """A training step of a density.
+
+    One that is fast in density maximizes the likelihood of a batch. One that is fast in sampling
+    minimizes the divergence from a normal distribution.
+
+    Args:
+        size: the batch, and the direction that is trained.
+        density: the density.
+    """
+    target = dist.Normal(torch.zeros(size.dim), 2 * torch.ones(size.dim)).to_event(1)
+    optimizer = torch.optim.Adam(density.parameters(), lr=1e-3)
     x = 2 * torch.randn(size.batch, size.dim)
 
     def loss() -> Tensor:
         if size.fast == "density":
-            return -distribution.log_prob(x).mean()
-        z = distribution.rsample((size.batch,))
-        return (distribution.log_prob(z) - target.log_prob(z)).mean()
+            return -density.log_prob(x).mean()
+        z, log_prob = density.rsample_and_log_prob(size.batch)
+        return (log_prob - target.log_prob(z)).mean()
 
-    return _training(optimizer, loss)
+    return _training(optimizer, loss, density.maintain)
 
 
-def plain_step(size: Size) -> Step:
-    """A training step of a plain residual network with the same layers, without a density."""
+def runs(size: Size, points: int, density: Density | None = None) -> dict[str, Step]:
+    """What the benchmarks time of a density, by name.
+
+    ``training`` is a training step; ``sample`` draws samples and ``log_prob`` scores points
+    without gradients. These train the density for some steps before their first run, and leave it
+    in evaluation mode.
+
+    Args:
+        size: the size of the flow.
+        points: samples, or points to score.
+        density: the density; default: a residual flow.
+    """
+    density = density if density is not None else vector_flow(size)
+    train = density_step(size, density)
+    x = 2 * torch.randn(points, size.dim)
+
+    def ready() -> None:
+        if density.training:
+            for _ in range(TRAINING_STEPS):
+                train()
+            density.eval()
+
+    @torch.no_grad()
+    def sample() -> None:
+        density.sample(points)
+
+    @torch.no_grad()
+    def log_prob() -> None:
+        density.log_prob(x)
+
+    return {
+        "training": train,
+        "sample": _after(ready, sample),
+        "log_prob": _after(ready, log_prob),
+    }
+
+
+def _after(first: Step, then: Step) -> Step:
+    def both() -> None:
+        first()
+        then()
+
+    return both
+
+
+def plain_blocks(size: Size) -> nn.ModuleList:
+    """The blocks of a plain residual network with the same layers."""
     torch.manual_seed(0)
-    blocks = nn.ModuleList(_perceptron(size) for _ in range(size.blocks))
+    return nn.ModuleList(_perceptron(size) for _ in range(size.blocks))
+
+
+def plain_step(size: Size, blocks: nn.ModuleList | None = None) -> Step:
+    """A training step of a plain residual network, without a density.
+
+    Args:
+        size: the size.
+        blocks: its blocks; default: new ones.
+    """
+    blocks = blocks if blocks is not None else plain_blocks(size)
     optimizer = torch.optim.Adam(blocks.parameters(), lr=1e-3)
     x = 2 * torch.randn(size.batch, size.dim)
 
@@ -120,11 +223,16 @@ def _perceptron(size: Size) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _training(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Step:
+def _training(
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    maintain: Callable[[], None] = lambda: None,
+) -> Step:
     def step() -> None:
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
+        maintain()
 
     return step
 

@@ -22,6 +22,7 @@ import torch
 from .chart import draw
 from .findings import Findings
 from .groups import GROUPS
+from .groups.vectors import STEP_OF_VECTORS
 from .machine import machine
 from .plan import FULL, QUICK, Plan
 from .report import markdown, write_json
@@ -57,6 +58,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="timed runs; by default 7, or 2 with --quick")
     parser.add_argument("--seed", default=0, type=int, help="random seed")
     parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="root of a checkout of another commit; the rows `vectors` time its flows too",
+    )
+    parser.add_argument(
         "--folder", default=Path("runs/bench"), type=Path, help="folder for the results"
     )
     return parser.parse_args(given)
@@ -68,7 +75,7 @@ def main(given: Sequence[str] | None = None) -> Findings:
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     warnings.filterwarnings("ignore", module="torchflows")
-    plan = replace(QUICK if chosen.quick else FULL, device=chosen.device)
+    plan = replace(QUICK if chosen.quick else FULL, device=chosen.device, against=chosen.against)
     if chosen.repeats is not None:
         plan = replace(plan, repeats=chosen.repeats)
     facts = machine(plan.device)
@@ -82,6 +89,7 @@ def main(given: Sequence[str] | None = None) -> Findings:
         f", {facts['threads']} threads, torch {facts['torch']}"
     )
     draw(found.measurements, title, chosen.folder / "bench.png")
+    draw(found.measurements, title, chosen.folder / "vectors.png", [STEP_OF_VECTORS])
     return found
 
 

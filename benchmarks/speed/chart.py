@@ -24,27 +24,35 @@ COLOURS = {
     REDUCED.name: "tab:orange",
     "normflows": "sandybrown",
     "torchflows": "tab:green",
+    "zuko": "tab:purple",
+    "Pyro": "tab:red",
     "": "tab:gray",
 }
 """Colours by the beginning of a contender's name; the longest match counts."""
 
 
-def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
+def draw(
+    measurements: Sequence[Measurement],
+    title: str,
+    path: Path,
+    charted: Sequence[str] = CHARTED,
+) -> None:
     """Draw every group that compares contenders: as curves if it has an axis, otherwise as bars.
 
     Args:
         measurements: all measurements.
         title: title of the chart.
         path: file of the picture.
+        charted: the beginnings of the names of the groups to draw.
     """
     groups = [
         (name, list(members))
         for name, members in groupby(measurements, lambda m: m.group)
-        if name.startswith(CHARTED) and "update of" not in name
+        if name.startswith(tuple(charted)) and "update of" not in name
     ]
     if not groups:
         return
-    columns = min(3, len(groups))
+    columns = min(2 if len(groups) == 4 else 3, len(groups))
     lines = math.ceil(len(groups) / columns)
     figure = Figure(figsize=(5.2 * columns, 3.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
@@ -53,9 +61,9 @@ def draw(measurements: Sequence[Measurement], title: str, path: Path) -> None:
         axes.set_title(textwrap.fill(name, 48), fontsize=9)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
-    charted = [m.contender for _, members in groups for m in members]
+    drawn = [m.contender for _, members in groups for m in members]
     figure.suptitle(title, fontsize=9)
-    figure.supxlabel("\n".join(footnotes(charted)), fontsize=8)
+    figure.supxlabel("\n".join(footnotes(drawn)), fontsize=8)
     figure.savefig(path, dpi=120)
 
 

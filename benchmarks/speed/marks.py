@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .contenders import CONTENDERS
+from .vector_flows import VECTOR_CONTENDERS
 
 MARK = "†"
+
+CAVEATS = {c.name: c.caveat for c in (*CONTENDERS.values(), *VECTOR_CONTENDERS)}
 
 
 def caveat(name: str) -> str:
     """The number that a contender computes; empty for a log-density."""
-    contender = CONTENDERS.get(name)
-    return contender.caveat if contender is not None else ""
+    return CAVEATS.get(name, "")
 
 
 def marked(name: str) -> str:

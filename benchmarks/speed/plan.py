@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+
+from benchmarks.operations import SIZES, Size
 
 from .workloads import Workload
 
@@ -40,7 +43,10 @@ class Plan:
     Args:
         repeats: timed runs of each contender.
         images: the image workloads. The first one is fitted to digits.
-        toy: the workload of vectors.
+        toy: the workload of many small perceptrons.
+        vectors: the sizes of the flows of vectors.
+        vector_steps: steps of a timed run of these.
+        points: samples that the smaller of these draw, and points that they score.
         memory_repeats: new processes for each peak.
         memory_depths: numbers of blocks for the growth of memory.
         memory_batch: batch size for the growth of memory, large compared with the process.
@@ -49,11 +55,15 @@ class Plan:
         scales: the values of each axis.
         digits: the flow for variances.
         device: device of all measurements.
+        against: root of a checkout of another commit, whose flows of vectors are timed too.
     """
 
     repeats: int
     images: Sequence[Workload]
     toy: Workload
+    vectors: Sequence[Size]
+    vector_steps: int
+    points: int
     memory_repeats: int
     memory_depths: Sequence[int]
     memory_batch: int
@@ -62,6 +72,7 @@ class Plan:
     scales: Mapping[str, Sequence[int]]
     digits: DigitsFlow
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    against: Path | None = None
 
 
 FULL = Plan(
@@ -71,6 +82,9 @@ FULL = Plan(
         Workload("4x14x14, 256 wide", (4, 14, 14), (256, 256), blocks=8, batch=16),
     ),
     toy=Workload("2-D toy", (2,), (128, 128, 128, 128), blocks=100, batch=256),
+    vectors=SIZES,
+    vector_steps=5,
+    points=1000,
     memory_repeats=2,
     memory_depths=(4, 12, 24),
     memory_batch=64,
@@ -91,6 +105,9 @@ QUICK = Plan(
     repeats=2,
     images=(Workload("1x4x4, 4 wide", (1, 4, 4), (4, 4), blocks=2, batch=3),),
     toy=Workload("2-D toy", (2,), (4, 4), blocks=2, batch=4),
+    vectors=(Size(2, 2, (4,), 16, "density"), Size(3, 2, (4,), 16, "sampling")),
+    vector_steps=1,
+    points=5,
     memory_repeats=1,
     memory_depths=(1, 2),
     memory_batch=2,

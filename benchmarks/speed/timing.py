@@ -12,13 +12,14 @@ import torch
 from .findings import Measurement
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock time of one run. On an accelerator, it includes the last kernel."""
+def seconds(run: Callable[[], object], times: int = 1) -> float:
+    """Wall-clock time of a run, the mean of several; with an accelerator's last kernel."""
     _synchronize()
     start = time.perf_counter()
-    run()
+    for _ in range(times):
+        run()
     _synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
 
 
 def alternating(

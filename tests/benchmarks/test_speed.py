@@ -20,6 +20,7 @@ pytest.importorskip("sklearn")
 
 from matplotlib.figure import Figure
 
+from benchmarks.operations import SIZES, Size
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.chart import bars, curves
 from benchmarks.speed.contenders import (
@@ -44,8 +45,20 @@ from benchmarks.speed.groups.scaling import along, last_exponent
 from benchmarks.speed.groups.variance import gradients
 from benchmarks.speed.marks import MARK, caveat, footnotes, marked
 from benchmarks.speed.memory import LIVE, peak_above_now, peak_memory
+from benchmarks.speed.other_checkout import OtherCheckout
 from benchmarks.speed.plan import FULL, QUICK
 from benchmarks.speed.timing import sampled
+from benchmarks.speed.vector_flows import (
+    AFFINE,
+    MAF,
+    NORMFLOWS,
+    NSF,
+    OURS,
+    SPLINE,
+    VECTOR_CONTENDERS,
+    VectorContender,
+    parameters_of,
+)
 from benchmarks.speed.workloads import Workload
 from pyro_resflow.nn import Chain
 
@@ -106,6 +119,22 @@ def test_every_figure_with_a_target_is_there(quick: Quick) -> None:
     assert all(math.isfinite(row.reached) for row in quick.found.rows)
 
 
+def test_flows_of_vectors_are_timed_and_drawn(quick: Quick) -> None:
+    assert (quick.folder / "vectors.png").stat().st_size > 10_000
+    step = "step of vectors, 2-d, 2 blocks of [4], batch 16, fast in density"
+    names = [m.contender for m in quick.found.measurements if m.group == step]
+    assert names == [c.name for c in VECTOR_CONTENDERS]
+    medians = {m.contender: m.median for m in quick.found.measurements if m.group == step}
+    figure = f"{step}: {NSF.name}, in steps of the plain network"
+    (reached,) = [row.reached for row in quick.found.rows if row.figure == figure]
+    assert reached == medians[NSF.name] / medians[PLAIN.name]
+    groups = {m.group for m in quick.found.measurements}
+    for fast in ("density", "sampling"):
+        flow = f"2-d, 2 blocks of [4], batch 16, fast in {fast}"
+        assert f"5 samples without gradients, {flow}" in groups
+        assert f"5 log-densities without gradients, {flow}" in groups
+
+
 def test_measurements_hold_every_run(quick: Quick) -> None:
     timed = [m for m in quick.found.measurements if m.unit in ("s", "steps/s")]
     assert {len(m.values) for m in timed} == {QUICK.repeats}
@@ -120,6 +149,7 @@ def test_the_full_plan_is_that_of_the_table() -> None:
         ((1, 28, 28), (64, 64), 8, 16),
         ((4, 14, 14), (256, 256), 8, 16),
     ]
+    assert FULL.vectors == SIZES
     assert (FULL.toy.blocks, FULL.toy.widths) == (100, [2, 128, 128, 128, 128, 2])
 
 
@@ -214,6 +244,61 @@ def test_steps_train(contender) -> None:
     after = [p for p in model.parameters() if p.dim() > 1]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not x.requires_grad
+
+
+DENSITY = Size(2, 2, (5,), 32, "density")
+SAMPLING = DENSITY._replace(fast="sampling")
+
+
+@pytest.mark.parametrize("size", [DENSITY, SAMPLING], ids=["density", "sampling"])
+@pytest.mark.parametrize("contender", [OURS, NORMFLOWS, MAF, AFFINE], ids=lambda c: c.name)
+def test_flows_of_vectors_are_densities(contender: VectorContender, size: Size) -> None:
+    torch.manual_seed(1)
+    density = contender.build(size)
+    contender.training(size, density)()
+    density.eval()
+    axis = torch.linspace(-25, 25, 501)
+    with torch.no_grad():
+        total = density.log_prob(torch.cartesian_prod(axis, axis)).exp().sum() * 0.1**2
+    torch.testing.assert_close(total, torch.tensor(1.0), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("contender", [OURS, NSF, MAF, AFFINE, SPLINE], ids=lambda c: c.name)
+def test_flows_of_vectors_score_their_samples(contender: VectorContender) -> None:
+    torch.manual_seed(0)
+    density = contender.build(SAMPLING)
+    contender.training(SAMPLING, density)()
+    with torch.no_grad():
+        z, log_prob = density.rsample_and_log_prob(20)
+        torch.testing.assert_close(density.log_prob(z.clone()), log_prob, atol=1e-3, rtol=1e-3)
+        assert density.sample(3).shape == (3, 2)
+
+
+@pytest.mark.parametrize("contender", VECTOR_CONTENDERS, ids=lambda c: c.name)
+def test_flows_of_vectors_have_about_as_many_parameters(contender: VectorContender) -> None:
+    size = Size(6, 2, (64, 64), 32, "density")
+    flow = contender.build(size)
+    ours = parameters_of(OURS.build(size))
+    assert abs(parameters_of(flow) - ours) < 0.15 * ours
+    before = [p.detach().clone() for p in flow.parameters()]
+    contender.training(size, flow)()
+    assert any(not torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+
+
+def test_another_checkout_runs_in_a_process_of_its_own() -> None:
+    other = OtherCheckout(Path(__file__).parents[2])
+    try:
+        assert other.name.startswith("pyro-resflow at ")
+        times = [other.clock(DENSITY, run, 2, 16)() for run in ("training", "sample", "log_prob")]
+        assert all(time > 0 for time in times)
+    finally:
+        other.close()
+    assert other.process.returncode == 0
+
+
+def test_another_checkout_has_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="against: expected the root of a checkout"):
+        OtherCheckout(tmp_path)
 
 
 def test_a_different_function_is_found_out() -> None:

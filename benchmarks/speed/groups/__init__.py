@@ -12,6 +12,7 @@ from .memory import memory
 from .norms import norms
 from .own_network import own_network
 from .scaling import scaling
+from .toy import toy
 from .training import training
 from .variance import variance
 from .vectors import vectors
@@ -27,5 +28,6 @@ GROUPS: dict[str, Group] = {
     "variance": variance,
     "norms": norms,
     "scaling": scaling,
+    "toy": toy,
     "vectors": vectors,
 }
