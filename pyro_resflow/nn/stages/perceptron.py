@@ -201,7 +201,8 @@ class PerceptronJacobian:
         self.slopes: list[Tensor] = []
         self.before: list[Tensor] = []  # the rows at the input of each activation
         self.after: list[Tensor] = []  # and at its output
-        rows = perceptron.weights[0].t()
+        # contiguous, because a product takes on the layout, and the next one would then be slow
+        rows = perceptron.weights[0].t().contiguous()
         for i, activation in enumerate(perceptron.activations):
             hidden = perceptron.hidden[i]
             ones = torch.ones_like(hidden)
