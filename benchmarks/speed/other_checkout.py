@@ -84,6 +84,5 @@ class OtherCheckout:
 
     def close(self) -> None:
         """End the process."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # closes its pipes and waits
+            pass
