@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from pyro_resflow.linearization import AutogradNetwork
 from pyro_resflow.logdet import LOG_CAYLEY, LOG_ONE_PLUS, Exact, SpectralFunction, exact
 from pyro_resflow.logdet.jacobians import full_jacobian
-from pyro_resflow.nn import ELU, Activation, LipschitzMLP, LipSwish, Pila, Softplus, Tanh
+from pyro_resflow.nn import (
+    ELU,
+    Activation,
+    ConditionalLipschitzMLP,
+    LipschitzMLP,
+    LipSwish,
+    Pila,
+    Softplus,
+    Tanh,
+)
 from pyro_resflow.nn.stages.perceptron import PerceptronJacobian
 from tests.derivatives import weighted_gradients
 from tests.networks import NETWORKS
@@ -134,6 +143,21 @@ def test_the_closed_form_is_that_of_products_with_unit_vectors(
     assert isinstance(net.linearize(x.detach()).full_jacobian(), PerceptronJacobian)
     for pair in zip(*map(value_and_gradients, (Exact(), Exact(chunk_size=1))), strict=True):
         torch.testing.assert_close(*pair)
+
+
+def test_the_closed_form_of_a_network_with_a_context_is_that_of_products() -> None:
+    conditional = ConditionalLipschitzMLP(3, 2, [7, 4]).double()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+
+    def value_and_gradients(logdet: Exact) -> list[Tensor]:
+        net = conditional.bind(context)
+        assert isinstance(net.linearize(x.detach()).full_jacobian(), PerceptronJacobian)
+        found = logdet(net, x)
+        loss = found[0].sin().sum() + found[1].sum()
+        return [*found, *torch.autograd.grad(loss, [x, context, *conditional.parameters()])]
+
+    torch.testing.assert_close(*map(value_and_gradients, (Exact(), Exact(chunk_size=1))))
 
 
 def test_the_closed_form_is_for_perceptrons_alone() -> None:

@@ -1,8 +1,8 @@
 r"""A multilayer perceptron linearized at a batch of vectors, and its full Jacobian.
 
-The affine maps are matrices, and the activations between them are elementwise. One loop over the
-layers therefore needs only about half of the operations of the general
-:class:`.sequence.LinearizedStages`.
+The affine maps are matrices, and the activations between them are elementwise. A shift of each
+sample, which a context may give, can follow an affine map. One loop over the layers therefore
+needs only about half of the operations of the general :class:`.sequence.LinearizedStages`.
 
 :math:`g(x) = W_L \phi(\dots \phi(W_1 x + b_1) \dots) + b_L` has the Jacobian
 :math:`J = W_L\,\mathrm{diag}(\phi')\,W_{L-1} \cdots \mathrm{diag}(\phi')\,W_1`. The rows of
@@ -21,18 +21,30 @@ from torch.nn import functional as F
 
 from .affine import Affine
 from .core import Core
+from .scale import Translate
 from .stage import Stage
 
 
 def is_perceptron(stages: Sequence[Stage[Any]]) -> bool:
-    """Whether stages are two or more affine maps of vectors, with activations between them."""
-    for i, stage in enumerate(stages):
-        if i % 2:
-            if type(stage) is not Core:
+    """Whether stages are two or more affine maps of vectors, with activations between them.
+
+    A translation may follow each affine map.
+    """
+    before: type | None = Core
+    number = 0
+    for stage in stages:
+        kind = type(stage)
+        if isinstance(stage, Affine):
+            if kind is not Affine or before is not Core or not stage.layer.is_dense:
                 return False
-        elif type(stage) is not Affine or not stage.layer.is_dense:
+            number += 1
+        elif kind is Translate:
+            if before is not Affine:
+                return False
+        elif kind is not Core or before is Core:
             return False
-    return len(stages) > 1 and len(stages) % 2 == 1
+        before = kind
+    return number > 1 and before is not Core
 
 
 class LinearizedPerceptron:
@@ -46,7 +58,8 @@ class LinearizedPerceptron:
     Attributes:
         value: the perceptron's value, shape ``(N, D)``.
         weights: the weights of the affine maps.
-        sizes: number of coefficients of each affine map.
+        sizes: number of coefficients of each affine map and the translation after it.
+        shifts: the shape of the translation after each affine map, ``None`` without one.
         activations: the activations between the affine maps.
         points: the input of each affine map.
         hidden: the input of each activation.
@@ -58,6 +71,7 @@ class LinearizedPerceptron:
     ) -> None:
         self.weights: list[Tensor] = []
         self.sizes: list[int] = []
+        self.shifts: list[torch.Size | None] = []
         self.activations: list[Any] = []
         self.points = [x]
         self.hidden: list[Tensor] = []
@@ -71,10 +85,16 @@ class LinearizedPerceptron:
                 self.for_slopes.append(activation.for_slope(x))
                 x = activation.core(x)
                 self.points.append(x)
+            elif isinstance(stage, Translate):
+                shift = next(remaining)
+                self.sizes[-1] += 1
+                self.shifts[-1] = shift.shape
+                x = x + shift
             else:
                 weight = next(remaining)
                 self.weights.append(weight)
                 self.sizes.append(stage.size)
+                self.shifts.append(None)
                 x = F.linear(x, weight, next(remaining) if stage.size > 1 else None)
         self.value = x
 
@@ -146,7 +166,7 @@ class LinearizedPerceptron:
         inputs: Tensor | None,
         needed: Sequence[bool],
     ) -> list[Tensor | None]:
-        """The gradients with respect to the weight and the bias of an affine map.
+        """The gradients with respect to the weight, the bias and the shift of an affine map.
 
         Args:
             i: the index of the affine map.
@@ -162,9 +182,13 @@ class LinearizedPerceptron:
                 tangents.sum(0).t() if inputs is None else _rows(tangents).t() @ _rows(inputs)
             )
             weight = torch.addmm(by_tangents, value.t(), self.points[i])
-        if len(needed) == 1:
-            return [weight]
-        return [weight, value.sum(0) if needed[1] else None]
+        found = [weight]
+        shift = self.shifts[i]
+        if len(needed) > (1 if shift is None else 2):
+            found.append(value.sum(0) if needed[1] else None)
+        if shift is not None:
+            found.append(value.sum_to_size(shift) if needed[-1] else None)
+        return found
 
     def through_activation(
         self, i: int, cotangents: Tensor, of_value: Tensor, products: Tensor

@@ -18,6 +18,7 @@ from pyro_resflow.nn import (
     LipschitzMLP,
     LipSwish,
     Pila,
+    Shift,
     Softplus,
     Tanh,
 )
@@ -30,13 +31,27 @@ def perceptron(activation: Callable[[], Activation], hidden: list[int]) -> Chain
     return LipschitzMLP(3, hidden, activation=activation).double()
 
 
+def shifted() -> Chain:
+    """With shifts after its affine maps: for each sample, for all samples, beside no bias."""
+    layers = [LipschitzLinear(3, 7), Shift(torch.randn(N, 7)), LipSwish()]
+    layers += [LipschitzLinear(7, 4, bias=False), Shift(torch.randn(1, 4)), Tanh()]
+    return Chain([*layers, LipschitzLinear(4, 3), Shift(torch.randn(N, 3))]).double()
+
+
+SHAPES = {
+    **{
+        f"{phi.__name__} {hidden}": lambda phi=phi, hidden=hidden: perceptron(phi, hidden)
+        for phi in (LipSwish, ELU, Tanh, Softplus, Pila)
+        for hidden in ([7], [5, 4, 6])
+    },
+    "shifted": shifted,
+}
+
+
 @pytest.mark.parametrize("vectors", [1, 2])
-@pytest.mark.parametrize("activation", [LipSwish, ELU, Tanh, Softplus, Pila])
-@pytest.mark.parametrize("hidden", [[7], [5, 4, 6]])
-def test_value_products_and_gradients_are_those_of_the_stages(
-    hidden: list[int], activation: Callable[[], Activation], vectors: int
-) -> None:
-    net = perceptron(activation, hidden)
+@pytest.mark.parametrize("name", SHAPES)
+def test_value_products_and_gradients_are_those_of_the_stages(name: str, vectors: int) -> None:
+    net = SHAPES[name]()
     x, cotangent = torch.randn(2, N, 3, dtype=torch.float64)
     v, w = torch.randn(2, vectors, N, 3, dtype=torch.float64)
 
@@ -65,9 +80,9 @@ def test_products_are_differentiable(vectors: int) -> None:
     torch.testing.assert_close(gradients(LinearizedPerceptron), gradients(LinearizedStages))
 
 
-@pytest.mark.parametrize("without", range(5))
+@pytest.mark.parametrize("without", range(9))
 def test_only_the_gradients_that_are_wanted_are_computed(without: int) -> None:
-    net = perceptron(LipSwish, [7])
+    net = shifted()
     x, cotangent = torch.randn(2, N, 3, dtype=torch.float64)
     v, w = torch.randn(2, 1, N, 3, dtype=torch.float64)
     needed = [i != without for i in range(1 + len(net.coefficients()))]
@@ -110,6 +125,9 @@ def test_other_networks_go_by_their_stages() -> None:
         [LipschitzLinear(3, 4), LipSwish(), LipSwish(), LipschitzLinear(4, 3)],
         [LipschitzLinear(3, 4), CLipSwish(), LipschitzLinear(8, 3)],
         [LipschitzLinear(3, 4), LipSwish(), Shifted(4, 3)],
+        [Shift(torch.randn(N, 3)), LipschitzLinear(3, 4), LipSwish(), LipschitzLinear(4, 3)],
+        [LipschitzLinear(3, 4), LipSwish(), Shift(torch.randn(N, 4)), LipschitzLinear(4, 3)],
+        [LipschitzLinear(3, 4), Tanh(), LipschitzLinear(4, 3), Tanh()],
         [LipschitzConv2d(1, 2, 1, (3, 3)), LipSwish(), LipschitzConv2d(2, 1, 1, (3, 3))],
     ):
         assert not is_perceptron(Chain(layers).stages())
