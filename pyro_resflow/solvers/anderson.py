@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .history import History
 from .iteration import FixedPointIteration
 from .newton_krylov import NewtonKrylov
 from .solver import FixedPointSolver
@@ -16,10 +17,6 @@ expensive, because each may take ``NEWTON_PRODUCTS`` products."""
 
 NEWTON_PRODUCTS = 100
 """Size of Newton's Krylov spaces; large, because the remaining systems are nearly singular."""
-
-RIDGE = 10
-"""Added to the diagonal of the Gram matrix of the differences, in units of rounding of its trace:
-enough to keep it invertible when the differences are dependent."""
 
 CONTRACTION_ROUNDING = 8
 """A contraction factor of 1 may be measured this many units of rounding below 1. A product, its
@@ -66,8 +63,9 @@ class Anderson(FixedPointSolver):
         self.patience = patience
 
     def solve(self, iteration: FixedPointIteration) -> Tensor:
-        steps: list[Tensor] = []
-        changes: list[Tensor] = []
+        if iteration.done:
+            return iteration.x
+        history = History(self.depth, iteration.x, iteration.residual)
         stalled = torch.zeros_like(iteration.scale)
         plain = torch.zeros_like(iteration.scale)  # Banach steps that a sample still has to take
         relapse = torch.full_like(iteration.scale, self.patience)
@@ -75,14 +73,14 @@ class Anderson(FixedPointSolver):
             if iteration.exhausted:
                 return self._by_newton(iteration)
             # 1. step to the combination, and keep the changes as history
-            last_x, last_residual = iteration.x, iteration.residual
-            best = iteration.error(iteration.best_residual)
-            iteration.move(_anderson_point(iteration, steps, changes))
-            steps = [*steps, iteration.x - last_x][-self.depth :]
-            changes = [*changes, iteration.residual - last_residual][-self.depth :]
+            best = iteration.best_size
+            iteration.move(history.next_point())
+            history.record(iteration.x, iteration.residual)
+            if iteration.is_falling:
+                continue
             # 2. count each sample's steps without progress; Banach steps may make none at first
             plain = (plain - 1).clamp_min(0)
-            improved = iteration.error(iteration.best_residual) < best
+            improved = iteration.best_size < best
             stalled = torch.where(improved | (plain > 0), 0, stalled + 1)
             # 3. return samples out of patience, for twice as many Banach steps each time
             reset = stalled >= self.patience
@@ -90,9 +88,8 @@ class Anderson(FixedPointSolver):
             plain, relapse = torch.where(reset, relapse, plain), relapse * (1 + reset.to(plain))
             stalled = torch.where(reset, 0, stalled)
             # 4. clear their history, so that the next point is Banach's
-            forgotten = (plain > 0)[:, None]
-            steps = [torch.where(forgotten, 0, s) for s in steps]
-            changes = [torch.where(forgotten, 0, c) for c in changes]
+            history.restart(iteration.x, iteration.residual)
+            history.forget(plain > 0)
         return iteration.x
 
     def _by_newton(self, iteration: FixedPointIteration) -> Tensor:
@@ -105,23 +102,3 @@ class Anderson(FixedPointSolver):
         iteration.return_to_best(torch.ones_like(iteration.settled))
         iteration.max_iterations += extra
         return NewtonKrylov(NEWTON_PRODUCTS, max_iterations=extra).solve(iteration)
-
-
-def _anderson_point(
-    iteration: FixedPointIteration, steps: list[Tensor], changes: list[Tensor]
-) -> Tensor:
-    """The next point; a sample without history (zero differences) takes a Banach step."""
-    banach = iteration.x + iteration.residual
-    if not steps:
-        return banach
-    # 1. the normal equations of min |r - sum_i gamma_i (change of r)_i|, small and in one batch
-    difference = torch.stack(changes, dim=1)
-    gram = torch.einsum("nid,njd->nij", difference, difference)
-    ridge = gram.diagonal(dim1=1, dim2=2).sum(-1) * RIDGE * torch.finfo(gram.dtype).eps
-    ridge = ridge.clamp_min(torch.finfo(gram.dtype).tiny)
-    identity = torch.eye(len(steps), dtype=gram.dtype, device=gram.device)
-    right = torch.einsum("nid,nd->ni", difference, iteration.residual)
-    gamma = torch.linalg.solve_ex(gram + ridge[:, None, None] * identity, right)[0]
-    # 2. the Banach step, minus the correction by the combination
-    correction = torch.einsum("nid,ni->nd", torch.stack(steps, dim=1) + difference, gamma)
-    return torch.where(correction.isfinite().all(1, keepdim=True), banach - correction, banach)

@@ -40,6 +40,8 @@ class FixedPointIteration:
         best_x: the point of each sample's smallest residual, shape ``(N, D)``.
         best_residual: the residual there, shape ``(N, D)``.
         settled: mask of the samples that are done, shape ``(N,)``; they move no more.
+        is_falling: whether each residual has been the smallest of its sample so far, at each step
+            until the sample settled. Known on the host.
         evaluations: number of evaluations of g so far.
 
     Args:
@@ -55,15 +57,19 @@ class FixedPointIteration:
         self.net = net
         self.event_shape = y.shape[1:]
         self.y = y.flatten(1)
-        self.scale = self.y.abs().amax(1).clamp_min(1) if y.numel() else self.y.new_zeros(len(y))
+        self.scale = _largest(self.y).clamp_min(1)
         self.tolerance = tolerance
+        self.limit = tolerance * self.scale
         self.max_iterations = max_iterations
         self.evaluations = 0
         self.rounding = ROUNDING * torch.finfo(y.dtype).eps
         self.x = self.best_x = self.y
         self.residual = self.best_residual = self.evaluate(self.x)
-        self.settled = self.error(self.residual) <= tolerance
+        self.size = self.best_size = _largest(self.residual)
+        self.settled = self.size <= self.limit
+        self.is_falling = not y.is_meta
         self.stalled = torch.zeros_like(self.scale)
+        self._known: tuple[bool, bool] | None = None
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The residual y - x - g(x), shape ``(N, D)``."""
@@ -72,52 +78,94 @@ class FixedPointIteration:
 
     def error(self, residual: Tensor) -> Tensor:
         """The relative size of the residual, shape ``(N,)``."""
-        if not residual.numel():
-            return residual.new_zeros(len(residual))
-        return residual.abs().amax(1) / self.scale
+        return _largest(residual) / self.scale if residual.numel() else _largest(residual)
 
     def move(self, x: Tensor) -> Tensor:
         """Move the samples that have not settled to x; return whose residual fell, ``(N,)``."""
-        frozen = self.settled[:, None]
-        x = torch.where(frozen, self.x, x)
-        residual = torch.where(frozen, self.residual, self.evaluate(x))
-        last = self.error(self.residual)
-        error = self.error(residual).masked_fill(self._swamped(x), torch.inf)
-        lower = error < self.error(self.best_residual)
+        if self._has_settled():
+            frozen = self.settled[:, None]
+            x = torch.where(frozen, self.x, x)
+            residual = torch.where(frozen, self.residual, self.evaluate(x))
+        else:
+            residual = self.evaluate(x)
+        size = _largest(residual)
+        lower = size < self.best_size
+        if self.is_falling and self._falls(x, lower, size <= self.limit):
+            self.x = self.best_x = x
+            self.residual = self.best_residual = residual
+            self.size = self.best_size = size
+            return lower
+        return self._move_by_sample(x, residual, size)
+
+    def _has_settled(self) -> bool:
+        """Whether some samples may have settled; known on the host where residuals fall."""
+        if self._known is None and not self.y.is_meta:
+            self._known = bool(self.settled.all()), bool(self.settled.any())
+        return self._known is None or self._known[1]
+
+    def _falls(self, x: Tensor, lower: Tensor, within: Tensor) -> bool:
+        """Whether the best point of each sample is now x; if so, settle those within tolerance.
+
+        This is the usual case, and takes few operations and one wait for the device.
+        """
+        settled = self.settled | within
+        is_lower = (lower | self.settled).all()
+        is_small = _largest(x[None].flatten(1)) <= LOST_SHARE / torch.finfo(x.dtype).eps
+        flags = torch.stack([is_lower, is_small[0], settled.all(), settled.any()])
+        falls, small, all_settled, any_settled = flags.tolist()
+        self.is_falling = falls and small
+        if self.is_falling:
+            self.settled = settled
+            self._known = all_settled, any_settled
+        return self.is_falling
+
+    def _move_by_sample(self, x: Tensor, residual: Tensor, size: Tensor) -> Tensor:
+        """Move where some residuals have not fallen, with a count of each sample's stalled steps.
+
+        Args:
+            x: the points, with those of settled samples.
+            residual: the residual there.
+            size: the largest entry of the residual, shape ``(N,)``.
+        """
+        size = size.masked_fill(self._swamped(x), torch.inf)
+        fell = size < self.size
+        lower = size < self.best_size
         self.best_x = torch.where(lower[:, None], x, self.best_x)
         self.best_residual = torch.where(lower[:, None], residual, self.best_residual)
+        self.best_size = torch.where(lower, size, self.best_size)
         self.stalled = torch.where(lower, 0, self.stalled + 1)
         is_stalled = self.stalled >= STALLED_STEPS
-        at_rounding = is_stalled & self._rounded(self.best_x, self.best_residual)
-        self.settled = self.settled | at_rounding | (error <= self.tolerance)
+        at_rounding = is_stalled & self._rounded(self.best_x, self.best_size)
+        self.settled = self.settled | at_rounding | (size <= self.limit)
         self.x = torch.where(at_rounding[:, None], self.best_x, x)
         self.residual = torch.where(at_rounding[:, None], self.best_residual, residual)
-        return error < last
+        self.size = torch.where(at_rounding, self.best_size, size)
+        self._known = None
+        return fell
 
     def return_to_best(self, samples: Tensor) -> None:
         """Move samples, a mask of shape ``(N,)``, back to where their residual was smallest."""
+        self.size = torch.where(samples, self.best_size, self.size)
         samples = samples[:, None]
         self.x = torch.where(samples, self.best_x, self.x)
         self.residual = torch.where(samples, self.best_residual, self.residual)
 
     def _swamped(self, x: Tensor) -> Tensor:
         """Whether x is so large that y is lost in its rounding, shape ``(N,)``."""
-        if not x.numel():
-            return torch.zeros_like(self.settled)
-        return torch.finfo(x.dtype).eps * x.abs().amax(1) > LOST_SHARE * self.scale
+        return torch.finfo(x.dtype).eps * _largest(x) > LOST_SHARE * self.scale
 
-    def _rounded(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Whether the residual is at most the rounding of y, x and g(x), shape ``(N,)``."""
-        if not residual.numel():
-            return torch.ones_like(self.settled)
-        size = x.abs().amax(1).minimum(LARGEST_SOLUTION * self.scale)
-        largest = torch.maximum(self.scale, size)
-        return residual.abs().amax(1) <= self.rounding * largest
+    def _rounded(self, x: Tensor, size: Tensor) -> Tensor:
+        """Whether a residual of a size is at most the rounding of y, x and g(x), ``(N,)``."""
+        largest = torch.maximum(self.scale, _largest(x).minimum(LARGEST_SOLUTION * self.scale))
+        return size <= self.rounding * largest
 
     @property
     def done(self) -> bool:
         """Whether all samples have settled; meta tensors are done at once."""
-        return self.y.is_meta or bool(self.settled.all())
+        if self.y.is_meta:
+            return True
+        self._has_settled()
+        return self._known is None or self._known[0]
 
     @property
     def exhausted(self) -> bool:
@@ -138,3 +186,8 @@ class FixedPointIteration:
             factor = torch.linalg.vector_norm(v, dim=1)
         left = float(self.error(self.best_residual).max())
         return FixedPointError(self.evaluations, left, float(factor.max()), ~self.settled)
+
+
+def _largest(entries: Tensor) -> Tensor:
+    """The largest absolute value of each row, shape ``(N,)``; 0 of an empty one."""
+    return entries.abs().amax(1) if entries.numel() else entries.new_zeros(len(entries))

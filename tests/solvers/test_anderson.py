@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.operations import OperationCounter
 from pyro_resflow.solvers import (
     Anderson,
     FixedPoint,
@@ -13,8 +14,8 @@ from pyro_resflow.solvers import (
     FixedPointIteration,
     NewtonKrylov,
     Solver,
-    anderson,
 )
+from pyro_resflow.solvers.history import History
 from tests.networks import NETWORKS
 from tests.solvers.cases import LIPSCHITZ, evaluations, network
 
@@ -62,15 +63,49 @@ def test_anderson_converges_where_it_stalls(seed: int, patience: int) -> None:
 def test_anderson_falls_back_to_banach_where_its_steps_lead_astray(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def astray(iteration: FixedPointIteration, steps: list, changes: list) -> Tensor:
-        banach = iteration.x + iteration.residual
-        remembers = sum((step.abs().sum(1) for step in steps), torch.zeros(16)) > 0
+    def astray(history: History) -> Tensor:
+        banach = history.point.t()
+        remembers = history.points.abs().sum((0, 1)) > 0
         return torch.where(remembers[:, None], 5 - 2 * banach, banach)
 
-    monkeypatch.setattr(anderson, "_anderson_point", astray)
+    monkeypatch.setattr(History, "next_point", astray)
     net, _ = network("mlp")
     x = torch.randn(16, 4, dtype=torch.float64)
     assert (Anderson()(net, x + net(x)) - x).abs().max() < 1e-9
+
+
+@torch.no_grad()
+def test_the_short_way_of_falling_residuals_gives_the_same_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, _ = network("mlp")
+    y = torch.randn(50, 4, dtype=torch.float64)
+    short = Anderson()(net, y)
+    assert short.is_contiguous()  # forward mode gives tangents the layout of their points
+    monkeypatch.setattr(FixedPointIteration, "_falls", lambda *_: False)
+    with OperationCounter() as by_sample:
+        assert torch.equal(Anderson()(net, y), short)
+    monkeypatch.undo()
+    with OperationCounter() as counter:
+        Anderson()(net, y)
+    assert counter.counts.total() < 0.9 * by_sample.counts.total()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_next_point_minimizes_the_combined_residual(size: int) -> None:
+    points, residuals = torch.randn(2, size + 1, 7, 6, dtype=torch.float64)  # 7 samples
+    history = History(5, points[0], residuals[0])
+    for x, residual in zip(points[1:], residuals[1:], strict=True):
+        history.record(x, residual)
+    changes = residuals.diff(dim=0).permute(1, 2, 0)
+    gamma = torch.linalg.lstsq(changes, residuals[-1][:, :, None]).solution
+    moved = (points + residuals).diff(dim=0).permute(1, 2, 0)
+    expected = points[-1] + residuals[-1] - (moved @ gamma)[:, :, 0]
+    torch.testing.assert_close(history.next_point(), expected)
+    forgotten = torch.arange(7) == 3
+    history.forget(forgotten)
+    expected[3] = points[-1][3] + residuals[-1][3]  # Banach's step
+    torch.testing.assert_close(history.next_point(), expected)
 
 
 class Rotation(nn.Module):
