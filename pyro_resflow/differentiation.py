@@ -44,6 +44,14 @@ def is_transformed(*tensors: Tensor | None) -> bool:
     return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
+def is_only_evaluated(*tensors: Tensor | None) -> bool:
+    """Whether a result will have no derivative: gradients are off and no transform is active.
+
+    ``torch.no_grad`` leaves forward mode on. A hand-written function then needs no node.
+    """
+    return not torch.is_grad_enabled() and not is_transformed(*tensors)
+
+
 def is_mapped(tensor: Tensor) -> bool:
     """Whether ``torch.func.vmap`` maps over a tensor, at any level."""
     functorch = torch._C._functorch

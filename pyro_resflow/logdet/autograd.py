@@ -10,6 +10,7 @@ function f of the Jacobian has :math:`w = f'(J)^T e` and a gradient of the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..differentiation import (
     added,
     forward_rule,
+    is_only_evaluated,
     needs_graph,
     only,
     pulled_back,
@@ -75,10 +77,29 @@ def value_and_logdet(
     Returns:
         g(x) of shape ``(N, *event)`` and the log-determinant, averaged over probes, of ``(N,)``.
     """
-    value, logdet, *_ = _ValueAndLogDet.apply(
-        net, estimation, probe, num_probes, memory, x, *net.coefficients()
-    )
+    coefficients = net.coefficients()
+    if not is_only_evaluated(x, *coefficients):
+        value, logdet, *_ = _ValueAndLogDet.apply(
+            net, estimation, probe, num_probes, memory, x, *coefficients
+        )
+        return value, logdet
+    token = _VALUE_ONLY.set(True)
+    try:
+        value, logdet, *_ = _ValueAndLogDet.forward(
+            net, estimation, probe, num_probes, memory, x, *coefficients
+        )
+    finally:
+        _VALUE_ONLY.reset(token)
     return value, logdet
+
+
+_VALUE_ONLY: ContextVar[bool] = ContextVar("value_only", default=False)
+"""Whether the estimate that is being computed will have no gradient."""
+
+
+def is_adjoint_needed() -> bool:
+    """Whether an estimate needs its adjoint; if not, any tensor of its shape will do."""
+    return not _VALUE_ONLY.get()
 
 
 class _ValueAndLogDet(torch.autograd.Function):

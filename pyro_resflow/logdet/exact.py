@@ -26,6 +26,7 @@ from .jacobians import (
     JacobianByProducts,
     full_jacobian,
     identity,
+    transposed_jacobian,
     unit_vectors,
 )
 
@@ -73,11 +74,28 @@ class Exact(LogDetEstimator):
         coefficients = net.coefficients()
         if isinstance(net, AutogradNetwork) or is_transformed(x, *coefficients):
             g, logdet = self.by_autograd(net, x, coefficients, function)
+        elif torch.is_grad_enabled():
+            g, logdet = _ExactLogDet.apply(self, net, function, x, *coefficients)
         else:
-            g, logdet = _ExactLogDet.apply(
-                self, net, function, torch.is_grad_enabled(), x, *coefficients
-            )
+            g, logdet = self._evaluated(net, x, coefficients, function)
         return g.to(x.dtype), logdet.to(x.dtype)
+
+    def _evaluated(
+        self,
+        net: Linearizable,
+        x: Tensor,
+        coefficients: Sequence[Tensor],
+        function: SpectralFunction,
+    ) -> tuple[Tensor, Tensor]:
+        """The value and the trace, without derivatives."""
+        if self.chunk_size is None:
+            linearization = net.linearize(x, coefficients)
+            value, rows = linearization.value, transposed_jacobian(linearization)
+        else:
+            value, jacobian = self.jacobian(net, x, coefficients)
+            rows = jacobian.rows
+        with full_precision(x):
+            return value, _trace(_factorized(function, self.in_full(rows)))
 
     def by_autograd(
         self,
@@ -203,7 +221,6 @@ class _ExactLogDet(torch.autograd.Function):
         exact: Exact,
         net: Linearizable,
         function: SpectralFunction,
-        differentiable: bool,
         x: Tensor,
         *coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -213,17 +230,16 @@ class _ExactLogDet(torch.autograd.Function):
             logdet = _trace(matrices)
         ctx.exact, ctx.net, ctx.function = exact, net, function
         ctx.ambient = SurroundingPrecision.of(x)
-        kept = differentiable and exact.chunk_size is None and jacobian.entries <= KEPT_ENTRIES
+        kept = exact.chunk_size is None and jacobian.entries <= KEPT_ENTRIES
         ctx.jacobian = jacobian if kept else None
-        # ctx.needs_input_grad ignores torch.no_grad
-        factors = [tensor for each in matrices for tensor in each[2:]] if differentiable else []
+        factors = [tensor for each in matrices for tensor in each[2:]]
         ctx.save_for_backward(x, *coefficients, *factors)
         # outputs refer to this node, so the node must not hold an output
         return value.detach(), logdet
 
     @staticmethod
     def backward(ctx: Any, grad_g: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        number = len(ctx.needs_input_grad) - 4
+        number = len(ctx.needs_input_grad) - 3
         saved = ctx.saved_tensors  # read once: a checkpoint recomputes them at each access
         x, *coefficients = saved[:number]
         with ctx.ambient.in_force():
@@ -235,10 +251,10 @@ class _ExactLogDet(torch.autograd.Function):
                     _, kept = ctx.exact.jacobian(ctx.net, x.detach(), coefficients)
                 adjoint = _ExactLogDet._adjoint(ctx, saved[number:], grad_logdet)
                 cotangents = grad_g, adjoint.to(grad_g.dtype)
-                gradients = kept.pulled(*cotangents, ctx.needs_input_grad[4:])
+                gradients = kept.pulled(*cotangents, ctx.needs_input_grad[3:])
         tensors = zip(gradients, (x, *coefficients), strict=True)
         cast = (g if g is None else g.to(tensor.dtype) for g, tensor in tensors)
-        return None, None, None, None, *cast
+        return None, None, None, *cast
 
     @staticmethod
     def _adjoint(ctx: Any, factors: Sequence[Tensor], grad_logdet: Tensor) -> Tensor:
@@ -259,4 +275,4 @@ class _ExactLogDet(torch.autograd.Function):
             return ctx.exact.by_autograd(ctx.net, x, coefficients, ctx.function)
 
         cotangents = (grad_g, grad_logdet)
-        return pulled_back(outputs, [x, *coefficients], cotangents, ctx.needs_input_grad[4:])
+        return pulled_back(outputs, [x, *coefficients], cotangents, ctx.needs_input_grad[3:])

@@ -85,6 +85,19 @@ def full_jacobian(linearization: Linearization) -> FullJacobian:
     return JacobianByProducts(linearization) if found is None else found
 
 
+def transposed_jacobian(linearization: Linearization) -> Tensor:
+    """The transposed Jacobian, shape ``(N, D, D)``, where no derivatives are needed.
+
+    It is the linearization's own ``transposed_jacobian`` if it has one.
+
+    Args:
+        linearization: the network's linearization at the batch; do not use it afterwards.
+    """
+    offered = getattr(linearization, "transposed_jacobian", None)
+    rows: Tensor = offered() if callable(offered) else full_jacobian(linearization).rows
+    return rows
+
+
 def unit_vectors(x: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
     """The unit vectors of every sample of x, ``(D, N, *event)``, in chunks."""
     size = x.shape[1:].numel()

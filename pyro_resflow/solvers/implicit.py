@@ -19,6 +19,7 @@ from torch import Tensor
 from ..differentiation import (
     forward_rule,
     gradients_where_needed,
+    is_only_evaluated,
     needs_graph,
     only,
     pulled_back,
@@ -67,7 +68,9 @@ def implicit_solution(solver: Iterating, net: Linearizable, y: Tensor) -> Tensor
     Raises:
         ValueError: if y is not finite.
     """
-    x: Tensor = _ImplicitSolve.apply(solver, net, y, *net.coefficients())
+    coefficients = net.coefficients()
+    solve = _ImplicitSolve.forward if is_only_evaluated(y, *coefficients) else _ImplicitSolve.apply
+    x: Tensor = solve(solver, net, y, *coefficients)
     return x
 
 

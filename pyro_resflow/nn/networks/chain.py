@@ -23,6 +23,7 @@ from ..lipschitz.update import layers_updated
 from ..stages import Layer, Stage, StagedNetwork, Translate, folded
 from .coefficients import coefficients_of
 from .norms import check_norms_chain, check_one_norm
+from .prepared import Coefficients, dependencies, keep, kept
 
 PREPARED_ENTRIES = 2**20
 """Largest number of weight entries of a flow whose coefficients are computed together: 4 MiB in
@@ -119,7 +120,8 @@ class Chain(Rebuildable, nn.Sequential):
         return self._built().coefficients()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._built()(x)
+        prepared = _PREPARED.get().get(id(self))
+        return (self._built() if prepared is None or saving_hooks() else prepared)(x)
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """The chain at x of shape ``(N, *event)`` with given coefficients."""
@@ -210,6 +212,7 @@ def prepared_together(module: nn.Module) -> Iterator[None]:
 def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
     """Chains by id, with their coefficients; none if there is only one, or if they are large."""
     chains: dict[int, BoundChain] = {}
+    layers: list[nn.Module] = []
     entries = 0
     for each in modules:
         if isinstance(each, LipschitzLayer | InfinityNormLinear):
@@ -218,13 +221,35 @@ def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
         chain = net if net is None or isinstance(net, Chain) else net._modules.get("branch")
         if isinstance(chain, Chain) and chain._is_evaluated_by_stages and id(chain) not in chains:
             chains[id(chain)] = chain._bound()
+            layers.extend(chain._modules.values())
     if len(chains) < 2 or entries > PREPARED_ENTRIES:
         return {}
-    found = coefficients_of([each.stages for each in chains.values()])
-    for (key, bound), coefficients in zip(chains.items(), found, strict=True):
+    known = _coefficients(modules[0], layers, chains)
+    for key, bound in chains.items():
         chains[key] = copy(bound)
-        chains[key].known = coefficients
+        chains[key].known = known[key]
     return chains
+
+
+def _coefficients(
+    module: nn.Module, layers: Sequence[nn.Module], chains: Mapping[int, BoundChain]
+) -> Coefficients:
+    """The coefficients of chains by id, kept from the last pass if that had no gradients either.
+
+    Args:
+        module: the module that the chains are inside.
+        layers: the layers of the chains.
+        chains: the chains, by id.
+    """
+    needed = dependencies(layers)
+    known = kept(module, needed) if needed is not None else None
+    if known is not None and known.keys() == chains.keys():
+        return known
+    found = coefficients_of([each.stages for each in chains.values()])
+    known = dict(zip(chains, found, strict=True))
+    if needed is not None:
+        keep(module, needed, known)
+    return known
 
 
 def refuse_hooks(kind: str, modules: Mapping[str, nn.Module | None]) -> None:

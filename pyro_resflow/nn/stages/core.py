@@ -18,6 +18,9 @@ class ElementwiseCore(Protocol):
     def core(self, h: Tensor) -> Tensor:
         """psi(h)."""
 
+    def core_(self, h: Tensor) -> Tensor:
+        """psi(h), without derivatives; it may be written over h."""
+
     def for_slope(self, h: Tensor) -> Tensor:
         """The tensor that products with psi'(h) use."""
 

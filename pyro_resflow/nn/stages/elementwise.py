@@ -20,6 +20,10 @@ class Elementwise:
         """psi(h)."""
         raise self._missing("core(h)", "psi(h)")
 
+    def core_(self, h: Tensor) -> Tensor:
+        """psi(h), without derivatives; it may be written over h."""
+        return self.core(h)
+
     def core_slope(self, h: Tensor) -> Tensor:
         """psi'(h)."""
         raise self._missing("core_slope(h)", "its first derivative")
@@ -71,6 +75,10 @@ class Swish(Elementwise):
     def core(self, h: Tensor) -> Tensor:
         # without gradients enabled, the derivative of torch's silu has no forward mode
         return h * torch.sigmoid(h) if is_transformed(h) else F.silu(h)
+
+    def core_(self, h: Tensor) -> Tensor:
+        is_own = type(self).core is not Swish.core
+        return self.core(h) if is_own else F.silu(h, inplace=True)
 
     def core_slope(self, h: Tensor) -> Tensor:
         s = torch.sigmoid(h)

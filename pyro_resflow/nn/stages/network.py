@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ...differentiation import is_only_evaluated
 from ...linearization import Linearization
-from .perceptron import LinearizedPerceptron, is_perceptron
+from .perceptron import LinearizedPerceptron, evaluate_perceptron, is_perceptron
 from .sequence import LinearizedStages, evaluate
 from .stage import Stage
 
@@ -26,7 +27,7 @@ class StagedNetwork:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network at x of shape ``(N, *event)``."""
-        return evaluate(self.stages, x, self.coefficients())
+        return self.evaluate(x, self.coefficients())
 
     def coefficients(self) -> tuple[Tensor, ...]:
         """The coefficients of all stages, in order."""
@@ -34,6 +35,8 @@ class StagedNetwork:
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """The network at x of shape ``(N, *event)`` with given coefficients."""
+        if self.is_perceptron and x.dim() == 2 and is_only_evaluated(x, *coefficients):
+            return evaluate_perceptron(self.stages, x, coefficients)
         return evaluate(self.stages, x, coefficients)
 
     def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:

@@ -47,6 +47,29 @@ def is_perceptron(stages: Sequence[Stage[Any]]) -> bool:
     return number > 1 and before is not Core
 
 
+def evaluate_perceptron(
+    stages: Sequence[Stage[Any]], x: Tensor, coefficients: Sequence[Tensor]
+) -> Tensor:
+    """The value of a perceptron at x, without derivatives.
+
+    The activations write over what the affine maps return: writing to new memory is slow.
+
+    Args:
+        stages: see :func:`is_perceptron`.
+        x: the batch, shape ``(N, D)``.
+        coefficients: of all stages, in order.
+    """
+    remaining = iter(coefficients)
+    for stage in stages:
+        if isinstance(stage, Core):
+            x = stage.activation.core_(x)
+        elif isinstance(stage, Translate):
+            x = x + next(remaining)
+        else:
+            x = F.linear(x, next(remaining), next(remaining) if stage.size > 1 else None)
+    return x
+
+
 class LinearizedPerceptron:
     """A perceptron's :class:`pyro_resflow.linearization.Linearization` at a batch.
 
@@ -123,6 +146,16 @@ class LinearizedPerceptron:
     def full_jacobian(self) -> PerceptronJacobian:
         """The full Jacobian. Its derivatives overwrite the saved values of this linearization."""
         return PerceptronJacobian(self)
+
+    def transposed_jacobian(self) -> Tensor:
+        """The transposed Jacobian, ``(N, D, D)``, without derivatives; it uses up this object."""
+        rows = self.weights[0].t().contiguous()  # see PerceptronJacobian
+        for i, activation in enumerate(self.activations):
+            ones = self.points[i + 1].fill_(1)  # no new memory: allocating takes longer
+            slope = activation.times_slope_(ones, self.for_slopes[i])[:, None]
+            rows = rows.to(slope.dtype)  # autocast has lowered the features, not the weight
+            rows = (rows.mul_(slope) if i else rows * slope) @ self.weights[i + 1].t()
+        return rows
 
     def dual_vjp(
         self,
