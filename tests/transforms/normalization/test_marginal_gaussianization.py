@@ -22,9 +22,12 @@ from pyro_resflow.transforms import (
     VariationalDequantization,
     initialize,
 )
+from pyro_resflow.transforms.normalization import marginal_gaussianization as module
 from pyro_resflow.transforms.normalization.marginal_gaussianization import (
+    FLOOR,
+    MARGIN,
     OUTER_SHARE,
-    UNIFORM_SHARE,
+    SHARES,
 )
 
 GREY_LEVELS: dict[str, Callable[[int], Tensor]] = {
@@ -76,38 +79,50 @@ def test_float32_inverts_and_scores_as_float64_does(bins: int, kind: str, featur
     torch.testing.assert_close(ladj.double(), exact_ladj, rtol=3e-6, atol=3e-3)
 
 
-def test_the_data_become_standard_normal() -> None:
+@pytest.fixture
+def smallest_share(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The smallest share of the uniform density, made the only one."""
+    monkeypatch.setattr(module, "SHARES", SHARES[:1])
+    return SHARES[0]
+
+
+def mixture(counts: Tensor, share: float) -> Tensor:
+    """The masses below 0, in each bin and above 1."""
+    bins = len(counts)
+    uniform = torch.tensor([MARGIN, *[(1 - 2 * MARGIN) / bins] * bins, MARGIN])
+    shares = torch.cat([torch.zeros(1), (counts + 1) / (counts + 1).sum(), torch.zeros(1)])
+    outer = OUTER_SHARE / bins
+    ends = [1 / bins - outer] if bins > 1 else []
+    floor = torch.tensor([outer, *ends, *[1 / bins] * (bins - 2), *ends, outer])
+    return (1 - FLOOR) * ((1 - share) * shares + share * uniform) + FLOOR * floor
+
+
+def test_the_data_become_standard_normal(smallest_share: float) -> None:
     levels = (torch.rand(4000, 1, 4, 4) ** 4 * 256).long()
     levels[:2000] = 0  # half of the pixels are black
     y = fitted(levels, 256)(dequantized(levels, 256)).flatten().double()
     tenths = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    # black pixels keep only a part of their mass, since the rest is below 0
-    black = (levels == 0).double().mean()
-    expected = torch.where(
-        tenths < black, black * OUTER_SHARE + tenths * (1 - OUTER_SHARE), tenths
-    )
     found = torch.special.ndtr(y.quantile(tenths))
-    # the uniform share, the counts of 1, and three standard errors of 64,000 draws
-    allowed = UNIFORM_SHARE + 256 / 64_256 + 3 * 0.002
-    torch.testing.assert_close(found, expected, atol=allowed, rtol=0)
+    # the uniform shares, the counts of 1, and three standard errors of 64,000 draws
+    allowed = FLOOR + smallest_share + 256 / 64_256 + 3 * 0.002
+    torch.testing.assert_close(found, tenths, atol=allowed, rtol=0)
 
 
-def test_the_masses_are_counts_with_one_added_and_a_uniform_share() -> None:
+@pytest.mark.parametrize("share", SHARES)
+def test_the_masses_mix_the_counts_with_uniform_densities(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARES", (share,))
     levels = torch.tensor([0, 0, 0, 1, 3]).reshape(5, 1, 1, 1)
     gaussianize = fitted(levels, 4)
-    counted = torch.tensor([4, 2, 1, 2]) / 9
-    mass = (1 - UNIFORM_SHARE) * counted + UNIFORM_SHARE / 4
+    mass = mixture(torch.tensor([3.0, 1, 0, 1]), share)
     below, above, inside = (table[0] for table in gaussianize.tables())
-    torch.testing.assert_close(
-        inside, mass * torch.tensor([1 - OUTER_SHARE, 1, 1, 1 - OUTER_SHARE])
-    )
-    torch.testing.assert_close(below[1:], mass.cumsum(0)[:-1])
-    torch.testing.assert_close(above[:-1], mass.flip(0).cumsum(0).flip(0)[1:])
-    torch.testing.assert_close(below[0], mass[0] * OUTER_SHARE)
-    torch.testing.assert_close(above[-1], mass[-1] * OUTER_SHARE)
+    torch.testing.assert_close(inside, mass[1:-1])
+    torch.testing.assert_close(below, mass.cumsum(0)[:-2])
+    torch.testing.assert_close(above, mass.flip(0).cumsum(0).flip(0)[2:])
     # the middle of the second bin
     y = gaussianize(torch.full((1, 1, 1, 1), 0.375)).item()
-    expected = torch.special.ndtri(mass[0] + mass[1] / 2).item()
+    expected = torch.special.ndtri(mass[:2].sum() + mass[2] / 2).item()
     assert y == pytest.approx(expected, abs=1e-6)
 
 
@@ -144,17 +159,15 @@ def test_the_density_integrates_to_one() -> None:
 
 
 @pytest.mark.parametrize("channels", range(1, 6))
-def test_channels_have_their_own_marginals(channels: int) -> None:
+def test_channels_have_their_own_marginals(channels: int, smallest_share: float) -> None:
     levels = (
         torch.rand(2000, channels, 2, 2) * (torch.arange(channels) + 1)[:, None, None]
     ).long()
     gaussianize = fitted(levels, 8, channels)
     mass = gaussianize.tables()[2]
     for channel in range(channels):
-        counts = torch.bincount(levels[:, channel].flatten(), minlength=8) + 1.0
-        expected = (1 - UNIFORM_SHARE) * counts / counts.sum() + UNIFORM_SHARE / 8
-        expected[[0, -1]] *= 1 - OUTER_SHARE
-        torch.testing.assert_close(mass[channel], expected)
+        counts = torch.bincount(levels[:, channel].flatten(), minlength=8).float()
+        torch.testing.assert_close(mass[channel], mixture(counts, smallest_share)[1:-1])
     pooled = fitted(levels, 8).tables()[2][0]
     torch.testing.assert_close(pooled[1:-1], mass.mean(0)[1:-1], atol=1e-3, rtol=0)
 
@@ -222,10 +235,9 @@ def test_a_learnable_marginal_fits_other_data() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    # the best masses are uniform; a quarter of the values are in the end bins of 8, which lose
-    # their outer shares
+    # the best masses are uniform on [0, 1]
     assert losses[0] > 0.5
-    assert losses[-1] == pytest.approx(-0.25 * 4 * math.log1p(-OUTER_SHARE), abs=0.02)
+    assert losses[-1] == pytest.approx(0, abs=0.02)
 
 
 def test_a_fixed_marginal_has_no_parameters_and_can_become_learnable() -> None:
@@ -258,6 +270,63 @@ class Pass(torch.nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """y, the log-determinant, and those of the inverse at another point."""
         return (*self.inner.call_and_ladj(x), *self.inner.inverse_and_ladj(4 * x - 2))
+
+
+def chosen_share(gaussianize: MarginalGaussianization) -> float:
+    """The share of the uniform density, which alone has mass below 0."""
+    return (gaussianize.logits.softmax(1)[0, 0] / MARGIN).item()
+
+
+def test_smooth_images_get_a_nearly_linear_map() -> None:
+    torch.manual_seed(0)
+    steps = torch.randint(-1, 2, (200, 1, 12, 12)).cumsum(2).cumsum(3)
+    smooth = (128 + 2 * torch.randint(-60, 60, (200, 1, 1, 1)) + steps).clamp(0, 255)
+    assert chosen_share(fitted(smooth, 256)) >= 0.5
+    # the same pixels at other places are no longer smooth
+    order = torch.randperm(smooth.numel())
+    shuffled = smooth.flatten()[order].reshape(smooth.shape) ** 2 // 256
+    assert chosen_share(fitted(shuffled, 256)) <= SHARES[1]
+
+
+def test_images_with_many_black_pixels_get_their_histogram() -> None:
+    torch.manual_seed(0)
+    bright = torch.rand(200, 1, 12, 12) < 0.2
+    levels = bright * torch.randint(100, 256, bright.shape)
+    assert chosen_share(fitted(levels, 256)) == pytest.approx(SHARES[0])
+
+
+@pytest.mark.parametrize("event_shape", [(6,), (1,), (1, 1, 1), (5, 1, 1), (2, 1, 4), (2, 4, 1)])
+@pytest.mark.parametrize("samples", [2, 200])
+def test_events_with_few_neighbours_are_fitted(event_shape: tuple[int, ...], samples: int) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(samples, *event_shape)
+    gaussianize = MarginalGaussianization(8, event_dim=len(event_shape))
+    gaussianize.fit(x)
+    assert min(abs(chosen_share(gaussianize) - share) for share in SHARES) < 1e-6
+    torch.testing.assert_close(gaussianize.inverse_and_ladj(gaussianize(x))[0], x)
+
+
+def test_fitting_draws_no_random_numbers_of_the_user() -> None:
+    images = torch.rand(20, 1, 4, 4)
+    state = torch.get_rng_state()
+    first, second = MarginalGaussianization(8), MarginalGaussianization(8)
+    first.fit(images)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    second.fit(images)
+    assert torch.equal(first.logits, second.logits)
+
+
+def test_a_state_without_masses_outside_is_loaded_as_it_was() -> None:
+    logits = torch.tensor([[0.7, -0.3, 0.2, -1.1]])
+    mass = (1 - FLOOR) * logits.softmax(1)[0] + FLOOR / 4
+    gaussianize = MarginalGaussianization(4)
+    gaussianize.load_state_dict({"logits": logits, "initialized": torch.tensor(1.0)})
+    below, above, inside = (table[0] for table in gaussianize.tables())
+    kept = torch.tensor([1 - OUTER_SHARE, 1, 1, 1 - OUTER_SHARE])
+    torch.testing.assert_close(inside, mass * kept)
+    torch.testing.assert_close(below[0], mass[0] * OUTER_SHARE)
+    torch.testing.assert_close(above[-1], mass[-1] * OUTER_SHARE)
 
 
 def test_it_is_saved_with_the_flow(tmp_path: Path) -> None:
