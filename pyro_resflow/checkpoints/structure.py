@@ -147,7 +147,7 @@ def load_tensors(flow: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         TensorMismatchError: naming tensors that are missing, surplus or of a wrong shape or dtype.
     """
-    tensors = _with_flags_as_numbers(flow, tensors)
+    tensors = _upgraded(flow, _with_flags_as_numbers(flow, tensors))
     own = named_tensors(flow)
     first = first_names(own)
     expected = {name: own[name] for name in set(first.values())}
@@ -177,6 +177,18 @@ def _with_flags_as_numbers(flow: nn.Module, tensors: Mapping[str, Tensor]) -> di
         else each
         for name, each in tensors.items()
     }
+
+
+def _upgraded(flow: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with those of earlier versions in the form of this one."""
+    found = dict(tensors)
+    for path, part in flow.named_modules(remove_duplicate=False):
+        if isinstance(part, DataInitialized):
+            for name in (*part._parameters, *part._buffers):
+                full = _join_path(path, name)
+                if full in found:
+                    found[full] = part.upgraded(name, found[full])
+    return found
 
 
 def check_shapes(

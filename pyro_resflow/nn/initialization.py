@@ -62,6 +62,15 @@ class DataInitialized(Rebuildable, nn.Module):
         self.initialized.fill_(False)
         self._seen_initialized = self._warned = False
 
+    def upgraded(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of a saved state, in the form of this version if an earlier one wrote it.
+
+        Args:
+            name: the name of the parameter or buffer.
+            tensor: its saved value.
+        """
+        return tensor
+
     def _start(self, initialized: bool) -> None:
         # a number, since torch's AveragedModel(use_buffers=True) cannot average bool buffers
         self.register_buffer("initialized", torch.tensor(float(initialized)))

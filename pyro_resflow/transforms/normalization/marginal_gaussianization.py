@@ -1,4 +1,4 @@
-"""Marginal Gaussianization: pixels to standard normal entries, by the histogram of the data."""
+"""Marginal Gaussianization: pixels to nearly normal entries, by the histogram of the data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OUTER_SHARE = 2**-2
 """Share of the first and of the last bin outside [0, 1], in the uniform density of the floor."""
 
 MARGIN = 0.05
-"""Mass of the wide uniform density on either side of [0, 1], as that of a logit's ``alpha``."""
+"""Mass of the wide uniform density on either side of [0, 1], like the margin of a logit."""
 
 SHARES = (2**-6, 2**-4, 2**-2, 0.5, 0.75, 1.0)
 """Shares of the wide uniform density among which the data choose.
@@ -47,7 +47,7 @@ LEVELS = range(2, 2**16 + 1)
 class Histogram:
     """Counts of the values in each bin of [0, 1], over several batches together.
 
-    It keeps a few of the values, too, moved to random places in their bins.
+    It also keeps the first samples, with every value moved to a random place in its bin.
 
     Args:
         features: number of features, each with its own counts.
@@ -98,7 +98,7 @@ class Tables(NamedTuple):
 
 
 class MarginalGaussianization(DataInitialized, OnePassTransform):
-    r"""Map each pixel to a standard normal entry, :math:`y = \Phi^{-1}(F(x))`.
+    r"""Map each pixel to a nearly normal entry, :math:`y = \Phi^{-1}(F(x))`.
 
     F is a distribution function of pixels, linear within each of ``bins`` equal bins of [0, 1],
     and :math:`\Phi^{-1}` is the normal quantile function. F is a mixture,
@@ -106,11 +106,11 @@ class MarginalGaussianization(DataInitialized, OnePassTransform):
     .. math:: F = (1 - s)\,\text{histogram} + s\,\text{uniform},
 
     of the histogram of the data, with a count of 1 added to each bin, and of a uniform density
-    on a range that is wider than [0, 1] by :data:`MARGIN` on either side. With s = 1 the map is
-    nearly linear, which suits photographs, whose neighbouring pixels are nearly equal. A small s
-    suits images with many pixels of few levels. The data choose s from :data:`SHARES`: the one
-    with the shortest :func:`code <code_length>`. The map is increasing. It needs no number from
-    the user, unlike ``Logit(alpha)``.
+    on a range a little wider than [0, 1]. With s = 1 the map is nearly linear, which suits
+    photographs, whose neighbouring pixels are nearly equal. A small s suits images with many
+    pixels of few levels. The data choose s, from :data:`SHARES`: it is the one that gives some of
+    the images the shortest code under a normal model, of pixels alone and given their neighbours.
+    The map is increasing. It needs no number from the user, unlike ``Logit(alpha)``.
 
     Outside [0, 1] the map continues as a straight line with the slope that it has at 0 and at 1,
     so that the density has Gaussian tails there. Therefore 0 and 1 have finite images, every real
@@ -178,7 +178,9 @@ class MarginalGaussianization(DataInitialized, OnePassTransform):
             )
         self.bins = bins
         self._event_dim = event_dim
-        logits = _log(_wide_uniform(self.feature_shape.numel(), bins)).float()
+        logits = _log(_wide_uniform(self.feature_shape.numel(), bins)).to(
+            torch.get_default_dtype()
+        )
         if learnable:
             self.logits = nn.Parameter(logits)
         else:
@@ -349,12 +351,17 @@ class MarginalGaussianization(DataInitialized, OnePassTransform):
 
         take(min(SHARES, key=length))
 
+    def upgraded(self, name: str, tensor: Tensor) -> Tensor:
+        """Earlier versions saved no masses outside [0, 1]: they were a share of the end bins'."""
+        if name != "logits" or tensor.shape != self._size:
+            return tensor
+        mass = _beyond_the_ends(tensor.double().softmax(1), OUTER_SHARE)
+        return _log(mass).to(tensor.dtype)
+
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
-        """Load the state, also that of earlier versions, without the masses outside [0, 1]."""
         name = f"{prefix}logits"
-        if name in state_dict and state_dict[name].shape == (self._size[0], self.bins):
-            inner = state_dict[name].double().softmax(1)
-            state_dict = {**state_dict, name: _log(_beyond_the_ends(inner, OUTER_SHARE)).float()}
+        if name in state_dict:
+            state_dict = {**state_dict, name: self.upgraded("logits", state_dict[name])}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

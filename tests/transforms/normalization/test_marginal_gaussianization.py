@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from pyro_resflow import checkpoints
+from pyro_resflow.checkpoints import TensorMismatchError
+from pyro_resflow.checkpoints.structure import load_tensors
 from pyro_resflow.flows import ConvBlock, ResidualFlow
 from pyro_resflow.nn import GatedAttentionConditioner, GatedEncoder, initialize_by
 from pyro_resflow.transforms import (
@@ -92,8 +94,8 @@ def mixture(counts: Tensor, share: float) -> Tensor:
     uniform = torch.tensor([MARGIN, *[(1 - 2 * MARGIN) / bins] * bins, MARGIN])
     shares = torch.cat([torch.zeros(1), (counts + 1) / (counts + 1).sum(), torch.zeros(1)])
     outer = OUTER_SHARE / bins
-    ends = [1 / bins - outer] if bins > 1 else []
-    floor = torch.tensor([outer, *ends, *[1 / bins] * (bins - 2), *ends, outer])
+    end = 1 / bins - outer
+    floor = torch.tensor([outer, end, *[1 / bins] * (bins - 2), end, outer])
     return (1 - FLOOR) * ((1 - share) * shares + share * uniform) + FLOOR * floor
 
 
@@ -327,6 +329,16 @@ def test_a_state_without_masses_outside_is_loaded_as_it_was() -> None:
     torch.testing.assert_close(inside, mass * kept)
     torch.testing.assert_close(below[0], mass[0] * OUTER_SHARE)
     torch.testing.assert_close(above[-1], mass[-1] * OUTER_SHARE)
+
+
+def test_tensors_of_a_file_without_masses_outside_are_loaded() -> None:
+    state = {"logits": torch.tensor([[0.7, -0.3, 0.2, -1.1]]), "initialized": torch.tensor(1.0)}
+    loaded, expected = MarginalGaussianization(4), MarginalGaussianization(4)
+    load_tensors(loaded, state)
+    expected.load_state_dict(state)
+    assert torch.equal(loaded.logits, expected.logits)
+    with pytest.raises(TensorMismatchError, match=r"'logits' has shape \(1, 5\), expected"):
+        load_tensors(loaded, {**state, "logits": torch.zeros(1, 5)})
 
 
 def test_it_is_saved_with_the_flow(tmp_path: Path) -> None:
