@@ -74,6 +74,8 @@ class FixedPointIteration:
     def evaluate(self, x: Tensor) -> Tensor:
         """The residual y - x - g(x), shape ``(N, D)``."""
         self.evaluations += 1
+        if len(self.event_shape) == 1:
+            return self.y - x - self.net(x)
         return self.y - x - self.net(x.unflatten(1, self.event_shape)).flatten(1)
 
     def error(self, residual: Tensor) -> Tensor:
@@ -110,8 +112,8 @@ class FixedPointIteration:
         """
         settled = self.settled | within
         is_lower = (lower | self.settled).all()
-        is_small = _largest(x[None].flatten(1)) <= LOST_SHARE / torch.finfo(x.dtype).eps
-        flags = torch.stack([is_lower, is_small[0], settled.all(), settled.any()])
+        is_small = x.abs().amax() <= LOST_SHARE / torch.finfo(x.dtype).eps
+        flags = torch.stack([is_lower, is_small, settled.all(), settled.any()])
         falls, small, all_settled, any_settled = flags.tolist()
         self.is_falling = falls and small
         if self.is_falling:

@@ -65,8 +65,10 @@ def solved(solver: FixedPointSolver, net: Network, y: Tensor, event_dim: int) ->
     With validation off, samples of y that are not finite come out as nan.
     """
     check_settled(net)
+    if y.is_meta or is_validating():  # the solver checks y
+        return _solved(solver, net, y, event_dim)
     finite = y.detach().isfinite().flatten(y.dim() - event_dim).all(-1)
-    if y.is_meta or _is_all(finite) or is_validating():
+    if _is_all(finite):
         return _solved(solver, net, y, event_dim)
     # nan for these samples alone, as a map without a solver would return
     mask = finite.reshape(*finite.shape, *[1] * event_dim)
