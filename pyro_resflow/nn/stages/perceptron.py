@@ -24,6 +24,11 @@ from .core import Core
 from .scale import Translate
 from .stage import Stage
 
+CHUNK_ENTRIES = 2**16
+"""Entries of a Jacobian's rows that go through a perceptron at a time, where they are not kept:
+256 KiB in float32. The C library returns larger arrays to the system more often, and new pages
+take longer than the arithmetic."""
+
 
 def is_perceptron(stages: Sequence[Stage[Any]]) -> bool:
     """Whether stages are two or more affine maps of vectors, with activations between them.
@@ -149,13 +154,21 @@ class LinearizedPerceptron:
 
     def transposed_jacobian(self) -> Tensor:
         """The transposed Jacobian, ``(N, D, D)``, without derivatives; it uses up this object."""
-        rows = self.weights[0].t().contiguous()  # see PerceptronJacobian
+        slopes: list[Tensor] = []
         for i, activation in enumerate(self.activations):
             ones = self.points[i + 1].fill_(1)  # no new memory: allocating takes longer
-            slope = activation.times_slope_(ones, self.for_slopes[i])[:, None]
-            rows = rows.to(slope.dtype)  # autocast has lowered the features, not the weight
-            rows = (rows.mul_(slope) if i else rows * slope) @ self.weights[i + 1].t()
-        return rows
+            slopes.append(activation.times_slope_(ones, self.for_slopes[i])[:, None])
+        # contiguous, see PerceptronJacobian; autocast has lowered the features, not the weight
+        first = self.weights[0].t().contiguous().to(slopes[0].dtype)
+        widest = max(slope.shape[-1] for slope in slopes)
+        chunk = max(1, CHUNK_ENTRIES // max(1, len(first) * widest))
+        parts: list[Tensor] = []
+        for chunks in zip(*(slope.split(chunk) for slope in slopes), strict=True):
+            rows = first
+            for i, slope in enumerate(chunks):
+                rows = (rows.mul_(slope) if i else rows * slope) @ self.weights[i + 1].t()
+            parts.append(rows)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def dual_vjp(
         self,
