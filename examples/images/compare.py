@@ -10,6 +10,7 @@ test images, whose time does not count as training.
     python -m examples.images.compare models --only '[glow]'
     python -m examples.images.compare anchor                # for the authors' Residual Flow
     python -m examples.images.compare maps                  # input maps, in short runs
+    python -m examples.images.compare rates                 # settings of training, in short runs
 
 Each result is kept in a file named after its model, with the command, the commit and the machine.
 Every run writes the table and the two pictures from all results in the folder.
@@ -23,13 +24,23 @@ from pathlib import Path
 
 import torch
 
+from examples.atomic_files import write_whole
 from examples.conditions import Conditions
 from examples.images import weights
 from examples.images.comparison import input_maps
+from examples.images.comparison import rates as learning_rates
 from examples.images.comparison.clock import AtIntervals, AtSteps, Due
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
+from examples.images.comparison.kinds import AdamByKind
 from examples.images.comparison.results import Result, load_all, save_samples, write_summary
-from examples.images.comparison.training import Protocol, WholeTrainingSet, train
+from examples.images.comparison.training import (
+    Protocol,
+    SplitTrainingSet,
+    Trained,
+    WholeTrainingSet,
+    train,
+)
+from examples.images.data import ImageData
 from examples.images.run_errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
 from examples.images.storage import check_writable
@@ -138,20 +149,83 @@ def maps(
         if Result.path(folder, run).exists():
             continue
         print(f"{data.source}: {contender.title}")
-        rate = input_maps.LEARNING_RATES[name]
+        adam = AdamByKind(input_maps.LEARNING_RATES[name])
         protocol = Protocol(
-            steps=steps, learning_rate=rate, warm_up=50, fall=0.0, tested=1024, seed=seed
+            steps=steps, optimizer=adam, warm_up=50, fall=0.0, tested=1024, seed=seed
         )
         _run(run, contender, data, protocol, partial(AtSteps, ()), samples, folder)
     print(input_maps.table(load_all(folder), data.bins))
     print(f"wrote {folder}")
 
 
+def rates(
+    only: Sequence[str] | None = None,
+    steps: int = 300,
+    threads: int = 1,
+    seeds: Sequence[int] = (0,),
+    folder: Path = Path("runs/rates"),
+    source: Source | None = None,
+) -> None:
+    """Train a Residual Flow for a few steps with many settings, which change one thing each.
+
+    The scores are of images held out of the training images: no test image chooses a setting.
+    Runs that have a result in the folder are left out. The table shows all runs of so many steps.
+
+    Args:
+        only: The settings to run; by default all.
+        steps: Number of steps. Models of another size take as many operations as the base.
+        threads: Number of threads.
+        seeds: Random seeds.
+        folder: Folder for all output.
+        source: Images to use instead of Fashion-MNIST at 14x14, to try the program.
+    """
+    settings = {each.name: each for each in learning_rates.SETTINGS}
+    names = list(only if only is not None else settings)
+    unknown = [name for name in names if name not in settings]
+    if unknown:
+        raise SetupError(f"only {unknown}: no such setting; take some of {', '.join(settings)}")
+    data = SplitTrainingSet(_prepare_source(source, threads, folder), batch_size=64)
+    others = {result.data for result in load_all(folder)} - {str(data.source)}
+    if others:
+        raise SetupError(f"folder: it holds runs on {', '.join(others)}; name another folder")
+    for seed in seeds:
+        for name in names:
+            run = f"{name}_{steps}_steps_seed_{seed}"
+            if not Result.path(folder, run).exists():
+                _run_setting(run, settings[name], data, steps, seed, folder)
+    results = [each for each in load_all(folder) if f"_{steps}_steps_seed_" in each.contender]
+    text = learning_rates.table(results, learning_rates.SETTINGS)
+    write_whole(folder / f"table_{steps}_steps.md", text)
+    print(text)
+    print(f"wrote {folder}")
+
+
+def _run_setting(
+    run: str,
+    setting: learning_rates.Setting,
+    data: SplitTrainingSet,
+    steps: int,
+    seed: int,
+    folder: Path,
+) -> None:
+    """Train with a setting, and keep the result alone: no weights and no samples."""
+    print(f"{setting.label}, seed {seed}")
+    conditions = Conditions.here("examples.images.compare")
+    protocol, due = setting.protocol(data.event_shape, data.bins, steps, seed)
+    contender = setting.contender(data.bins)
+    trained = train(contender, data, protocol, due)
+    _result(run, contender, data, protocol, trained, conditions).save(folder)
+    print(trained.held_out)
+
+
 def _prepare_data(source: Source | None, threads: int, folder: Path) -> WholeTrainingSet:
+    return WholeTrainingSet(_prepare_source(source, threads, folder), batch_size=64)
+
+
+def _prepare_source(source: Source | None, threads: int, folder: Path) -> InMemory:
     check_writable("folder", folder)
     torch.set_num_threads(threads)
-    source = source if source is not None else Averaged(FashionMnist())
-    return WholeTrainingSet(InMemory(source), batch_size=64)
+    return InMemory(source if source is not None else Averaged(FashionMnist()))
 
 
 def _check_comparable(results: Sequence[Result], data: str, budget: float) -> None:
@@ -177,20 +251,7 @@ def _run(
     """Train and score a contender, and keep its result, its weights and samples."""
     conditions = Conditions.here("examples.images.compare")
     trained = train(contender, data, protocol, due)
-    result = Result(
-        contender=name,
-        title=contender.title,
-        data=str(data.source),
-        budget=protocol.budget if math.isfinite(protocol.budget) else None,
-        parameters=sum(parameter.numel() for parameter in trained.task.parameters()),
-        steps=trained.steps,
-        seconds=trained.seconds,
-        bits_per_dim=trained.held_out.mean,
-        standard_error=trained.held_out.standard_error,
-        test_images=trained.held_out.images,
-        curve=trained.curve,
-        conditions=conditions,
-    )
+    result = _result(name, contender, data, protocol, trained, conditions)
     notes = {
         "data": result.data,
         "bins": str(data.bins),
@@ -204,10 +265,35 @@ def _run(
     return result
 
 
+def _result(
+    name: str,
+    contender: Contender,
+    data: ImageData,
+    protocol: Protocol,
+    trained: Trained,
+    conditions: Conditions,
+) -> Result:
+    """Return the result of a run."""
+    return Result(
+        contender=name,
+        title=contender.title,
+        data=str(data.source),
+        budget=protocol.budget if math.isfinite(protocol.budget) else None,
+        parameters=sum(parameter.numel() for parameter in trained.task.parameters()),
+        steps=trained.steps,
+        seconds=trained.seconds,
+        bits_per_dim=trained.held_out.mean,
+        standard_error=trained.held_out.standard_error,
+        test_images=trained.held_out.images,
+        curve=trained.curve,
+        conditions=conditions,
+    )
+
+
 def main() -> None:
     """Run the command line."""
     try:
-        command_line([models, anchor, maps])
+        command_line([models, anchor, maps, rates])
     except SetupError as error:
         sys.exit(f"error: {error}")
 

@@ -47,6 +47,8 @@ class ResidualFlow(ImageFlow):
             :class:`pyro_resflow.transforms.MarginalGaussianization`, which reads it off the data.
         squeeze_first: whether to squeeze before the first scale.
         factor_out: whether to factor out half of the channels after each scale but the last.
+        norms_of_pixels: whether each ActNorm of images has a scale and shift for every pixel, and
+            not only for every channel.
         logdet: estimator for every block; for the default see
             :class:`pyro_resflow.transforms.Residual`.
         solver: solver for every block; default ``Anderson()``.
@@ -84,6 +86,7 @@ class ResidualFlow(ImageFlow):
         input_map: Transform | None = None,
         squeeze_first: bool = False,
         factor_out: bool = False,
+        norms_of_pixels: bool = False,
         logdet: LogDetEstimator | None = None,
         solver: FixedPointSolver | None = None,
     ) -> None:
@@ -99,6 +102,7 @@ class ResidualFlow(ImageFlow):
             input_map=input_map,
             squeeze_first=squeeze_first,
             factor_out=factor_out,
+            norms_of_pixels=norms_of_pixels,
             logdet=logdet,
             solver=solver,
         )
@@ -166,6 +170,7 @@ def residual_flow_parts(
     input_map: Transform | None = None,
     squeeze_first: bool = False,
     factor_out: bool = False,
+    norms_of_pixels: bool = False,
     logdet: LogDetEstimator | None = None,
     solver: FixedPointSolver | None = None,
 ) -> list[Part]:
@@ -183,6 +188,7 @@ def residual_flow_parts(
         input_map: see :class:`ResidualFlow`.
         squeeze_first: see :class:`ResidualFlow`.
         factor_out: see :class:`ResidualFlow`.
+        norms_of_pixels: see :class:`ResidualFlow`.
         logdet: see :class:`ResidualFlow`.
         solver: see :class:`ResidualFlow`.
     """
@@ -193,15 +199,18 @@ def residual_flow_parts(
     end_network = end_network if end_network is not None else MLPBlock()
     make = partial(assembly.contraction, block, logdet=logdet, solver=solver)
 
+    def norm(shape: torch.Size) -> Part:
+        return ActNorm(shape if norms_of_pixels else shape[0], event_dim=3)
+
     def step(shape: torch.Size, scale: int, first: bool) -> list[Part]:
         net = network(shape, preactivation=not first)
-        return [make(net, event_dim=3), ActNorm(shape[0], event_dim=3)]
+        return [make(net, event_dim=3), norm(shape)]
 
     parts: list[Part] = input_maps(input_map, alpha)
     if squeeze_first:
         parts.append(Squeeze())
         shape = parts[-1].forward_shape(shape)
-    parts.append(ActNorm(shape[0], event_dim=3))
+    parts.append(norm(shape))
     scales, last_shape = steps_by_scale(shape, blocks, step, factor_out=factor_out)
     scales[-1].append(Flatten(last_shape))
     size = last_shape.numel()

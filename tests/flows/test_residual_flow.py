@@ -136,3 +136,15 @@ def test_nan_images_are_refused() -> None:
 def test_bad_arguments_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("of_pixels", [False, True])
+def test_norms_are_of_channels_or_of_pixels(of_pixels: bool) -> None:
+    network = ConvBlock(4)
+    flow = ResidualFlow(
+        (2, 4, 4), (1, 1), network=network, end_blocks=1, norms_of_pixels=of_pixels
+    )
+    found = [tuple(each.feature_shape) for each in flow.modules() if isinstance(each, ActNorm)]
+    images = [(2, 4, 4), (2, 4, 4), (8, 2, 2)] if of_pixels else [(2,), (2,), (8,)]
+    assert found == [*images, (32,)]
+    assert flow.distribution().log_prob(torch.rand(16, 2, 4, 4)).isfinite().all()

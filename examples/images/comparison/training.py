@@ -4,17 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from lightning import Trainer, seed_everything
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from examples.images.callbacks.progress import RunProgress
 from examples.images.comparison.clock import Clock, Due, LearningCurve, Point, Schedule, score
 from examples.images.comparison.contenders import Contender
+from examples.images.comparison.kinds import AdamByKind
 from examples.images.data import ImageData
 from examples.images.sources import stacked
 from examples.images.task import DensityEstimation, HeldOut
+
+ADAM = AdamByKind(1e-3)
+"""The optimizer of the runs of equal time."""
 
 
 class WholeTrainingSet(ImageData):
@@ -30,24 +34,32 @@ class WholeTrainingSet(ImageData):
         return stacked(self.test_images)[:number]
 
 
+class SplitTrainingSet(ImageData):
+    """Training images, some of which are held out, to choose settings without any test image."""
+
+    def scored_images(self, number: int | None = None) -> Tensor:
+        """Return the first held-out images, by default all."""
+        return stacked(self.validation_images)[:number]
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """Settings of the training: Adam with clipped gradients and a schedule.
+    """Settings of the training: an optimizer with clipped gradients and a schedule.
 
     Attributes:
         budget: Seconds of training.
         steps: Maximum number of steps; -1 for no limit.
-        learning_rate: Learning rate of Adam.
+        optimizer: Builds the optimizer from the task.
         warm_up: Steps in which the learning rate rises.
         fall: Fraction of the budget, at its end, in which the learning rate falls to zero.
-        scored: Number of test images to score during the training.
-        tested: Number of test images to score at the end; None for all.
+        scored: Number of images to score during the training.
+        tested: Number of images to score at the end; None for all.
         seed: Random seed.
     """
 
     budget: float = float("inf")
     steps: int = -1
-    learning_rate: float = 1e-3
+    optimizer: Callable[[nn.Module], Optimizer] = ADAM
     warm_up: int = 100
     fall: float = 0.3
     scored: int = 1024
@@ -75,7 +87,10 @@ class Trained:
 
 
 def train(
-    contender: Contender, data: WholeTrainingSet, protocol: Protocol, due: Callable[[], Due]
+    contender: Contender,
+    data: WholeTrainingSet | SplitTrainingSet,
+    protocol: Protocol,
+    due: Callable[[], Due],
 ) -> Trained:
     """Train a contender and score its last weights.
 
@@ -93,7 +108,7 @@ def train(
         contender.flow(data.event_shape),
         data.bins,
         dequantizer=contender.dequantizer,
-        optimizer=partial(torch.optim.Adam, lr=protocol.learning_rate, betas=(0.9, 0.99)),
+        optimizer=lambda _: protocol.optimizer(task),
         lr_scheduler=partial(LambdaLR, lr_lambda=schedule),
     )
     curve = LearningCurve(clock, data.scored_images(protocol.scored), due())

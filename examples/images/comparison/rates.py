@@ -1,0 +1,240 @@
+"""What lets a Residual Flow learn fast: short runs that change one thing at a time.
+
+The base is the comparison's Residual Flow with marginal Gaussianization, trained by Adam. The runs
+are scored on images held out of the training images.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
+
+from examples.images.comparison.clock import AtSteps, Due
+from examples.images.comparison.contenders import Contender, Shape, residual_flow
+from examples.images.comparison.kinds import AdamByKind, MuonByKind
+from examples.images.comparison.results import Result
+from examples.images.comparison.training import Protocol
+from examples.images.run_errors import SetupError
+from examples.images.task import DensityEstimation
+from pyro_resflow.flows import ConvBlock, ImageFlow, MLPBlock, ResidualFlow
+from pyro_resflow.nn import LipSwish
+from pyro_resflow.transforms import MarginalGaussianization
+
+RATE = 1e-2
+"""Learning rate of the base."""
+
+WARM_UP = 50
+"""Steps in which the learning rate of the base rises."""
+
+LEAST_STEPS = 3
+"""Fewest steps that have thirds."""
+
+COUNTED_IMAGES = 16
+"""Images of the step whose operations are counted; enough to set the normalisations."""
+
+COUNTED_STEPS = 4
+"""Steps whose operations are counted: their number of terms is random."""
+
+ADAM = AdamByKind(RATE)
+"""The optimizer of the base."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a run, which differs from the base in one thing.
+
+    Attributes:
+        topic: What it changes.
+        title: The change.
+        flow: Builds the flow, from the shape of an image and the number of grey levels.
+        optimizer: Builds the optimizer from the model.
+        warm_up: Steps in which the learning rate rises.
+        equal_cost: Whether the run takes as many operations as the base, not as many steps.
+    """
+
+    topic: str
+    title: str
+    flow: Callable[[Shape, int], ImageFlow] = field(default_factory=lambda: flow_with())
+    optimizer: Callable[[nn.Module], Optimizer] = ADAM
+    warm_up: int = WARM_UP
+    equal_cost: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its title with the topic."""
+        return f"{self.topic}: {self.title}"
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line and in files."""
+        return "_".join(re.findall(r"[\w.-]+", self.label))
+
+    def contender(self, bins: int) -> Contender:
+        """Return the model as a contender."""
+        return Contender(self.label, lambda shape: self.flow(shape, bins))
+
+    def protocol(
+        self, shape: Shape, bins: int, steps: int, seed: int
+    ) -> tuple[Protocol, Callable[[], Due]]:
+        """Return the training, and the rule that scores after each third of it.
+
+        Args:
+            shape: The shape of an image.
+            bins: Number of grey levels.
+            steps: Steps of the base.
+            seed: Random seed.
+        """
+        if steps < LEAST_STEPS:
+            raise SetupError(f"steps {steps}: expected at least {LEAST_STEPS}")
+        if self.equal_cost:
+            costs = [operations(each, shape, bins) for each in (BASE, self)]
+            steps = max(LEAST_STEPS, round(steps * costs[0] / costs[1]))
+        protocol = Protocol(
+            steps=steps,
+            optimizer=self.optimizer,
+            warm_up=self.warm_up,
+            fall=0.0,
+            tested=1024,
+            seed=seed,
+        )
+        return protocol, partial(AtSteps, (steps // 3, 2 * steps // 3))
+
+
+def flow_with(**options: Any) -> Callable[[Shape, int], ImageFlow]:
+    """Return a builder of the comparison's Residual Flow with other options."""
+
+    def build(shape: Shape, bins: int) -> ImageFlow:
+        return residual_flow(shape, input_map=MarginalGaussianization(bins), **options)
+
+    return build
+
+
+def networks(**options: Any) -> Callable[[Shape, int], ImageFlow]:
+    """Return a builder whose blocks' networks all have other options."""
+    return flow_with(network=ConvBlock(64, **options), end_network=MLPBlock((128, 128), **options))
+
+
+def lipswish(start: float) -> Callable[[], LipSwish]:
+    """Return a builder of LipSwish whose raw beta starts elsewhere."""
+
+    def build() -> LipSwish:
+        activation = LipSwish()
+        nn.init.constant_(activation.raw_beta, start)
+        return activation
+
+    return build
+
+
+def sized(*blocks: int, width: int, end_blocks: int = 4) -> Callable[[Shape, int], ImageFlow]:
+    """Return a builder of a flow of another depth and width."""
+
+    def build(shape: Shape, bins: int) -> ImageFlow:
+        front = MarginalGaussianization(bins)
+        network = ConvBlock(width)
+        return ResidualFlow(shape, blocks, network=network, end_blocks=end_blocks, input_map=front)
+
+    return build
+
+
+def adam(title: str, rate: float = RATE, topic: str = "Adam", **options: Any) -> Setting:
+    """Return a setting of another optimizer."""
+    return Setting(topic, title, optimizer=AdamByKind(rate, **options))
+
+
+def factor(kind: str, value: float) -> Setting:
+    """Return a setting with another rate for one kind of parameter."""
+    return adam(f"{kind} x {value:g}", topic="rate of a kind", factors={kind: value})
+
+
+BASE = Setting("base", "Adam, rate 1e-2")
+
+SETTINGS: tuple[Setting, ...] = (
+    BASE,
+    *(adam(f"{rate:g}", rate, topic="rate") for rate in (1e-3, 3e-3, 2e-2, 3e-2)),
+    *(Setting("warm-up", f"{steps} steps", warm_up=steps) for steps in (1, 20, 100)),
+    factor("activations", 0.1),
+    factor("activations", 3.0),
+    factor("norms", 0.1),
+    factor("norms", 0.3),
+    factor("norms", 3.0),
+    factor("weights", 0.3),
+    factor("weights", 3.0),
+    *(
+        adam(f"second beta {beta:g}", topic="Adam", betas=(0.9, beta))
+        for beta in (0.95, 0.98, 0.999)
+    ),
+    *(adam(f"{decay:g}", topic="weight decay", decay=decay) for decay in (0.01, 0.1, 1.0)),
+    *(
+        Setting("start of beta", f"{beta:.2g}", networks(activation=lipswish(raw)))
+        for raw, beta in ((-1.0, 0.31), (2.0, 2.1), (4.0, 4.0))
+    ),
+    *(
+        Setting("coefficient", f"{value:g}", networks(coefficient=value))
+        for value in (0.9, 0.99, 0.999)
+    ),
+    Setting("ActNorm", "of each pixel", flow_with(norms_of_pixels=True)),
+    *(
+        Setting("Muon", f"{rate:g}, Adam {RATE:g}", optimizer=MuonByKind(rate, RATE))
+        for rate in (3e-3, 1e-2, 3e-2, 1e-1)
+    ),
+    Setting("size", "blocks (1, 1), width 128", sized(1, 1, width=128), equal_cost=True),
+    Setting("size", "blocks (4, 4), width 32", sized(4, 4, width=32), equal_cost=True),
+    Setting("size", "blocks (1, 5), width 64", sized(1, 5, width=64), equal_cost=True),
+    Setting("size", "end blocks 8", sized(2, 2, width=64, end_blocks=8), equal_cost=True),
+    Setting("size", "end blocks 0", sized(2, 2, width=64, end_blocks=0), equal_cost=True),
+)
+"""All settings; the base comes first."""
+
+
+def operations(setting: Setting, shape: Shape, bins: int) -> int:
+    """Return the floating-point operations of the products of a few steps, which are drawn."""
+    with isolate_rng():
+        torch.manual_seed(0)
+        task = DensityEstimation(setting.contender(bins).flow(shape), bins)
+        images = torch.randint(bins, (COUNTED_IMAGES, *shape))
+        task.bits_per_dim(images)  # the first batch sets the normalisations
+        with FlopCounterMode(display=False) as counter:
+            for _ in range(COUNTED_STEPS):
+                task.bits_per_dim(images).mean().backward()
+    return counter.get_total_flops()
+
+
+def table(results: Sequence[Result], settings: Sequence[Setting]) -> str:
+    """Return a Markdown table of mean bits/dim over seeds, one row for each setting with results.
+
+    Args:
+        results: The results of one number of steps and any number of seeds.
+        settings: The settings, in order; the base comes first.
+    """
+    runs = {each.label: [run for run in results if run.title == each.label] for each in settings}
+    base = _mean(run.bits_per_dim for run in runs[settings[0].label])
+    lines = [
+        "| what | setting | seeds | steps | a third | two thirds | the end | end - base |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for each in settings:
+        if found := runs[each.label]:
+            curves = [[point.bits_per_dim for point in run.curve] for run in found]
+            way = [_mean(scores) for scores in zip(*curves, strict=True)]
+            end = _mean(run.bits_per_dim for run in found)
+            scores = " | ".join(f"{score:.3f}" for score in (*way, end))
+            lines.append(
+                f"| {each.topic} | {each.title} | {len(found)} | {found[0].steps} | {scores} "
+                f"| {end - base:+.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _mean(scores: Iterable[float]) -> float:
+    """Return the mean, nan without a score."""
+    found = list(scores)
+    return fmean(found) if found else math.nan

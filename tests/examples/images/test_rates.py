@@ -1,0 +1,136 @@
+"""Short runs of settings: kinds of parameters, Muon, equal costs, and a narrowed comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("torchvision")
+
+from examples.images import compare
+from examples.images.comparison import kinds, rates, results
+from examples.images.comparison.training import SplitTrainingSet
+from examples.images.run_errors import SetupError
+from examples.images.sources import Digits, stacked
+from pyro_resflow.flows import ConvBlock, ImageFlow, ResidualFlow
+from pyro_resflow.nn import LipschitzConv2d
+from pyro_resflow.transforms import MarginalGaussianization
+from tests.examples.images.test_compare import FewDigits
+
+muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+
+
+def tiny(shape: tuple[int, ...], bins: int, width: int = 2) -> ImageFlow:
+    front = MarginalGaussianization(bins)
+    return ResidualFlow(shape, (1,), network=ConvBlock(width), end_blocks=1, input_map=front)
+
+
+def wide(shape: tuple[int, ...], bins: int) -> ImageFlow:
+    return tiny(shape, bins, width=64)
+
+
+def test_every_parameter_has_one_kind():
+    flow = tiny((1, 4, 4), 8)
+    found = kinds.by_kind(flow)
+    names = {id(parameter): name for name, parameter in flow.named_parameters()}
+    ends = {kind: {names[id(p)].rpartition(".")[2] for p in found[kind]} for kind in found}
+    assert ends == {
+        "weights": {"weight", "bias"},
+        "activations": {"raw_beta"},
+        "norms": {"log_scale", "shift"},
+        "others": set(),
+    }
+    assert sum(map(len, found.values())) == len(names)
+
+
+def test_a_kind_has_its_own_rate_and_only_weights_decay():
+    optimizer = kinds.AdamByKind(0.1, decay=0.5, factors={"norms": 0.3})(tiny((1, 4, 4), 8))
+    rates_and_decays = [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
+    assert rates_and_decays == [(0.1, 0.5), (0.1, 0.0), (pytest.approx(0.03), 0.0)]
+
+
+@muon
+def test_muon_steps_a_convolution_as_a_matrix_at_the_rate_of_the_schedule():
+    layer = LipschitzConv2d(2, 3, 3, input_size=(4, 4))
+    layer.update()
+    before = layer.weight.detach().clone()
+    optimizer = kinds.MuonByKind(rate=0.5, adam_rate=0.01)(layer)
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5
+    layer(torch.randn(5, 2, 4, 4)).square().sum().backward()
+    matrix = before.flatten(1).requires_grad_()
+    matrix.grad = layer.weight.grad.flatten(1).clone()
+    bias = layer.bias.detach().clone()
+    optimizer.step()
+    torch.optim.Muon([matrix], lr=0.25, weight_decay=0.0).step()
+    assert torch.equal(layer.weight.flatten(1), matrix)
+    assert not layer.is_current  # the layer sees that its weight has changed
+    torch.testing.assert_close((layer.bias - bias).abs(), torch.full((3,), 0.005))
+
+
+def test_muon_asks_for_a_torch_that_has_it(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(SetupError, match=r"it has no Muon; install torch 2.9 or later"):
+        kinds.MuonByKind(0.1, 0.1)(tiny((1, 4, 4), 8))
+
+
+def test_a_larger_model_takes_fewer_steps(monkeypatch):
+    base = rates.Setting("base", "narrow", tiny)
+    monkeypatch.setattr(rates, "BASE", base)
+    setting = rates.Setting("size", "wide", wide, equal_cost=True)
+    costs = [rates.operations(each, (1, 4, 4), 8) for each in (base, setting)]
+    protocol, _ = setting.protocol((1, 4, 4), 8, 300, seed=0)
+    assert 2 * costs[0] < costs[1]
+    assert protocol.steps == round(300 * costs[0] / costs[1])
+
+
+def test_settings_have_names_of_their_own():
+    names = [each.name for each in rates.SETTINGS]
+    assert len(set(names)) == len(names)
+    assert all(name.replace("_", "").replace("-", "").replace(".", "").isalnum() for name in names)
+
+
+def test_held_out_images_are_training_images_that_are_not_trained_with():
+    data = SplitTrainingSet(FewDigits(), validation_fraction=0.25)
+    data.setup()
+    held_out = data.scored_images()
+    assert len(held_out) == 40
+    both = torch.cat([held_out, stacked(data.training_images)]).flatten(1)
+    every = stacked(FewDigits().load()[0]).flatten(1)
+    assert sorted(both.tolist()) == sorted(every.tolist())
+
+
+def test_settings_are_compared_and_kept_results_are_not_computed_again(
+    tmp_path, capsys, monkeypatch
+):
+    base = rates.Setting("base", "Adam", tiny)
+    other = dataclasses.replace(base, topic="rate", title="0.1", optimizer=kinds.AdamByKind(0.1))
+    monkeypatch.setattr(rates, "SETTINGS", (base, other))
+    compare.rates(steps=3, seeds=(0, 1), folder=tmp_path, source=FewDigits())
+    monkeypatch.setattr(compare, "train", None)
+    compare.rates(steps=3, seeds=(0, 1), folder=tmp_path, source=FewDigits())
+    found = results.load_all(tmp_path)
+    assert {run.contender for run in found} == {
+        f"{name}_3_steps_seed_{seed}" for name in ("base_Adam", "rate_0.1") for seed in (0, 1)
+    }
+    of = {
+        title: sum(run.bits_per_dim for run in found if run.title == title) / 2
+        for title in (base.label, other.label)
+    }
+    change = of[other.label] - of[base.label]
+    table = (tmp_path / "table_3_steps.md").read_text()
+    assert f"| {of[base.label]:.3f} | +0.000 |\n" in table
+    assert f"| {of[other.label]:.3f} | {change:+.3f} |\n" in table
+    assert table in capsys.readouterr().out
+    with pytest.raises(SetupError, match="it holds runs on FewDigits; name another folder"):
+        compare.rates(steps=3, folder=tmp_path, source=Digits())
+
+
+def test_wrong_settings_are_named(tmp_path):
+    with pytest.raises(SetupError, match=r"only \['sgd'\]: no such setting; take some of base"):
+        compare.rates(only=["sgd"], folder=tmp_path, source=FewDigits())
+    with pytest.raises(SetupError, match="steps 2: expected at least 3"):
+        rates.BASE.protocol((1, 4, 4), 8, 2, seed=0)
