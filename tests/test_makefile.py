@@ -49,8 +49,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-OUTER = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "VENV")
-"""What a `make test PYTHON=...` around these tests leaves in the environment."""
+OUTER = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "VENV", "CONSTRAINTS")
+"""What a `make test` or `make test-lowest` around these tests may leave in the environment."""
 
 
 def run_make(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

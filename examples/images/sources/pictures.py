@@ -6,8 +6,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.torch_version import TorchVersion
 from torchvision.io import ImageReadMode, decode_image
 
 from examples.images.reading import reading
@@ -20,6 +22,12 @@ CHANNELS: dict[Channels, int] = {"grey": 1, "grey_alpha": 2, "colour": 3, "colou
 
 BITS_PER_SAMPLE = 258
 """The tag of a TIFF file that holds the bits of each channel."""
+
+BIT_DEPTH = 24
+"""The place of the byte in a PNG file that holds the bits of each channel."""
+
+READS_DEEP_PNG = "0.20"
+"""The first version of torchvision that reads PNG files of 16 bits."""
 
 EIGHT_BITS = {"L", "LA", "RGB", "RGBA"}
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L"}
@@ -43,6 +51,9 @@ def read_picture(path: Path) -> Tensor:
         if picture.mode not in EIGHT_BITS | SIXTEEN_BITS:
             raise _refusal(path, f"pixels of the mode {picture.mode}", "save it as grey or RGB")
         if picture.format == "PNG":  # Pillow reduces colours of 16 bits to 8
+            if content[BIT_DEPTH] > 8 and TorchVersion(torchvision.__version__) < READS_DEEP_PNG:
+                remedy = f"install torchvision {READS_DEEP_PNG} or newer, or save it with 8 bits"
+                raise _refusal(path, f"{content[BIT_DEPTH]} bits", remedy)
             buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             return decode_image(buffer, ImageReadMode.UNCHANGED, apply_exif_orientation=True)
         deepest = max(getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,)))

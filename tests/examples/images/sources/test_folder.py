@@ -16,9 +16,10 @@ pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
 from examples.images.run_errors import SetupError
-from examples.images.sources import Folder, stacked
+from examples.images.sources import Folder, pictures, stacked
 from examples.images.sources.folder import cropped, resized
 from examples.images.sources.pictures import CHANNELS, read_picture
+from tests.versions import torchvision_is
 
 COLOUR_TYPES = {"grey": 0, "grey_alpha": 4, "colour": 2, "colour_alpha": 6}
 """Colour types of the PNG format."""
@@ -45,7 +46,10 @@ def levels(bits: int, channels: int, size: int = 8) -> np.ndarray:
     return array
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+deep = pytest.mark.skipif(not torchvision_is("0.20"), reason="torchvision 0.20 reads 16 bits")
+
+
+@pytest.mark.parametrize("bits", [8, pytest.param(16, marks=deep)])
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_png_files_are_read_exactly(channels, bits, tmp_path):
     array = levels(bits, CHANNELS[channels])
@@ -102,6 +106,18 @@ def test_palettes_and_transparent_levels_are_expanded(content, pixels, tmp_path)
     assert read_picture(tmp_path / "a.png").squeeze(1).tolist() == pixels
 
 
+def test_16_bits_need_a_torchvision_that_reads_them(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(png(levels(16, 3), 16, 2))
+    monkeypatch.setattr(pictures.torchvision, "__version__", "0.19.1+cu121")
+    with pytest.raises(
+        SetupError, match=r"a\.png has 16 bits; install torchvision 0\.20 or newer"
+    ):
+        read_picture(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(png(levels(8, 3), 8, 2))
+    assert read_picture(tmp_path / "a.png").dtype == torch.uint8
+
+
+@deep
 @pytest.mark.parametrize(
     ("size", "shape"), [(4, (4, 4)), ((4, 8), (4, 8)), ((8, 4), (8, 4)), ((5, 3), (5, 3))]
 )
@@ -192,7 +208,12 @@ DEEP = png(levels(16, 1), 16, 0)
             {"channels": "colour"},
             "is of kind grey, but channels is colour",
         ),
-        (lambda f: _write(f, "a.png", DEEP), {}, "has 65536 grey levels, but bins is 256"),
+        pytest.param(
+            lambda f: _write(f, "a.png", DEEP),
+            {},
+            "has 65536 grey levels, but bins is 256",
+            marks=deep,
+        ),
         (
             lambda f: _write(f, "a.png", GREY),
             {"bins": 65_536},
