@@ -39,6 +39,7 @@ VECTORS: dict[str, Callable[..., object]] = {
     "AutoResidualFlow": partial(guides.AutoResidualFlow, lambda: None),
     "LipschitzMLP": partial(networks.LipschitzMLP, 3),
     "ConditionalLipschitzMLP": partial(networks.ConditionalLipschitzMLP, 3, 2),
+    "ConditionalGatedLipschitzMLP": partial(networks.ConditionalGatedLipschitzMLP, 3, 2),
     "MLPBlock": flows.MLPBlock,
 }
 

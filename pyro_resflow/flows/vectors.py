@@ -83,7 +83,7 @@ def residual_flow(
     return flow if starts_from_noise else Inverse(flow)
 
 
-@checked(ConditionalLipschitzMLP)
+@checked(ConditionalLipschitzMLP, chosen_by="network")
 def conditional_residual_flow(
     input_dim: int,
     context_dim: int,
@@ -94,7 +94,8 @@ def conditional_residual_flow(
     fast: Fast = "sampling",
     logdet: LogDetEstimator | None = None,
     solver: FixedPointSolver | None = None,
-    **network: Any,
+    network: type[nn.Module] = ConditionalLipschitzMLP,
+    **options: Any,
 ) -> ConditionalCompose | ConditionalInverse:
     """A flow of conditional residual blocks, each followed by an affine map and an ActNorm.
 
@@ -112,7 +113,9 @@ def conditional_residual_flow(
         fast: see :func:`residual_flow`.
         logdet: see :class:`pyro_resflow.transforms.Residual`.
         solver: see :class:`pyro_resflow.transforms.Residual`.
-        network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+        network: the class of each block's contraction, see
+            :func:`pyro_resflow.transforms.conditional_residual`.
+        options: further arguments of that class.
 
     Returns:
         The conditional transform from noise to data.
@@ -142,7 +145,8 @@ def conditional_residual_flow(
             logdet=logdet,
             solver=solver,
             context_hidden_dims=context_hidden_dims,
-            **network,
+            network=network,
+            **options,
         )
         parts.append(block)
         parts.append(ConditionalAffine(input_dim, context_dim, context_hidden_dims))

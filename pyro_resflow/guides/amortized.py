@@ -33,7 +33,9 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         context_hidden_dims: widths of the hidden layers of the context networks.
         logdet: see :class:`AutoResidualFlow`.
         solver: see :class:`AutoResidualFlow`.
-        network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+        network: the class of each block's contraction, see
+            :func:`pyro_resflow.transforms.conditional_residual`.
+        options: further arguments of that class.
 
     Raises:
         ValueError: for fewer than one block.
@@ -50,7 +52,7 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         torch.Size([7, 2])
     """
 
-    @checked(ConditionalLipschitzMLP)
+    @checked(ConditionalLipschitzMLP, chosen_by="network")
     def __init__(
         self,
         latent_dim: int,
@@ -61,7 +63,8 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
         context_hidden_dims: Sequence[int] = (64,),
         logdet: LogDetEstimator | None = None,
         solver: FixedPointSolver | None = None,
-        **network: Any,
+        network: type[nn.Module] = ConditionalLipschitzMLP,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -76,7 +79,8 @@ class AmortizedResidualFlow(Rebuildable, dist.ConditionalDistribution, nn.Module
                 context_hidden_dims=context_hidden_dims,
                 logdet=logdet,
                 solver=solver,
-                **network,
+                network=network,
+                **options,
             )
             parts += [block, ActNorm(latent_dim, initialized=True)]
         parts.append(ConditionalAffine(latent_dim, context_dim, context_hidden_dims))

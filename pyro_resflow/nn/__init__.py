@@ -12,7 +12,11 @@ from .activations import (
     Softplus,
     Tanh,
 )
-from .conditional import ConditionalChain, ConditionalLipschitzMLP
+from .conditional import (
+    ConditionalChain,
+    ConditionalGatedLipschitzMLP,
+    ConditionalLipschitzMLP,
+)
 from .conditioners import (
     Conditioner,
     ConvConditioner,
@@ -61,6 +65,7 @@ __all__ = [
     "Chain",
     "Concatenated",
     "ConditionalChain",
+    "ConditionalGatedLipschitzMLP",
     "ConditionalLipschitzMLP",
     "Conditioner",
     "ConvConditioner",

@@ -9,20 +9,23 @@ from torch import Tensor, nn
 
 from ..linearization import known_event_shape
 from ..rebuilding import Rebuildable
-from .activations import Activation, LipSwish
+from .activations import Activation, FixedLipSwish, LipSwish
+from .lipschitz.infinity_norm import InfinityNormLinear
 from .lipschitz.layer import LipschitzLayer
-from .networks import Chain, DenseConcatenation, LipschitzMLP, Norms, Shift
+from .networks import Chain, DenseConcatenation, GatedLipschitzMLP, LipschitzMLP, Norms, Shift
+from .networks.gated import REACH
 
 
 class ConditionalChain(Rebuildable, nn.Module):
-    r"""A chain of Lipschitz layers, each shifted by a network of the context.
+    r"""A network of Lipschitz layers, each shifted by a network of the context.
 
     :math:`h_{i+1} = \phi(W_i h_i + b_i + s_i(c))`, where an unconstrained network computes the
     shifts :math:`s(c)`. Shifts do not change the bound of the Jacobian with respect to the input.
     A shift of images has one entry for each channel.
 
     Args:
-        chain: any network of :mod:`pyro_resflow.nn`, of vectors or of images.
+        chain: any network of :mod:`pyro_resflow.nn`, of vectors or of images. In a
+            :class:`GatedLipschitzMLP` the layers of its branch are shifted.
         context_dim: size of the context.
         context_hidden_dims: widths of the hidden layers of the network that computes the shifts.
 
@@ -38,7 +41,11 @@ class ConditionalChain(Rebuildable, nn.Module):
     """
 
     def __init__(
-        self, chain: Chain, context_dim: int, *, context_hidden_dims: Sequence[int] = (64,)
+        self,
+        chain: Chain | GatedLipschitzMLP,
+        context_dim: int,
+        *,
+        context_hidden_dims: Sequence[int] = (64,),
     ) -> None:
         super().__init__()
         self.chain = chain
@@ -47,7 +54,7 @@ class ConditionalChain(Rebuildable, nn.Module):
         event_shape = known_event_shape(chain, chain.event_dim)
         if event_shape is not None:
             self.event_shape = event_shape
-        self.shift_sizes = [len(layer.weight) for layer in _lipschitz_layers(chain)]
+        self.shift_sizes = [len(layer.weight) for layer in _affine_layers(_layers(chain))]
         if not self.shift_sizes:
             raise ValueError("chain: expected a LipschitzLinear or LipschitzConv2d, got none.")
         widths = [context_dim, *context_hidden_dims, sum(self.shift_sizes)]
@@ -56,12 +63,15 @@ class ConditionalChain(Rebuildable, nn.Module):
             layers += [nn.Linear(inputs, outputs), nn.SiLU()]
         self.shifts = nn.Sequential(*layers[:-1])
 
-    def bind(self, context: Tensor) -> Chain:
+    def bind(self, context: Tensor) -> Chain | GatedLipschitzMLP:
         """The network at one context per sample: ``context`` has shape ``(N, context_dim)``."""
         shifts = self.shifts(context)
         shifts = shifts.reshape(*shifts.shape, *[1] * (self.event_dim - 1))
         each = iter(shifts.split(self.shift_sizes, dim=1))
-        return Chain(_shifted(self.chain, each), event_dim=self.event_dim)
+        chain = Chain(_shifted(_layers(self.chain), each), event_dim=self.event_dim)
+        if isinstance(self.chain, GatedLipschitzMLP):
+            return self.chain.with_branch(chain)
+        return chain
 
 
 class ConditionalLipschitzMLP(ConditionalChain):
@@ -100,21 +110,69 @@ class ConditionalLipschitzMLP(ConditionalChain):
         self.input_dim = input_dim
 
 
-def _lipschitz_layers(layers: Iterable[nn.Module]) -> Iterator[LipschitzLayer]:
+class ConditionalGatedLipschitzMLP(ConditionalChain):
+    r"""A gated Lipschitz perceptron whose layers are shifted by a network of the context.
+
+    See :class:`ConditionalChain` and :class:`GatedLipschitzMLP`.
+
+    Args:
+        input_dim: D.
+        context_dim: size of the context.
+        hidden_dims: widths of the hidden layers of g.
+        context_hidden_dims: widths of the hidden layers of the network that computes the shifts.
+        activation: makes one activation per hidden layer of g.
+        coefficient: see :class:`GatedLipschitzMLP`.
+        reach: see :class:`GatedLipschitzMLP`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_resflow.nn import ConditionalGatedLipschitzMLP
+        >>> net = ConditionalGatedLipschitzMLP(2, 5).bind(torch.randn(7, 5))
+        >>> net(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        context_dim: int,
+        hidden_dims: Sequence[int] = (64,),
+        *,
+        context_hidden_dims: Sequence[int] = (64,),
+        activation: Callable[[], Activation] = FixedLipSwish,
+        coefficient: float = 0.98,
+        reach: float = REACH,
+    ) -> None:
+        gated = GatedLipschitzMLP(
+            input_dim, hidden_dims, activation=activation, coefficient=coefficient, reach=reach
+        )
+        super().__init__(gated, context_dim, context_hidden_dims=context_hidden_dims)
+        self.input_dim = input_dim
+
+
+AffineLayer = LipschitzLayer | InfinityNormLinear
+"""The layers that a context shifts."""
+
+
+def _layers(network: Chain | GatedLipschitzMLP) -> Chain:
+    return network.branch if isinstance(network, GatedLipschitzMLP) else network
+
+
+def _affine_layers(layers: Iterable[nn.Module]) -> Iterator[AffineLayer]:
     """The layers to shift, in the order in which they are evaluated."""
     for layer in layers:
-        if isinstance(layer, LipschitzLayer):
+        if isinstance(layer, AffineLayer):
             yield layer
         elif isinstance(layer, DenseConcatenation):
-            yield from _lipschitz_layers(layer.branch)
+            yield from _affine_layers(layer.branch)
 
 
 def _shifted(layers: Iterable[nn.Module], shifts: Iterator[Tensor]) -> Iterator[nn.Module]:
-    """The layers, with a shift after each Lipschitz layer; they share all parameters."""
+    """The layers, with a shift after each affine layer; they share all parameters."""
     for layer in layers:
         if isinstance(layer, DenseConcatenation):
             yield layer.with_branch(Chain(_shifted(layer.branch, shifts)))
             continue
         yield layer
-        if isinstance(layer, LipschitzLayer):
+        if isinstance(layer, AffineLayer):
             yield Shift(next(shifts))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pyro_resflow.nn import (
     Chain,
     CLipSwish,
     ConditionalChain,
+    ConditionalGatedLipschitzMLP,
     ConditionalLipschitzMLP,
     InducedNorm,
     LipschitzConvNet,
@@ -49,14 +51,45 @@ def test_bound_network_is_a_chain_of_shifted_layers(activation) -> None:
     torch.testing.assert_close(net.bind(context)(x), expected)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_bound_network_linearizes_as_autograd_does(activation) -> None:
-    net = conditional_net(activation)
+def gated_net() -> ConditionalGatedLipschitzMLP:
+    net = ConditionalGatedLipschitzMLP(3, 5, [6, 4]).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(2)  # rows above their bounds
+    return net
+
+
+def test_a_gated_network_is_shifted_in_its_branch() -> None:
+    net = gated_net()
+    context, x = contexts(7), torch.randn(7, 3, dtype=torch.float64)
+    shifts = net.shifts(context).split([6, 4, 6], dim=-1)
+    first, phi, second, psi, last = net.chain.branch
+    hidden = phi(first(x) + shifts[0])
+    hidden = psi(second(hidden) + shifts[1])
+    n, m = (last(hidden) + shifts[2]).chunk(2, dim=-1)
+    amplitude, share = net.chain.gate_coefficients()
+    expected = amplitude * 3 * torch.tanh(x / 3) * torch.tanh(n / 3) + share * m
+    torch.testing.assert_close(net.bind(context)(x), expected)
+    assert net.chain.branch[1] is phi  # the network itself stays as it was
+    assert len(net.chain.branch) == 5
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e3])
+def test_a_gated_network_is_a_contraction_in_x_whatever_the_context(size: float) -> None:
+    net = gated_net()
+    x = torch.randn(50, 3, dtype=torch.float64)
+    slopes = torch.linalg.matrix_norm(jacobian(net.bind(size * contexts(50)), x), torch.inf)
+    assert slopes.max() <= 0.98
+    check_contraction(net)
+
+
+@pytest.mark.parametrize("make", [*(partial(conditional_net, a) for a in ACTIVATIONS), gated_net])
+def test_bound_network_linearizes_as_autograd_does(make: Callable[[], ConditionalChain]) -> None:
+    net = make()
     context = contexts(7).requires_grad_()
     x = torch.randn(7, 3, dtype=torch.float64).requires_grad_()
     v = torch.randn(2, 7, 3, dtype=torch.float64)
     bound = net.bind(context)
-    assert isinstance(bound, Chain)
     found = bound.linearize(x)
     value = found.value
     expected = AutogradNetwork(bound).linearize(x)

@@ -14,7 +14,7 @@ from pyro.distributions import ConditionalTransformModule
 
 from pyro_resflow import conditional_residual, conditional_residual_flow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import initialize_by
+from pyro_resflow.nn import ConditionalGatedLipschitzMLP, initialize_by
 from pyro_resflow.transforms import (
     ActNorm,
     AffineMap,
@@ -56,6 +56,9 @@ CONDITIONAL: dict[str, Callable[[int, int], ConditionalTransformModule]] = {
     "conditional_residual": lambda d, c: conditional_residual(d, c, [8], logdet=Exact()),
     "conditional_residual_density": lambda d, c: conditional_residual(
         d, c, [8], fast="density", logdet=Exact()
+    ),
+    "conditional_residual_gated": lambda d, c: conditional_residual(
+        d, c, [8], network=ConditionalGatedLipschitzMLP, logdet=Exact()
     ),
     "conditional_inverse": lambda d, c: ConditionalInverse(
         conditional_residual(d, c, [8, 8], logdet=Exact())

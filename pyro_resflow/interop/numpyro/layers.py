@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from functools import singledispatch
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +126,11 @@ class Gated(NamedTuple):
         gate = jnp.tanh(x / self.reach) * jnp.tanh(n / self.reach)
         return self.amplitude * self.reach * gate + self.share * m
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch dimensions of the context; empty without a context."""
+        return jnp.broadcast_shapes(*(shift.shape[:-1] for shift in _shifts(self.branch)))
+
 
 class Concatenated(NamedTuple):
     """[phi(x - s), phi(-x - s)] / c."""
@@ -174,23 +179,25 @@ class Negative(NamedTuple):
 
 
 class ConditionalNetwork(NamedTuple):
-    """A chain of vectors whose affine layers are shifted by a network of the context."""
+    """A network of vectors whose affine layers are shifted by a network of the context."""
 
-    chain: Chain
+    chain: Chain | Gated
     shifts: Layer
 
-    def bind(self, context: Array) -> Chain:
+    def bind(self, context: Array) -> Chain | Gated:
         """The network given a context of shape ``(*batch, context_dim)``."""
         return shifted(self.chain, self.shifts(context))
 
 
-def shifted(chain: Chain, shifts: Array) -> Chain:
-    """The chain with a shift after each affine layer, also inside dense concatenations.
+def shifted(chain: Chain | Gated, shifts: Array) -> Chain | Gated:
+    """The network with a shift after each affine layer, also inside dense concatenations.
 
     Args:
-        chain: the chain.
+        chain: the network.
         shifts: the shifts of all layers, concatenated along the last dimension.
     """
+    if isinstance(chain, Gated):
+        return chain._replace(branch=shifted(cast(Chain, chain.branch), shifts))
     sizes = [layer.out_features for layer in _affine_layers(chain)]
     ends = list(itertools.accumulate(sizes))[:-1]
     return _with_shifts(chain, iter(jnp.split(shifts, ends, axis=-1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import cast
 
@@ -92,6 +93,16 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
         self.reach = reach
         self.branch = Chain(layers)
         self.gated = nn.Parameter(torch.full((input_dim,), GATED_START))
+
+    def with_branch(self, branch: Chain) -> GatedLipschitzMLP:
+        """The network with another branch, which shares the vectors a and b of this one.
+
+        Args:
+            branch: a network from D to 2 D features.
+        """
+        other = copy(self)
+        other._modules = {"branch": branch}
+        return other
 
     def bound(self) -> BoundGate:
         """The network with the stages of its branch built, for one solve or one estimate.

@@ -221,7 +221,7 @@ def residual(
     return block if checked_fast(fast) == "sampling" else Inverse(block)
 
 
-@checked(ConditionalLipschitzMLP)
+@checked(ConditionalLipschitzMLP, chosen_by="network")
 def conditional_residual(
     input_dim: int,
     context_dim: int,
@@ -230,7 +230,8 @@ def conditional_residual(
     fast: Fast = "sampling",
     logdet: LogDetEstimator | None = None,
     solver: FixedPointSolver | None = None,
-    **network: Any,
+    network: type[nn.Module] = ConditionalLipschitzMLP,
+    **options: Any,
 ) -> ConditionalResidual | ConditionalInverse:
     """A residual transform of vectors given a context.
 
@@ -241,13 +242,15 @@ def conditional_residual(
         fast: see :func:`residual`.
         logdet: see :class:`Residual`.
         solver: see :class:`Residual`.
-        network: further arguments of :class:`pyro_resflow.nn.ConditionalLipschitzMLP`.
+        network: the class of the contraction: :class:`pyro_resflow.nn.ConditionalLipschitzMLP` or
+            :class:`pyro_resflow.nn.ConditionalGatedLipschitzMLP`.
+        options: further arguments of that class.
 
     Raises:
         ValueError: for an unknown ``fast``.
     """
     widths = hidden_dims if hidden_dims is not None else (64, 64)
-    net = ConditionalLipschitzMLP(input_dim, context_dim, widths, **network)
+    net: Any = network(input_dim, context_dim, widths, **options)
     block = ConditionalResidual(net, logdet=logdet, solver=solver)
     return block if checked_fast(fast) == "sampling" else ConditionalInverse(block)
 

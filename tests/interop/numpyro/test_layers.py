@@ -18,6 +18,8 @@ from pyro_resflow.nn import (
     ELU,
     Activation,
     CLipSwish,
+    ConditionalChain,
+    ConditionalGatedLipschitzMLP,
     ConditionalLipschitzMLP,
     CPila,
     InducedNorm,
@@ -119,8 +121,11 @@ def test_the_copy_does_not_follow_the_original() -> None:
 
 
 @pytest.mark.parametrize("batch", [(), (5,), (4, 5)])
-def test_conditional_networks(batch: tuple[int, ...], dtype: torch.dtype) -> None:
-    net = spread(ConditionalLipschitzMLP(D, C, [8, 6], context_hidden_dims=[5]))
+@pytest.mark.parametrize("network", [ConditionalLipschitzMLP, ConditionalGatedLipschitzMLP])
+def test_conditional_networks(
+    network: type[ConditionalChain], batch: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    net = spread(network(D, C, [8, 6], context_hidden_dims=[5]))
     x, c = torch.randn(*batch, D), torch.randn(*batch, C)
     expected = net.bind(c.reshape(-1, C))(x.reshape(-1, D)).reshape(x.shape).detach().numpy()
     bound = to_jax(net).bind(jnp.array(c.numpy()))
