@@ -147,7 +147,7 @@ def test_one_changed_weight_among_others_is_measured_alone() -> None:
         assert all(layer.norm_state.seen is each for layer, each in zip(others, seen, strict=True))
 
 
-def test_a_training_step_copies_weights_once_and_compares_the_remembered_pass_alone() -> None:
+def test_a_training_step_copies_weights_once_and_compares_nothing() -> None:
     flow, model = flow_and_model()
     adam = torch.optim.Adam(flow.parameters())
     for _ in range(2):
@@ -157,4 +157,4 @@ def test_a_training_step_copies_weights_once_and_compares_the_remembered_pass_al
         adam.step()
         copied = [len(call.args[0]) for call in parts.call_args_list]
         assert copied == [len(layers_of(flow)), 1]  # the layers, of one shape, and the pass
-        assert made.count == 1
+        assert made.count == 0
