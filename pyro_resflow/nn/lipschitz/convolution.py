@@ -15,6 +15,48 @@ from torch.nn import functional as F
 from ...differentiation import torch_func_is_active
 
 
+class Kernel:
+    """A kernel in the layout that its convolutions need, prepared once for many of them.
+
+    Args:
+        prepared: a matrix, ``(in, out * size**2)``, of a thin kernel; any other kernel in the
+            channels-last format.
+        size: side of the kernel.
+        is_matrix: whether it is thin, see :func:`is_thin`.
+    """
+
+    def __init__(self, prepared: Tensor, size: int, is_matrix: bool) -> None:
+        self.prepared = prepared
+        self.size = size
+        self.is_matrix = is_matrix
+
+    @classmethod
+    def direct(cls, weight: Tensor) -> Kernel:
+        """The kernel of a convolution by a weight, ``(out, in, k, k)``."""
+        outputs, inputs, size, _ = weight.shape
+        if is_thin(outputs, inputs, size):
+            return cls(weight.flip(-2, -1).transpose(0, 1).flatten(1), size, True)
+        return cls(channels_last(weight), size, False)
+
+    @classmethod
+    def adjoint(cls, weight: Tensor) -> Kernel:
+        """The kernel of the adjoint of a convolution by a weight, ``(out, in, k, k)``."""
+        outputs, inputs, size, _ = weight.shape
+        if is_thin(inputs, outputs, size):
+            return cls(weight.flatten(1), size, True)
+        adjoint = weight.transpose(0, 1)
+        if size > 1:
+            adjoint = adjoint.flip(-2, -1)
+        return cls(channels_last(adjoint), size, False)
+
+    def convolve(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Convolve images, ``(N, in, H, W)``, and add a bias, ``(out,)``; differentiable."""
+        if self.is_matrix:
+            y = _scatter(x, self.prepared, self.size)
+            return y if bias is None else y + bias.view(-1, 1, 1)
+        return F.conv2d(channels_last(x), self.prepared, bias, padding=self.size // 2)
+
+
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve images with a kernel; differentiable.
 
@@ -26,11 +68,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         Shape ``(N, out, H, W)``.
     """
-    outputs, inputs, size, _ = weight.shape
-    if is_thin(outputs, inputs, size):
-        y = _scatter(x, weight.flip(-2, -1).permute(0, 2, 3, 1), size)
-        return y if bias is None else y + bias[:, None, None]
-    return F.conv2d(channels_last(x), channels_last(weight), bias, padding=size // 2)
+    return Kernel.direct(weight).convolve(x, bias)
 
 
 def convolve_transposed(y: Tensor, weight: Tensor) -> Tensor:
@@ -43,13 +81,7 @@ def convolve_transposed(y: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Shape ``(N, in, H, W)``.
     """
-    outputs, inputs, size, _ = weight.shape
-    if is_thin(inputs, outputs, size):
-        return _scatter(y, weight.permute(1, 2, 3, 0), size)
-    adjoint = weight.transpose(0, 1)
-    if size > 1:
-        adjoint = adjoint.flip(-2, -1)
-    return F.conv2d(channels_last(y), channels_last(adjoint), padding=size // 2)
+    return Kernel.adjoint(weight).convolve(y)
 
 
 def kernel_gradient(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
@@ -90,7 +122,8 @@ def channels_last(x: Tensor) -> Tensor:
     if torch_func_is_active():  # vmap has no rule for memory formats
         return x
     if x.shape[1] == 1:  # torch tells the two formats apart by the strides alone
-        return x.contiguous().squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2)
+        images, _, height, width = x.shape
+        return x.contiguous().view(images, height, width, 1).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -109,9 +142,9 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _scatter(x: Tensor, kernel: Tensor, size: int) -> Tensor:
-    """Multiply pixels by the kernel, ``(out, k, k, in)``, and add the products that overlap."""
-    products = F.linear(_pixels(x), kernel.flatten(0, 2))
+def _scatter(x: Tensor, matrix: Tensor, size: int) -> Tensor:
+    """Multiply pixels by a matrix, ``(in, out * size**2)``, and add the products that overlap."""
+    products = torch.mm(_pixels(x), matrix)
     images, _, height, width = x.shape  # torch cannot infer a size of an empty batch
     columns = products.unflatten(0, (images, height * width)).transpose(1, 2)
     return F.fold(columns, (height, width), size, padding=size // 2)

@@ -117,17 +117,17 @@ class ThinConvolutionGroup:
 
     @cached_property
     def _gram_matrices(self) -> Tensor:
-        return self._kernels.mT @ self._kernels
+        return torch.bmm(self._kernels.mT, self._kernels)
 
     def gram_matrices(self) -> None:
         return None
 
     def gram(self, near: Tensor) -> Tensor:
-        products = self._gram_matrices @ self._patches(near)
+        products = torch.bmm(self._gram_matrices, self._patches(near))
         return F.fold(products, self.input_size, self.size, padding=self.size // 2).flatten(1)
 
     def across(self, near: Tensor) -> Tensor:
-        return (self._kernels @ self._patches(near)).flatten(1)
+        return torch.bmm(self._kernels, self._patches(near)).flatten(1)
 
     def _patches(self, near: Tensor) -> Tensor:
         images = near.unflatten(1, (-1, *self.input_size))

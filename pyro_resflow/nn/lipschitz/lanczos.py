@@ -88,9 +88,9 @@ def largest_eigenvectors(
 def _next_basis_vector(basis: Tensor, vector: Tensor) -> Tensor:
     """``vector`` made orthogonal to the basis, of unit length; zero if the basis spans it."""
     size = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
-    column = vector[..., None]
+    column, transposed = vector[..., None], basis.mT
     for _ in range(SWEEPS):
-        column = torch.baddbmm(column, basis.mT, basis @ column, alpha=-1)
+        column = torch.baddbmm(column, transposed, torch.bmm(basis, column), alpha=-1)
     vector = column.squeeze(-1)
     rest = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
     negligible = NEGLIGIBLE * torch.finfo(vector.dtype).eps * size.clamp_min(SMALLEST_LENGTH)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .convolution import convolve, convolve_transposed, kernel_gradient
+from ...differentiation import torch_func_is_active
+from .convolution import Kernel, kernel_gradient
 from .groups import MatrixGroup, OperatorGroup, convolution_group
 
 DENSE_LIMIT = 1024
@@ -143,12 +144,28 @@ class ConvolutionOperator:
     def with_weight(self, weight: Tensor) -> ConvolutionOperator:
         return ConvolutionOperator(weight, self.input_size)
 
+    @cached_property
+    def _direct(self) -> Kernel:
+        return Kernel.direct(self.weight)
+
+    @cached_property
+    def _adjoint(self) -> Kernel:
+        return Kernel.adjoint(self.weight)
+
+    @property
+    def _can_keep_kernels(self) -> bool:
+        """Whether a kernel of one product serves the next: outside of graphs and transforms."""
+        recorded = torch.is_grad_enabled() and self.weight.requires_grad
+        return not (recorded or torch_func_is_active() or torch.compiler.is_compiling())
+
     def apply(self, v: Tensor) -> Tensor:
-        images = convolve(_images(v), self.weight)
+        kernel = self._direct if self._can_keep_kernels else Kernel.direct(self.weight)
+        images = kernel.convolve(_images(v))
         return images if v.dim() == 4 else images.reshape(*v.shape[:-3], *images.shape[1:])
 
     def adjoint(self, u: Tensor) -> Tensor:
-        images = convolve_transposed(_images(u), self.weight)
+        kernel = self._adjoint if self._can_keep_kernels else Kernel.adjoint(self.weight)
+        images = kernel.convolve(_images(u))
         return images if u.dim() == 4 else images.reshape(*u.shape[:-3], *images.shape[1:])
 
     def outer(self, *pairs: tuple[Tensor, Tensor]) -> Tensor:
