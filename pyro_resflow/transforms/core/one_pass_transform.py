@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
+from ...compilation import is_compiled, refuse_compilation
 from ...precision import refuse_half_precision
 from ...rebuilding import Rebuildable
 from ..summaries.method import Summarized
 from .cache import RemembersLastPass
-from .determinism import refuse_noise_in_energy, refuse_noise_in_exponential
+from .determinism import EstimatesLogDet, refuse_noise_in_energy, refuse_noise_in_exponential
 from .evaluation import clear_cache
 from .inverse import Inverse
 from .inverse_memory import InverseMemory
@@ -75,9 +76,17 @@ class OnePassTransform(
     def _inverse(self, y: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _check_use(self) -> None:
+        refuse_half_precision(self)
+        self._check_compilation()
+
+    def _check_compilation(self) -> None:
+        if is_compiled() and any(isinstance(part, EstimatesLogDet) for part in self.modules()):
+            refuse_compilation(type(self).__name__)
+
     def __call__(self, x: Tensor) -> Tensor:
         """The transform x => y."""
-        refuse_half_precision(self)
+        self._check_use()
         known = self._known_pair(x=x)
         if known is not None:
             return known[1]
@@ -92,7 +101,7 @@ class OnePassTransform(
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        refuse_half_precision(self)
+        self._check_use()
         known = self._known_pair(y=y)
         if known is not None:
             return known[0]
@@ -114,7 +123,7 @@ class OnePassTransform(
             NoisyExponentialError: if the log-determinant is noisy and the caller exponentiates
                 it, as for importance weights, Rényi bounds, mixtures and enumeration.
         """
-        refuse_half_precision(self)
+        self._check_use()
         refuse_noise_in_energy(self)
         refuse_noise_in_exponential(self, x, y)
         last = self._last_pass(x, y)
@@ -125,6 +134,7 @@ class OnePassTransform(
     @property
     def inv(self) -> Transform:
         """The inverse, a TransformModule that shares these parameters; ``t.inv.inv is t``."""
+        self._check_compilation()  # the compiler fails with an error of its own to build a module
         return self._remembered_inverse() or Inverse(self)
 
     def with_cache(self, cache_size: int = 1) -> OnePassTransform:
