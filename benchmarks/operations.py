@@ -1,4 +1,4 @@
-"""Count the operations that one training step of a small flow dispatches.
+"""Count the operations that one training step dispatches, of small flows and of one of images.
 
 Run: ``python -m benchmarks.operations``. With ``--operations`` it lists how often each ran.
 
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.speed.contenders import DEFAULT, PLAIN, Contender
+from benchmarks.speed.workloads import Workload
 from pyro_resflow import residual_flow
 
 STEPS = 10
@@ -56,6 +58,9 @@ SIZES = (
     Size(30, 5, (32,), 32, "density"),
     Size(64, 8, (64, 64), 256, "density"),
 )
+
+IMAGES = Workload("images of 1x28x28, 64 wide", (1, 28, 28), (64, 64), blocks=8, batch=16)
+"""The first workload of ``benchmarks.speed``, whose blocks estimate by ``Krylov()``."""
 
 Step = Callable[[], None]
 
@@ -213,6 +218,18 @@ def plain_step(size: Size, blocks: nn.ModuleList | None = None) -> Step:
     return _training(optimizer, loss)
 
 
+def image_step() -> Step:
+    """A training step of a residual flow of images."""
+    torch.manual_seed(0)
+    return DEFAULT.training(DEFAULT.build(IMAGES), IMAGES.data())
+
+
+def plain_image_step() -> Step:
+    """A training step of a plain residual network of images, with Adam."""
+    torch.manual_seed(0)
+    return Contender.training(PLAIN, PLAIN.build(IMAGES), IMAGES.data())
+
+
 def _perceptron(size: Size) -> nn.Sequential:
     widths = [size.dim, *size.hidden, size.dim]
     layers: list[nn.Module] = []
@@ -259,12 +276,17 @@ def main() -> None:
     arguments: Any = parser.parse_args()
     print(f"{'flow':<60}{'operations':>11}{'plain':>7}")
     for size in SIZES:
-        counts = operations_of(flow_step(size))
-        plain = operations_of(plain_step(size))
         text = ", ".join(f"{name} {value}" for name, value in size._asdict().items())
-        print(f"{text:<60}{counts.total() / STEPS:>11.0f}{plain.total() / STEPS:>7.0f}")
-        for name, count in counts.most_common() if arguments.operations else ():
-            print(f"{count / STEPS:>10.1f}  {name}")
+        _print_row(text, flow_step(size), plain_step(size), arguments.operations)
+    text = f"{IMAGES.name}, blocks {IMAGES.blocks}, batch {IMAGES.batch}"
+    _print_row(text, image_step(), plain_image_step(), arguments.operations)
+
+
+def _print_row(text: str, flow: Step, plain: Step, list_operations: bool) -> None:
+    counts, of_plain = operations_of(flow), operations_of(plain)
+    print(f"{text:<60}{counts.total() / STEPS:>11.0f}{of_plain.total() / STEPS:>7.0f}")
+    for name, count in counts.most_common() if list_operations else ():
+        print(f"{count / STEPS:>10.1f}  {name}")
 
 
 if __name__ == "__main__":

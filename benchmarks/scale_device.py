@@ -6,6 +6,7 @@ python -m benchmarks.scale_device --sizes '[MNIST]' --modes '[keep]' --steps 20
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -49,21 +50,41 @@ class Measured:
         return self.flops / self.seconds / 1e12
 
 
-def measure(size: FlowSize, memory: Memory, batch: int, steps: int) -> Measured:
-    """Measure training steps on the GPU, after some that initialise the flow and its kernels."""
+def measure(
+    size: FlowSize, memory: Memory, batch: int, steps: int, device: str = "cuda"
+) -> Measured:
+    """Measure training steps, after some that initialise the flow and its kernels.
+
+    Args:
+        size: the size of the flow.
+        memory: memory mode of the log-determinant.
+        batch: images per step.
+        steps: number of timed steps.
+        device: ``"cuda"``, or ``"cpu"``, whose memory is not measured.
+    """
     torch.manual_seed(0)
-    step = TrainingStep(size.build(Krylov(memory=memory), "cuda"), size.bins)
+    step = TrainingStep(size.build(Krylov(memory=memory), device), size.bins)
     images = step.images(batch)
     for _ in range(3):
         step(images)
     counted = [flops(step, batch) for _ in range(2)]
     step.optimizer.zero_grad()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated() - images.nbytes
-    torch.cuda.reset_peak_memory_stats()
-    seconds = [timed(lambda: step(images)) for _ in range(steps)]
-    peak = torch.cuda.max_memory_allocated() - before - images.nbytes
+    on_gpu, before, peak = device == "cuda", 0, 0
+    if on_gpu:
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated() - images.nbytes
+        torch.cuda.reset_peak_memory_stats()
+    seconds = [(timed if on_gpu else timed_on_cpu)(lambda: step(images)) for _ in range(steps)]
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated() - before - images.nbytes
     return Measured(median(seconds), sum(counted) / len(counted), before, peak)
+
+
+def timed_on_cpu(run: Callable[[], None]) -> float:
+    """Seconds of one run."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def timed(run: Callable[[], None]) -> float:

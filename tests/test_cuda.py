@@ -15,6 +15,10 @@ from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from benchmarks.gpu.agreement import WITHIN, check_recordings
+from benchmarks.gpu.contenders import UNREAD
+from benchmarks.gpu.graphed import record_on_cuda
+from benchmarks.speed.workloads import Workload
 from pyro_resflow import residual_flow
 from pyro_resflow.checkpoints import load, save
 from pyro_resflow.distributions import Dequantized
@@ -227,3 +231,25 @@ def test_a_flow_is_saved_and_loaded(tmp_path: Path) -> None:
         assert found.device.type == DEVICE
         torch.testing.assert_close(found, flow.inv(x.to(DEVICE)))
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+IMAGES = Workload("images", (1, 8, 8), (16, 16), blocks=2, batch=8)
+VECTORS = Workload("vectors", (12,), (16,), blocks=2, batch=8)
+
+
+@pytest.mark.parametrize("workload", [IMAGES, VECTORS], ids=lambda each: each.name)
+def test_steps_recorded_as_graphs_train_as_eager_ones(workload: Workload) -> None:
+    assert check_recordings(workload, torch.device(DEVICE), record_on_cuda) <= WITHIN
+
+
+@pytest.mark.parametrize("workload", [IMAGES, VECTORS], ids=lambda each: each.name)
+def test_a_training_step_does_not_synchronise(workload: Workload) -> None:
+    model = UNREAD.build(workload).to(DEVICE)
+    step = UNREAD.training(model, workload.data().to(DEVICE))
+    for _ in range(3):
+        step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
