@@ -104,5 +104,5 @@ class FixedProbe(Probe):
         return self._signs
 
 
-UNREAD = Unread("pyro-resflow, nothing read")
-GRAPHED = Graphed("pyro-resflow, CUDA graphs")
+UNREAD = Unread("pyro-resflow, Krylov, nothing read")
+GRAPHED = Graphed("pyro-resflow, Krylov, CUDA graphs")

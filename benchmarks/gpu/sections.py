@@ -13,6 +13,7 @@ import torch
 from benchmarks.scale_device import PRECISIONS, measure
 from benchmarks.speed.contenders import DEFAULT, PLAIN, REDUCED, Contender
 from benchmarks.speed.equality import equal_models
+from benchmarks.speed.marks import footnotes
 from benchmarks.speed.report import details
 from benchmarks.speed.timing import alternating
 from benchmarks.speed.workloads import Workload
@@ -77,7 +78,8 @@ def _compare(workload: Workload, repeats: int, device: torch.device, budget: Bud
     x = workload.data().to(device)
     steps = {c.name: c.training(models[c.name], x) for c in contenders}
     found = alternating(title, steps, repeats, warm_up=2)
-    print(*details(found), "", sep="\n\n", flush=True)
+    notes = footnotes(c.name for c in contenders)
+    print(*details(found), *notes, "", sep="\n\n", flush=True)
 
 
 def _agree(workload: Workload, device: torch.device) -> bool:

@@ -29,7 +29,7 @@ def record_eagerly(step: Step) -> Step:
 def test_a_quick_run_prints_every_section(capsys: pytest.CaptureFixture) -> None:
     main(["--device", "cpu", "--quick", "--sections", "training", "vectors", "published"])
     printed = capsys.readouterr().out
-    for expected in ("1x4x4, 4 wide", "3-d: 2 blocks", "nothing read", "normflows", "plain"):
+    for expected in ("1x4x4, 4 wide", "3-d: 2 blocks", "nothing read", "normflows", "† plain"):
         assert expected in printed
     for precision in ("float32", "TF32", "bfloat16"):
         assert f"| tiny | 32 | {precision} |" in printed
