@@ -45,7 +45,7 @@ class Plan:
         images: the image workloads. The first one is fitted to digits.
         toy: the workload of many small perceptrons.
         vectors: the sizes of the flows of vectors.
-        vector_steps: steps of a timed run of these.
+        vector_steps: steps, or samples and scores, of a timed run of these.
         points: samples that the smaller of these draw, and points that they score.
         memory_repeats: new processes for each peak.
         memory_depths: numbers of blocks for the growth of memory.
