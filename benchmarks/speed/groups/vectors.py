@@ -8,6 +8,7 @@ from functools import partial
 from benchmarks.operations import SIZES, Size, runs
 
 from ..findings import AtLeast, AtMost, Findings, Measurement, Row, ratio
+from ..machine import ROOT
 from ..other_checkout import OtherCheckout
 from ..plan import Plan
 from ..timing import sampled, seconds
@@ -35,6 +36,8 @@ LARGEST_DIM = 10
 pass to sample and one to score is compared with iterations and passes for each dimension."""
 
 NOTES = [
+    "With `--against` this checkout and the other one run in processes of their own, under equal "
+    "conditions: how often the C library returns memory depends on what a process has done before.",
     "A step of vectors consists of the loss, its backward pass, a step of Adam, and the library's "
     "update of its norms; the plain network has the layers of our blocks and a squared error. "
     "Ours and normflows have the same layers, blocks and ActNorms; normflows takes 2 + Poisson(2) "
@@ -52,22 +55,28 @@ Clock = Callable[[], float]
 def vectors(plan: Plan) -> Findings:
     """Time all flows of vectors, also those of another checkout if the plan has one."""
     found = Findings(notes=[*NOTES])
-    other = OtherCheckout(plan.against) if plan.against is not None else None
+    others = [] if plan.against is None else [OtherCheckout(ROOT), OtherCheckout(plan.against)]
     try:
         for size in plan.vectors:
-            found.add(training(plan, size, other))
+            found.add(training(plan, size, others))
         for size in plan.vectors:
             if size.dim <= LARGEST_DIM:
                 for fast in ("density", "sampling"):
-                    found.add(without_gradients(plan, size._replace(fast=fast), other))
+                    found.add(without_gradients(plan, size._replace(fast=fast), others))
     finally:
-        if other is not None:
+        for other in others:
             other.close()
     return found
 
 
-def training(plan: Plan, size: Size, other: OtherCheckout | None) -> Findings:
-    """Time a training step of every flow."""
+def training(plan: Plan, size: Size, others: Sequence[OtherCheckout]) -> Findings:
+    """Time a training step of every flow.
+
+    Args:
+        plan: the plan.
+        size: the size of the flows.
+        others: no checkout, or this one and another one, both in processes of their own.
+    """
     clocks: dict[str, Clock] = {}
     parameters = []
     for contender in VECTOR_CONTENDERS:
@@ -75,7 +84,7 @@ def training(plan: Plan, size: Size, other: OtherCheckout | None) -> Findings:
         parameters.append(f"{contender.name} {parameters_of(density)}")
         step = contender.training(size, density)
         clocks[contender.name] = partial(seconds, step, plan.vector_steps)
-    if other is not None:
+    for other in others:
         clocks[other.name] = other.clock(size, "training", plan.vector_steps)
     group = f"{STEP_OF_VECTORS}, {text(size)}"
     measured = sampled(group, clocks, plan.repeats, "s")
@@ -89,14 +98,13 @@ def training(plan: Plan, size: Size, other: OtherCheckout | None) -> Findings:
         for name in clocks
         if name != PLAIN_VECTORS.name
     ]
-    if other is not None:
-        least = AtLeast(3 if size != SIZES[3] else 2)
-        rows.append(faster(group, measured, other.name, least if size in SIZES else None))
+    least = AtLeast(3 if size != SIZES[3] else 2) if size in SIZES else None
+    rows += faster(group, measured, others, least)
     note = f"Parameters at {text(size)}: {'; '.join(parameters)}."
     return Findings(rows, measured, [note])
 
 
-def without_gradients(plan: Plan, size: Size, other: OtherCheckout | None) -> Findings:
+def without_gradients(plan: Plan, size: Size, others: Sequence[OtherCheckout]) -> Findings:
     """Time samples and log-densities without gradients.
 
     normflows is left out: it iterates to another tolerance and takes another number of terms, see
@@ -111,20 +119,27 @@ def without_gradients(plan: Plan, size: Size, other: OtherCheckout | None) -> Fi
         clocks: dict[str, Clock] = {
             name: partial(seconds, each[run], plan.vector_steps) for name, each in timed.items()
         }
-        if other is not None:
+        for other in others:
             clocks[other.name] = other.clock(size, run, plan.vector_steps, plan.points)
         measured = sampled(group, clocks, plan.repeats, "s")
         found.measurements += measured
-        if other is not None:
-            least = AtLeast(2.5) if size.hidden == SIZES[0].hidden else None
-            found.rows.append(faster(group, measured, other.name, least))
+        least = AtLeast(2.5) if size.hidden == SIZES[0].hidden else None
+        found.rows += faster(group, measured, others, least)
     return found
 
 
-def faster(group: str, measured: Sequence[Measurement], other: str, least: AtLeast | None) -> Row:
-    """How many times as fast as the other checkout we are."""
-    times = ratio(measured, other, OURS.name)
-    return Row(f"{group}: times as fast as {other.removeprefix('pyro-resflow ')}", times, least)
+def faster(
+    group: str,
+    measured: Sequence[Measurement],
+    others: Sequence[OtherCheckout],
+    least: AtLeast | None,
+) -> list[Row]:
+    """How many times as fast as the second checkout the first one is; no row without checkouts."""
+    if not others:
+        return []
+    here, other = (each.name for each in others)
+    figure = f"{group}: times as fast as {other.removeprefix('pyro-resflow ')}"
+    return [Row(figure, ratio(measured, other, here), least)]
 
 
 def text(size: Size) -> str:
