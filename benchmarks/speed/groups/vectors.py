@@ -37,7 +37,7 @@ pass to sample and one to score is compared with iterations and passes for each 
 
 NOTES = [
     "With `--against` this checkout and the other one run in processes of their own, under equal "
-    "conditions: how often the C library returns memory depends on what a process has done before.",
+    "conditions: how often the C library returns memory depends on what a process did before.",
     "A step of vectors consists of the loss, its backward pass, a step of Adam, and the library's "
     "update of its norms; the plain network has the layers of our blocks and a squared error. "
     "Ours and normflows have the same layers, blocks and ActNorms; normflows takes 2 + Poisson(2) "
