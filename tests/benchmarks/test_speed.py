@@ -43,6 +43,7 @@ from benchmarks.speed.groups.inverse import LIPSCHITZ, places_along, scaled
 from benchmarks.speed.groups.memory import slope
 from benchmarks.speed.groups.scaling import along, last_exponent
 from benchmarks.speed.groups.variance import gradients
+from benchmarks.speed.groups.vectors import faster
 from benchmarks.speed.marks import MARK, caveat, footnotes, marked
 from benchmarks.speed.memory import LIVE, peak_above_now, peak_memory
 from benchmarks.speed.other_checkout import OtherCheckout
@@ -294,6 +295,15 @@ def test_another_checkout_runs_in_a_process_of_its_own() -> None:
     finally:
         other.close()
     assert other.process.returncode == 0
+
+
+def test_a_checkout_is_compared_with_this_one_in_a_process_of_its_own() -> None:
+    here, other = (SimpleNamespace(name=f"pyro-resflow at {commit}") for commit in ("b", "a"))
+    times = {OURS.name: 4.0, here.name: 2.0, other.name: 6.0}
+    measured = [Measurement("step", name, (time,), "s") for name, time in times.items()]
+    (row,) = faster("step", measured, [here, other], AtLeast(2.5))
+    assert (row.figure, row.reached, row.met) == ("step: times as fast as at a", 3.0, True)
+    assert faster("step", measured, [], None) == []
 
 
 def test_another_checkout_has_to_be_one(tmp_path: Path) -> None:
