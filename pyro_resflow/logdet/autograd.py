@@ -78,28 +78,24 @@ def value_and_logdet(
         g(x) of shape ``(N, *event)`` and the log-determinant, averaged over probes, of ``(N,)``.
     """
     coefficients = net.coefficients()
-    if not is_only_evaluated(x, *coefficients):
+    if torch.is_grad_enabled() or not is_only_evaluated(x, *coefficients):
         value, logdet, *_ = _ValueAndLogDet.apply(
             net, estimation, probe, num_probes, memory, x, *coefficients
         )
         return value, logdet
-    token = _VALUE_ONLY.set(True)
+    token = VALUE_ONLY.set(True)
     try:
         value, logdet, *_ = _ValueAndLogDet.forward(
             net, estimation, probe, num_probes, memory, x, *coefficients
         )
     finally:
-        _VALUE_ONLY.reset(token)
+        VALUE_ONLY.reset(token)
     return value, logdet
 
 
-_VALUE_ONLY: ContextVar[bool] = ContextVar("value_only", default=False)
-"""Whether the estimate that is being computed will have no gradient."""
-
-
-def is_adjoint_needed() -> bool:
-    """Whether an estimate needs its adjoint; if not, any tensor of its shape will do."""
-    return not _VALUE_ONLY.get()
+VALUE_ONLY: ContextVar[bool] = ContextVar("value_only", default=False)
+"""Whether the estimate that is being computed will have no gradient. Any tensor of the adjoint's
+shape may then take its place."""
 
 
 class _ValueAndLogDet(torch.autograd.Function):

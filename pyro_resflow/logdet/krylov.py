@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arnoldi import ArnoldiBasis, LogarithmAndInverse, weighted_sum
-from .autograd import Estimate, Memory, Vjp, is_adjoint_needed
+from .autograd import VALUE_ONLY, Estimate, Memory, Vjp
 from .functions import LOG_ONE_PLUS, SpectralFunction
 from .probes import Probe
 from .stochastic import RouletteEstimator, at_least
@@ -181,7 +181,7 @@ class _KrylovSteps:
         """The sum of the increments times weights, each a number or of shape ``(B,)``."""
         value = weighted_sum(self.increments, weights) * self.square
         value = value.view(self.shape[:2])
-        if not is_adjoint_needed():
+        if VALUE_ONLY.get():
             return Estimate(value, self.basis.vectors[0].view(self.shape))
         adjoint = self.basis.combine(self.functions.inverse(weights))
         return Estimate(value, adjoint.view(self.shape))
