@@ -43,11 +43,11 @@ def fit_marginals(model: nn.Module, data: ImageData) -> None:
     """
     waiting = list(_marginals(model))
     for each in waiting:
-        if each.bins % data.bins and data.bins % each.bins:
+        if data.bins % each.bins:  # with more bins than levels, all counts would be in few of them
             raise SetupError(
-                f"model.flow.init_args.input_map.init_args.bins {each.bins}: expected the images' "
-                f"{data.bins} grey levels, or a multiple or a divisor of them, whose edges are at "
-                "the same places"
+                f"model.flow.init_args.input_map.init_args.bins {each.bins}: expected the "
+                f"images' {data.bins} grey levels, or a divisor of them, whose edges are at the "
+                "same places"
             )
     if waiting:
         pixels = AsPixels(data.marginal_images(), data.bins)
