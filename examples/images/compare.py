@@ -10,6 +10,7 @@ test images, whose time does not count as training.
     python -m examples.images.compare models --only '[glow]'
     python -m examples.images.compare anchor                # for the authors' Residual Flow
     python -m examples.images.compare maps                  # input maps, in short runs
+    python -m examples.images.compare families              # learning rates of each family
     python -m examples.images.compare rates                 # settings of training, in short runs
 
 Each result is kept in a file named after its model, with the command, the commit and the machine.
@@ -27,11 +28,11 @@ import torch
 from examples.atomic_files import write_whole
 from examples.conditions import Conditions
 from examples.images import weights
+from examples.images.comparison import families as rates_of_families
 from examples.images.comparison import input_maps
 from examples.images.comparison import rates as learning_rates
 from examples.images.comparison.clock import AtIntervals, AtSteps, Due
 from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
-from examples.images.comparison.kinds import AdamByKind
 from examples.images.comparison.results import Result, load_all, save_samples, write_summary
 from examples.images.comparison.training import (
     Protocol,
@@ -45,6 +46,7 @@ from examples.images.run_errors import SetupError
 from examples.images.sources import Averaged, FashionMnist, InMemory, Source
 from examples.images.storage import check_writable
 from examples.parsing import command_line
+from pyro_resflow.transforms import Logit
 
 
 def models(
@@ -113,7 +115,8 @@ def anchor(
     """
     data = _prepare_data(source, threads, folder)
     protocol = Protocol(steps=max(steps), warm_up=0, fall=0.0, tested=1024, seed=seed)
-    contender = Contender("Residual Flow, the anchor's architecture", residual_flow)
+    title = "Residual Flow, the anchor's architecture"
+    contender = Contender(title, residual_flow, input_map=lambda _: Logit(0.05, event_dim=3))
     due = partial(AtSteps, tuple(steps))
     result = _run("anchor", contender, data, protocol, due, samples, folder)
     write_summary(folder, data.bins)
@@ -144,17 +147,14 @@ def maps(
         source: Images to use instead of Fashion-MNIST at 14x14.
     """
     data = _prepare_data(source, threads, folder)
-    for (name, title), contender in input_maps.contenders(data.bins).items():
+    protocol = Protocol(steps=steps, warm_up=50, fall=0.0, tested=1024, seed=seed)
+    for (name, title), contender in input_maps.contenders().items():
         run = f"{data.source} {name} {title}".replace(" ", "_").replace(",", "")
         if Result.path(folder, run).exists():
             continue
         print(f"{data.source}: {contender.title}")
-        adam = AdamByKind(input_maps.LEARNING_RATES[name])
-        protocol = Protocol(
-            steps=steps, optimizer=adam, warm_up=50, fall=0.0, tested=1024, seed=seed
-        )
         _run(run, contender, data, protocol, partial(AtSteps, ()), samples, folder)
-    print(input_maps.table(load_all(folder), data.bins))
+    print(input_maps.table(load_all(folder)))
     print(f"wrote {folder}")
 
 
@@ -179,11 +179,57 @@ def rates(
         folder: Folder for all output.
         source: Images to use instead of Fashion-MNIST at 14x14, to try the program.
     """
-    settings = {each.name: each for each in learning_rates.SETTINGS}
-    names = list(only if only is not None else settings)
-    unknown = [name for name in names if name not in settings]
+    results = _run_settings(learning_rates.SETTINGS, only, steps, threads, seeds, folder, source)
+    text = learning_rates.table(results, learning_rates.SETTINGS)
+    write_whole(folder / f"table_{steps}_steps.md", text)
+    print(text)
+    print(f"wrote {folder}")
+
+
+def families(
+    only: Sequence[str] | None = None,
+    steps: int = 300,
+    threads: int = 1,
+    seed: int = 0,
+    folder: Path = Path("runs/families"),
+    source: Source | None = None,
+) -> None:
+    """Train one model of each family for a few steps at several learning rates.
+
+    The scores are of images held out of the training images: no test image chooses a rate. Runs
+    that have a result in the folder are left out, and the table shows all of them.
+
+    Args:
+        only: The runs, such as `Real_NVP_0.001`; by default all.
+        steps: Number of steps.
+        threads: Number of threads.
+        seed: Random seed.
+        folder: Folder for all output.
+        source: Images to use instead of Fashion-MNIST at 14x14, to try the program.
+    """
+    settings = rates_of_families.settings()
+    results = _run_settings(settings, only, steps, threads, [seed], folder, source)
+    text = rates_of_families.table(results, settings)
+    write_whole(folder / f"table_{steps}_steps.md", text)
+    print(text)
+    print(f"wrote {folder}")
+
+
+def _run_settings(
+    settings: Sequence[learning_rates.Setting],
+    only: Sequence[str] | None,
+    steps: int,
+    threads: int,
+    seeds: Sequence[int],
+    folder: Path,
+    source: Source | None,
+) -> list[Result]:
+    """Run those settings that have no result in the folder, and return all results."""
+    known = {each.name: each for each in settings}
+    names = list(only if only is not None else known)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise SetupError(f"only {unknown}: no such setting; take some of {', '.join(settings)}")
+        raise SetupError(f"only {unknown}: no such setting; take some of {', '.join(known)}")
     data = SplitTrainingSet(_prepare_source(source, threads, folder), batch_size=64)
     others = {result.data for result in load_all(folder)} - {str(data.source)}
     if others:
@@ -192,12 +238,8 @@ def rates(
         for name in names:
             run = f"{name}_{steps}_steps_seed_{seed}"
             if not Result.path(folder, run).exists():
-                _run_setting(run, settings[name], data, steps, seed, folder)
-    results = [each for each in load_all(folder) if f"_{steps}_steps_seed_" in each.contender]
-    text = learning_rates.table(results, learning_rates.SETTINGS)
-    write_whole(folder / f"table_{steps}_steps.md", text)
-    print(text)
-    print(f"wrote {folder}")
+                _run_setting(run, known[name], data, steps, seed, folder)
+    return [each for each in load_all(folder) if f"_{steps}_steps_seed_" in each.contender]
 
 
 def _run_setting(
@@ -212,9 +254,8 @@ def _run_setting(
     print(f"{setting.label}, seed {seed}")
     conditions = Conditions.here("examples.images.compare")
     protocol, due = setting.protocol(data.event_shape, data.bins, steps, seed)
-    contender = setting.contender(data.bins)
-    trained = train(contender, data, protocol, due)
-    _result(run, contender, data, protocol, trained, conditions).save(folder)
+    trained = train(setting.contender, data, protocol, due)
+    _result(run, setting.contender, data, protocol, trained, conditions).save(folder)
     print(trained.held_out)
 
 
@@ -293,7 +334,7 @@ def _result(
 def main() -> None:
     """Run the command line."""
     try:
-        command_line([models, anchor, maps, rates])
+        command_line([models, anchor, maps, rates, families])
     except SetupError as error:
         sys.exit(f"error: {error}")
 

@@ -5,6 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from torch import nn
+from torch.distributions import Transform
+from torch.optim import Optimizer
+
+from examples.images.comparison.kinds import AdamByKind
 from examples.images.models import (
     Features,
     FlowPlusPlus,
@@ -25,30 +30,48 @@ from pyro_resflow.flows import (
 )
 from pyro_resflow.logdet import PowerSeries
 from pyro_resflow.nn import ELU, CPila, ResidualConditioner, TransformerConditioner
-from pyro_resflow.transforms import AffineMap, Dequantization, LogisticMixtureMap, Monotone
+from pyro_resflow.transforms import (
+    AffineMap,
+    Dequantization,
+    LogisticMixtureMap,
+    MarginalGaussianization,
+    Monotone,
+)
 
 Shape = Sequence[int]
 
 
+ADAM = AdamByKind(1e-3)
+"""Adam at the rate of most published runs."""
+
+
 @dataclass(frozen=True)
 class Contender:
-    """A model of the comparison.
+    """A model of the comparison, with its optimizer.
 
     Attributes:
         title: Its name in tables and pictures.
-        flow: Builds the flow for the shape of an image.
+        flow: Builds the flow for the shape of an image, given an `input_map`.
         dequantizer: Builds the dequantization from the shape and the number of grey levels; its
             parameters count as the model's.
+        input_map: Builds the input map from the number of grey levels.
+        optimizer: Builds the optimizer from the model.
     """
 
     title: str
-    flow: Callable[[Shape], ImageFlow]
+    flow: Callable[..., ImageFlow]
     dequantizer: Callable[[Shape, int], Dequantization] = uniform_noise
+    input_map: Callable[[int], Transform] = MarginalGaussianization
+    optimizer: Callable[[nn.Module], Optimizer] = ADAM
+
+    def build(self, shape: Shape, bins: int) -> ImageFlow:
+        """Return a new flow for images of a shape and a number of grey levels."""
+        return self.flow(shape, input_map=self.input_map(bins))
 
 
 def residual_flow(shape: Shape, **options: Any) -> ResidualFlow:
     """Build the anchor's architecture: 2 and 2 blocks of width 64, and 4 fully connected ones."""
-    return ResidualFlow(shape, (2, 2), **{"network": ConvBlock(64), "alpha": 0.05, **options})
+    return ResidualFlow(shape, (2, 2), **{"network": ConvBlock(64), **options})
 
 
 variational = partial(

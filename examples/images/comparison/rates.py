@@ -7,7 +7,7 @@ are scored on images held out of the training images.
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -27,7 +27,6 @@ from examples.images.run_errors import SetupError
 from examples.images.task import DensityEstimation
 from pyro_resflow.flows import ConvBlock, ImageFlow, MLPBlock, ResidualFlow
 from pyro_resflow.nn import LipSwish
-from pyro_resflow.transforms import MarginalGaussianization
 
 RATE = 1e-2
 """Learning rate of the base."""
@@ -47,6 +46,9 @@ COUNTED_STEPS = 4
 ADAM = AdamByKind(RATE)
 """The optimizer of the base."""
 
+MODEL = Contender("base", residual_flow, optimizer=ADAM)
+"""The model of the base."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -55,16 +57,14 @@ class Setting:
     Attributes:
         topic: What it changes.
         title: The change.
-        flow: Builds the flow, from the shape of an image and the number of grey levels.
-        optimizer: Builds the optimizer from the model.
+        model: The flow and its optimizer; its own title does not count.
         warm_up: Steps in which the learning rate rises.
         equal_cost: Whether the run takes as many operations as the base, not as many steps.
     """
 
     topic: str
     title: str
-    flow: Callable[[Shape, int], ImageFlow] = field(default_factory=lambda: flow_with())
-    optimizer: Callable[[nn.Module], Optimizer] = ADAM
+    model: Contender = MODEL
     warm_up: int = WARM_UP
     equal_cost: bool = False
 
@@ -78,9 +78,10 @@ class Setting:
         """Its name on the command line and in files."""
         return "_".join(re.findall(r"[\w.-]+", self.label))
 
-    def contender(self, bins: int) -> Contender:
-        """Return the model as a contender."""
-        return Contender(self.label, lambda shape: self.flow(shape, bins))
+    @property
+    def contender(self) -> Contender:
+        """The model, titled by the setting."""
+        return replace(self.model, title=self.label)
 
     def protocol(
         self, shape: Shape, bins: int, steps: int, seed: int
@@ -100,7 +101,6 @@ class Setting:
             steps = max(LEAST_STEPS, round(steps * costs[0] / costs[1]))
         protocol = Protocol(
             steps=steps,
-            optimizer=self.optimizer,
             warm_up=self.warm_up,
             fall=0.0,
             tested=1024,
@@ -109,18 +109,14 @@ class Setting:
         return protocol, partial(AtSteps, (steps // 3, 2 * steps // 3))
 
 
-def flow_with(**options: Any) -> Callable[[Shape, int], ImageFlow]:
-    """Return a builder of the comparison's Residual Flow with other options."""
-
-    def build(shape: Shape, bins: int) -> ImageFlow:
-        return residual_flow(shape, input_map=MarginalGaussianization(bins), **options)
-
-    return build
+def flow(build: Callable[..., ImageFlow] = residual_flow, **options: Any) -> Contender:
+    """Return another flow, or the comparison's with other options, with the base's optimizer."""
+    return replace(MODEL, flow=partial(build, **options))
 
 
-def networks(**options: Any) -> Callable[[Shape, int], ImageFlow]:
-    """Return a builder whose blocks' networks all have other options."""
-    return flow_with(network=ConvBlock(64, **options), end_network=MLPBlock((128, 128), **options))
+def networks(**options: Any) -> Contender:
+    """Return the flow whose blocks' networks all have other options."""
+    return flow(network=ConvBlock(64, **options), end_network=MLPBlock((128, 128), **options))
 
 
 def lipswish(start: float) -> Callable[[], LipSwish]:
@@ -134,20 +130,19 @@ def lipswish(start: float) -> Callable[[], LipSwish]:
     return build
 
 
-def sized(*blocks: int, width: int, end_blocks: int = 4) -> Callable[[Shape, int], ImageFlow]:
-    """Return a builder of a flow of another depth and width."""
+def sized(*blocks: int, width: int, end_blocks: int = 4) -> Contender:
+    """Return a flow of another depth and width."""
+    return flow(ResidualFlow, blocks=blocks, network=ConvBlock(width), end_blocks=end_blocks)
 
-    def build(shape: Shape, bins: int) -> ImageFlow:
-        front = MarginalGaussianization(bins)
-        network = ConvBlock(width)
-        return ResidualFlow(shape, blocks, network=network, end_blocks=end_blocks, input_map=front)
 
-    return build
+def trained_by(optimizer: Callable[[nn.Module], Optimizer]) -> Contender:
+    """Return the base's flow with another optimizer."""
+    return replace(MODEL, optimizer=optimizer)
 
 
 def adam(title: str, rate: float = RATE, topic: str = "Adam", **options: Any) -> Setting:
     """Return a setting of another optimizer."""
-    return Setting(topic, title, optimizer=AdamByKind(rate, **options))
+    return Setting(topic, title, trained_by(AdamByKind(rate, **options)))
 
 
 def factor(kind: str, value: float) -> Setting:
@@ -181,9 +176,9 @@ SETTINGS: tuple[Setting, ...] = (
         Setting("coefficient", f"{value:g}", networks(coefficient=value))
         for value in (0.9, 0.99, 0.999)
     ),
-    Setting("ActNorm", "of each pixel", flow_with(norms_of_pixels=True)),
+    Setting("ActNorm", "of each pixel", flow(norms_of_pixels=True)),
     *(
-        Setting("Muon", f"{rate:g}, Adam {RATE:g}", optimizer=MuonByKind(rate, RATE))
+        Setting("Muon", f"{rate:g}, Adam {RATE:g}", trained_by(MuonByKind(rate, RATE)))
         for rate in (3e-3, 1e-2, 3e-2, 1e-1)
     ),
     Setting("size", "blocks (1, 1), width 128", sized(1, 1, width=128), equal_cost=True),
@@ -199,7 +194,7 @@ def operations(setting: Setting, shape: Shape, bins: int) -> int:
     """Return the floating-point operations of the products of a few steps, which are drawn."""
     with isolate_rng():
         torch.manual_seed(0)
-        task = DensityEstimation(setting.contender(bins).flow(shape), bins)
+        task = DensityEstimation(setting.model.build(shape, bins), bins)
         images = torch.randint(bins, (COUNTED_IMAGES, *shape))
         task.bits_per_dim(images)  # the first batch sets the normalisations
         with FlopCounterMode(display=False) as counter:

@@ -5,20 +5,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from lightning import Trainer, seed_everything
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from examples.images.callbacks.progress import RunProgress
 from examples.images.comparison.clock import Clock, Due, LearningCurve, Point, Schedule, score
 from examples.images.comparison.contenders import Contender
-from examples.images.comparison.kinds import AdamByKind
 from examples.images.data import ImageData
 from examples.images.sources import stacked
 from examples.images.task import DensityEstimation, HeldOut
-
-ADAM = AdamByKind(1e-3)
-"""The optimizer of the runs of equal time."""
 
 
 class WholeTrainingSet(ImageData):
@@ -44,12 +39,11 @@ class SplitTrainingSet(ImageData):
 
 @dataclass(frozen=True)
 class Protocol:
-    """Settings of the training: an optimizer with clipped gradients and a schedule.
+    """Settings of the training, with clipped gradients and a schedule of the learning rate.
 
     Attributes:
         budget: Seconds of training.
         steps: Maximum number of steps; -1 for no limit.
-        optimizer: Builds the optimizer from the task.
         warm_up: Steps in which the learning rate rises.
         fall: Fraction of the budget, at its end, in which the learning rate falls to zero.
         scored: Number of images to score during the training.
@@ -59,7 +53,6 @@ class Protocol:
 
     budget: float = float("inf")
     steps: int = -1
-    optimizer: Callable[[nn.Module], Optimizer] = ADAM
     warm_up: int = 100
     fall: float = 0.3
     scored: int = 1024
@@ -105,10 +98,10 @@ def train(
     clock = Clock(protocol.budget)
     schedule = Schedule(clock, protocol.warm_up, protocol.fall)
     task = DensityEstimation(
-        contender.flow(data.event_shape),
+        contender.build(data.event_shape, data.bins),
         data.bins,
         dequantizer=contender.dequantizer,
-        optimizer=lambda _: protocol.optimizer(task),
+        optimizer=lambda _: contender.optimizer(task),
         lr_scheduler=partial(LambdaLR, lr_lambda=schedule),
     )
     curve = LearningCurve(clock, data.scored_images(protocol.scored), due())

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
-from torch.distributions import Transform
 from torch.utils.data import TensorDataset
 
 from examples.conditions import Conditions
@@ -53,17 +53,12 @@ class FewDigits(Source):
         return TensorDataset(*training[:160]), TensorDataset(*test[:40])
 
 
-def tiny(shape: tuple[int, ...]) -> ResidualFlow:
-    return ResidualFlow(shape, (1,), network=ConvBlock(4), end_blocks=0)
+def tiny(shape: tuple[int, ...], **options: Any) -> ResidualFlow:
+    return ResidualFlow(shape, (1,), network=ConvBlock(4), end_blocks=0, **options)
 
 
-def batch_normalised(shape: tuple[int, ...]) -> RealNVP:
-    return RealNVP(shape, scales=2, network=ResidualConditioner(2, blocks=1))
-
-
-def nvp_of(shape: tuple[int, ...], input_map: Transform) -> RealNVP:
-    network = ResidualConditioner(2, blocks=1)
-    return RealNVP(shape, scales=2, network=network, input_map=input_map)
+def batch_normalised(shape: tuple[int, ...], **options: Any) -> RealNVP:
+    return RealNVP(shape, scales=2, network=ResidualConditioner(2, blocks=1), **options)
 
 
 @pytest.fixture
@@ -144,7 +139,7 @@ def test_a_score_is_of_the_module_at_rest_and_always_the_same():
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_contenders_are_of_one_size(name):
     with torch.device("meta"):
-        parts = CONTENDERS[name].flow(SHAPE), CONTENDERS[name].dequantizer(SHAPE, 256)
+        parts = CONTENDERS[name].build(SHAPE, 256), CONTENDERS[name].dequantizer(SHAPE, 256)
     found = sum(p.numel() for part in parts for p in part.parameters())
     assert found == pytest.approx(300_000, rel=0.1)
 
@@ -171,7 +166,7 @@ def test_every_contender_takes_a_step_and_draws(name):
 
 
 def test_scores_are_unbiased_whatever_the_training():
-    task = DensityEstimation(CONTENDERS["i_resnet"].flow(SHAPE), 256)
+    task = DensityEstimation(CONTENDERS["i_resnet"].build(SHAPE, 256), 256)
     images = torch.randint(0, 256, (40, *SHAPE), dtype=torch.uint8)
     with torch.no_grad():
         task.bits_per_dim(images)
@@ -291,7 +286,9 @@ def test_the_anchor_is_scored_at_its_steps(tmp_path, capsys):
 def test_input_maps_are_compared_and_kept_results_are_not_computed_again(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(input_maps, "MODELS", {"real_nvp": ("Real NVP", nvp_of)})
+    monkeypatch.setattr(
+        input_maps, "MODELS", {"real_nvp": Contender("Real NVP", batch_normalised)}
+    )
     monkeypatch.setattr(input_maps, "ALPHAS", ())
     settings = {"steps": 2, "samples": 2, "folder": tmp_path, "source": FewDigits()}
     compare.maps(**settings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,29 +13,28 @@ pytest.importorskip("lightning")
 pytest.importorskip("torchvision")
 
 from examples.images import compare
-from examples.images.comparison import kinds, rates, results
+from examples.images.comparison import families, kinds, rates, results
+from examples.images.comparison.contenders import CONTENDERS, Contender
 from examples.images.comparison.training import SplitTrainingSet
 from examples.images.run_errors import SetupError
 from examples.images.sources import Digits, stacked
 from pyro_resflow.flows import ConvBlock, ImageFlow, ResidualFlow
 from pyro_resflow.nn import LipschitzConv2d
-from pyro_resflow.transforms import MarginalGaussianization
 from tests.examples.images.test_compare import FewDigits
 
 muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 
 
-def tiny(shape: tuple[int, ...], bins: int, width: int = 2) -> ImageFlow:
-    front = MarginalGaussianization(bins)
-    return ResidualFlow(shape, (1,), network=ConvBlock(width), end_blocks=1, input_map=front)
+def tiny(shape: tuple[int, ...], width: int = 2, **options: Any) -> ImageFlow:
+    return ResidualFlow(shape, (1,), network=ConvBlock(width), end_blocks=1, **options)
 
 
-def wide(shape: tuple[int, ...], bins: int) -> ImageFlow:
-    return tiny(shape, bins, width=64)
+def model(width: int = 2) -> Contender:
+    return Contender("", partial(tiny, width=width))
 
 
 def test_every_parameter_has_one_kind():
-    flow = tiny((1, 4, 4), 8)
+    flow = model().build((1, 4, 4), 8)
     found = kinds.by_kind(flow)
     names = {id(parameter): name for name, parameter in flow.named_parameters()}
     ends = {kind: {names[id(p)].rpartition(".")[2] for p in found[kind]} for kind in found}
@@ -47,7 +48,9 @@ def test_every_parameter_has_one_kind():
 
 
 def test_a_kind_has_its_own_rate_and_only_weights_decay():
-    optimizer = kinds.AdamByKind(0.1, decay=0.5, factors={"norms": 0.3})(tiny((1, 4, 4), 8))
+    optimizer = kinds.AdamByKind(0.1, decay=0.5, factors={"norms": 0.3})(
+        model().build((1, 4, 4), 8)
+    )
     rates_and_decays = [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
     assert rates_and_decays == [(0.1, 0.5), (0.1, 0.0), (pytest.approx(0.03), 0.0)]
 
@@ -74,13 +77,13 @@ def test_muon_steps_a_convolution_as_a_matrix_at_the_rate_of_the_schedule():
 def test_muon_asks_for_a_torch_that_has_it(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(SetupError, match=r"it has no Muon; install torch 2.9 or later"):
-        kinds.MuonByKind(0.1, 0.1)(tiny((1, 4, 4), 8))
+        kinds.MuonByKind(0.1, 0.1)(model().build((1, 4, 4), 8))
 
 
 def test_a_larger_model_takes_fewer_steps(monkeypatch):
-    base = rates.Setting("base", "narrow", tiny)
+    base = rates.Setting("base", "narrow", model())
     monkeypatch.setattr(rates, "BASE", base)
-    setting = rates.Setting("size", "wide", wide, equal_cost=True)
+    setting = rates.Setting("size", "wide", model(width=64), equal_cost=True)
     costs = [rates.operations(each, (1, 4, 4), 8) for each in (base, setting)]
     protocol, _ = setting.protocol((1, 4, 4), 8, 300, seed=0)
     assert 2 * costs[0] < costs[1]
@@ -106,8 +109,9 @@ def test_held_out_images_are_training_images_that_are_not_trained_with():
 def test_settings_are_compared_and_kept_results_are_not_computed_again(
     tmp_path, capsys, monkeypatch
 ):
-    base = rates.Setting("base", "Adam", tiny)
-    other = dataclasses.replace(base, topic="rate", title="0.1", optimizer=kinds.AdamByKind(0.1))
+    base = rates.Setting("base", "Adam", model())
+    fast = dataclasses.replace(model(), optimizer=kinds.AdamByKind(0.1))
+    other = rates.Setting("rate", "0.1", fast)
     monkeypatch.setattr(rates, "SETTINGS", (base, other))
     compare.rates(steps=3, seeds=(0, 1), folder=tmp_path, source=FewDigits())
     monkeypatch.setattr(compare, "train", None)
@@ -127,6 +131,24 @@ def test_settings_are_compared_and_kept_results_are_not_computed_again(
     assert table in capsys.readouterr().out
     with pytest.raises(SetupError, match="it holds runs on FewDigits; name another folder"):
         compare.rates(steps=3, folder=tmp_path, source=Digits())
+
+
+def test_the_best_rate_of_each_family_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", {"Tiny": "tiny", "Other": "other"})
+    monkeypatch.setattr(families, "CONTENDERS", {"tiny": model(), "other": model()})
+    monkeypatch.setattr(families, "RATES", (1e-3, 0.1))
+    only = ["Tiny_0.001", "Tiny_0.1"]
+    compare.families(only=only, steps=3, folder=tmp_path, source=FewDigits())
+    slow, fast = (
+        results.Result.load(tmp_path / f"{name}_3_steps_seed_0.json").bits_per_dim for name in only
+    )
+    assert fast < slow
+    *_, row = (tmp_path / "table_3_steps.md").read_text().splitlines()
+    assert row == f"| Tiny | {slow:.3f} | **{fast:.3f}** |"
+
+
+def test_families_are_contenders():
+    assert set(families.FAMILIES.values()) <= set(CONTENDERS)
 
 
 def test_wrong_settings_are_named(tmp_path):
