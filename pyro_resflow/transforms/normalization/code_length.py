@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+NEIGHBOURS = 0.6
+"""Weight of the code that knows the neighbours. With 0.5, a Real NVP learned photographs more slowly
+than with a logit, because the map was less linear."""
+
 RIDGE = 1e-9
 """Relative addition to variances, so that fewer samples than entries have a finite code."""
 
@@ -12,14 +16,15 @@ RIDGE = 1e-9
 def code_length(y: Tensor, log_slope: Tensor) -> float:
     r"""Nats per entry of a normal code of mapped images, up to a constant.
 
-    It is the mean of two codes. One takes each entry alone, as normal. The other takes an entry
-    as normal given the pixels to the left and above, in all channels, and the channels before,
-    with a linear mean and one variance for each channel. A flow is near the first when training
-    starts, and can reach the second in a few steps.
+    It is a weighted mean of two codes. One takes each entry alone, as normal. The other takes an
+    entry as normal given the pixels to the left and above, in all channels, and the channels
+    before, with a linear mean and one variance for each channel. A flow is near the first when
+    training starts, and can reach the second in a few steps. With the weight w of
+    :data:`NEIGHBOURS`,
 
     .. math::
-        \tfrac12\Big(\tfrac12\log\mathrm{Var}(y)
-            + \tfrac12\log\mathrm{Var}(y \mid \text{neighbours})\Big) - \log\frac{dy}{dx}
+        \tfrac12\big((1 - w) \log\mathrm{Var}(y)
+            + w \log\mathrm{Var}(y \mid \text{neighbours})\big) - \log\frac{dy}{dx}.
 
     Args:
         y: the mapped images, shape ``(N, C, H, W)``. A size of 1 has no neighbours.
@@ -37,4 +42,5 @@ def code_length(y: Tensor, log_slope: Tensor) -> float:
     covariance.diagonal().mul_(1 + RIDGE)
     alone = covariance.diagonal()[:channels].log().sum()
     given = torch.logdet(covariance) - torch.logdet(covariance[channels:, channels:])
-    return ((alone + given) / (4 * channels) - log_slope.double().mean()).item()
+    variance = (1 - NEIGHBOURS) * alone + NEIGHBOURS * given
+    return (variance / (2 * channels) - log_slope.double().mean()).item()
