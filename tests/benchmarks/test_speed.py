@@ -286,6 +286,7 @@ def test_flows_of_vectors_have_about_as_many_parameters(contender: VectorContend
     assert any(not torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
 
 
+@pytest.mark.slow  # two processes that import everything
 def test_another_checkout_runs_in_a_process_of_its_own() -> None:
     other = OtherCheckout(Path(__file__).parents[2])
     try:

@@ -209,6 +209,7 @@ def test_gradients_by_the_weights_are_finite_differences(name: str) -> None:
         t = to_numpyro(trained(TRANSFORMS[name], torch.float64))
         x = jax_array(torch.randn(5, D))
 
+        @jax.jit  # without it, each operation of the many evaluations is compiled alone
         def loss(t: numpyro_dist.transforms.Transform) -> jax.Array:
             y = t(x)
             return (y**2).sum() + t.log_abs_det_jacobian(x, y).sum()
