@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 0.6
-"""Weight of the code that knows the neighbours. With 0.5, a Real NVP learned photographs more slowly
-than with a logit, because the map was less linear."""
+"""Weight of the code that knows the neighbours. With 0.5, a Real NVP learned photographs more
+slowly than with a logit, because the map was less linear."""
 
 RIDGE = 1e-9
 """Relative addition to variances, so that fewer samples than entries have a finite code."""
