@@ -96,15 +96,39 @@ def _with_checks(
 ) -> Callable[..., Any]:
     @wraps(function)
     def with_checks(*args: Any, **kwargs: Any) -> Any:
-        receiver = passing_to if chosen_by is None else kwargs.get(chosen_by, passing_to)
-        if receiver is not None and not inspect.isclass(receiver):
-            words = f"a class, such as {cast(type, passing_to).__name__}"
-            raise TypeError(_wrong_type_message(name, cast(str, chosen_by), receiver, words))
-        signature = signature_of(function, skipped, cast("type | None", receiver))
+        receiver = passing_to
+        if passing_to is not None and chosen_by in kwargs:
+            receiver = kwargs[chosen_by]
+            _check_class(name, chosen_by, receiver, passing_to)
+        signature = signature_of(function, skipped, receiver)
         check(name, signature, args[skipped:], kwargs)
         return function(*args, **kwargs)
 
     return with_checks
+
+
+def _check_class(name: str, argument: str, given: Any, default: type) -> None:
+    """Check a class that a call names: it is made from the same arguments as the default class.
+
+    Raises:
+        TypeError: for another object, or for a class that is made from other arguments.
+    """
+    wanted = _positional(default.__init__)  # type: ignore[misc]
+    if inspect.isclass(given):
+        found = _positional(given.__init__)
+        if found is None or found == wanted:
+            return
+    words = f"a class made from ({', '.join(wanted or ())}), such as {default.__name__}"
+    raise TypeError(_wrong_type_message(name, argument, given, words))
+
+
+@cache
+def _positional(init: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Names of a constructor's positional arguments; ``None`` if it takes any number of them."""
+    _, *parameters = inspect.signature(init).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
 def check_constructor(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -157,7 +181,8 @@ def _wrong_type_message(name: str, argument: str, value: Any, words: str) -> str
         meant = f"; write [{value}]"
     elif words == "an integer" and isinstance(value, list | tuple) and len(value) == 1:
         meant = f"; write {value[0]}"
-    given = repr(value) if len(repr(value)) < 60 else type(value).__name__
+    shown = value.__name__ if inspect.isclass(value) else repr(value)
+    given = shown if len(shown) < 60 else type(value).__name__
     return f"{name}: {argument}: expected {words}, got {given}{meant}."
 
 

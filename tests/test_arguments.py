@@ -59,6 +59,39 @@ def test_an_argument_that_does_not_exist_is_answered_by_the_nearest(name):
         VECTORS[name](n_blocks=3)
 
 
+OF_VECTORS = ("residual", "residual_flow", "AutoResidualFlow")
+OF_A_CONTEXT = ("conditional_residual", "conditional_residual_flow", "AmortizedResidualFlow")
+
+
+@pytest.mark.parametrize(
+    ("names", "network", "wanted"),
+    [
+        (OF_VECTORS, networks.ConditionalLipschitzMLP, r"\(input_dim, hidden_dims\)"),
+        (OF_A_CONTEXT, networks.GatedLipschitzMLP, r"\(input_dim, context_dim, hidden_dims\)"),
+        (OF_VECTORS, torch.nn.Linear, r"\(input_dim, hidden_dims\)"),
+    ],
+)
+def test_a_class_of_networks_of_another_kind_is_answered_by_a_right_one(names, network, wanted):
+    for name in names:
+        message = (
+            f"^{name}: network: expected a class made from {wanted}, .* got {network.__name__}"
+        )
+        with pytest.raises(TypeError, match=message):
+            VECTORS[name](network=network)
+
+
+class AnyArguments(networks.ConditionalGatedLipschitzMLP):
+    """A class of a user's own, which takes and passes on any arguments."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+
+
+def test_a_class_of_ones_own_is_taken():
+    flow = pyro_resflow.conditional_residual_flow(3, 2, blocks=1, network=AnyArguments)
+    assert any(isinstance(part, AnyArguments) for part in flow.modules())
+
+
 def test_a_shape_in_place_of_a_size_is_answered_by_what_to_write():
     message = r"^residual_flow: input_dim: expected an integer, got \(3,\); write 3\."
     with pytest.raises(TypeError, match=message):
