@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.scale_device import PRECISIONS, measure
 from benchmarks.speed.contenders import DEFAULT, PLAIN, REDUCED, Contender
-from benchmarks.speed.equality import equal_models
+from benchmarks.speed.equality import equal_steps
 from benchmarks.speed.marks import footnotes
 from benchmarks.speed.report import details
 from benchmarks.speed.timing import alternating
@@ -74,9 +74,7 @@ def _compare(workload: Workload, repeats: int, device: torch.device, budget: Bud
     contenders: list[Contender] = [DEFAULT, UNREAD, REDUCED, PLAIN]
     if device.type == "cuda" and _agree(workload, device):
         contenders.insert(2, GRAPHED)
-    models = equal_models(contenders, workload, device)
-    x = workload.data().to(device)
-    steps = {c.name: c.training(models[c.name], x) for c in contenders}
+    steps = equal_steps(contenders, workload, device)
     found = alternating(title, steps, repeats, warm_up=2)
     notes = footnotes(c.name for c in contenders)
     print(*details(found), *notes, "", sep="\n\n", flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .contenders import Contender, Model
+from .contenders import Contender, Model, Step
 from .workloads import Workload
 
 
@@ -28,6 +28,15 @@ def equal_models(
         check_same_function(contender.name, model.networks, networks, x)
         models[contender.name] = model.to(device)
     return models
+
+
+def equal_steps(
+    contenders: Sequence[Contender], workload: Workload, device: torch.device
+) -> dict[str, Step]:
+    """A training step of each contender, of models with the same weights on the same batch."""
+    models = equal_models(contenders, workload, device)
+    x = workload.data().to(device)
+    return {each.name: each.training(models[each.name], x) for each in contenders}
 
 
 @torch.no_grad()

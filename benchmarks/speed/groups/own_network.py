@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contenders import PLAIN, RECOMPUTE, REDUCED
-from ..equality import equal_models
+from ..equality import equal_steps
 from ..findings import AtLeast, AtMost, Findings, Row, ratio
 from ..own_network import OWN_NETWORK, UnitGains
 from ..plan import Plan
@@ -23,9 +23,7 @@ NOTES = [
 def own_network(plan: Plan) -> Findings:
     """Time a training step on the widest image workload."""
     workload = UnitGains(**{**vars(plan.images[-1]), "blocks": BLOCKS})
-    models = equal_models(CONTENDERS, workload, plan.device)
-    x = workload.data().to(plan.device)
-    steps = {c.name: c.training(models[c.name], x) for c in CONTENDERS}
+    steps = equal_steps(CONTENDERS, workload, plan.device)
     step = f"training step of an own network, {workload.name}, {BLOCKS} blocks"
     measured = alternating(step, steps, plan.repeats)
     rows = [

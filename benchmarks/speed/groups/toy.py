@@ -12,7 +12,7 @@ from ..contenders import (
     TORCHFLOWS,
     UNREDUCED,
 )
-from ..equality import equal_models
+from ..equality import equal_steps
 from ..findings import Findings, Measurement, Row, ratio
 from ..plan import Plan
 from ..timing import alternating
@@ -23,9 +23,7 @@ CONTENDERS = (DEFAULT, KEEP, RECOMPUTE, EXACT, REDUCED, UNREDUCED, BRUTE_FORCE, 
 def toy(plan: Plan) -> Findings:
     """Training steps per second of every contender."""
     workload = plan.toy
-    models = equal_models(CONTENDERS, workload, plan.device)
-    x = workload.data().to(plan.device)
-    steps = {c.name: c.training(models[c.name], x) for c in CONTENDERS}
+    steps = equal_steps(CONTENDERS, workload, plan.device)
     group = f"training step, {workload.name}: {workload.blocks} blocks, batch {workload.batch}"
     times = alternating(group, steps, plan.repeats)
     rates = [

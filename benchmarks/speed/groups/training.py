@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..contenders import KEEP, PLAIN, RECOMPUTE, REDUCED, TORCHFLOWS, UNREDUCED
-from ..equality import equal_models
+from ..equality import equal_steps
 from ..findings import AtLeast, AtMost, Findings, Measurement, Row, ratio
 from ..plan import Plan
 from ..timing import alternating
@@ -40,9 +40,7 @@ def training(plan: Plan) -> Findings:
 
 def training_times(workload: Workload, plan: Plan) -> list[Measurement]:
     """Time all contenders on one workload."""
-    models = equal_models(CONTENDERS, workload, plan.device)
-    x = workload.data().to(plan.device)
-    steps = {c.name: c.training(models[c.name], x) for c in CONTENDERS}
+    steps = equal_steps(CONTENDERS, workload, plan.device)
     return alternating(f"training step, {workload.name}", steps, plan.repeats)
 
 
