@@ -56,7 +56,10 @@ class ConditionalChain(Rebuildable, nn.Module):
             self.event_shape = event_shape
         self.shift_sizes = [len(layer.weight) for layer in _affine_layers(_layers(chain))]
         if not self.shift_sizes:
-            raise ValueError("chain: expected a LipschitzLinear or LipschitzConv2d, got none.")
+            raise ValueError(
+                "chain: expected a LipschitzLinear, LipschitzConv2d or InfinityNormLinear, got "
+                "none."
+            )
         widths = [context_dim, *context_hidden_dims, sum(self.shift_sizes)]
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):

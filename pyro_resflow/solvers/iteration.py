@@ -80,7 +80,7 @@ class FixedPointIteration:
 
     def error(self, residual: Tensor) -> Tensor:
         """The relative size of the residual, shape ``(N,)``."""
-        return _largest(residual) / self.scale if residual.numel() else _largest(residual)
+        return _largest(residual) / self.scale
 
     def move(self, x: Tensor) -> Tensor:
         """Move the samples that have not settled to x; return whose residual fell, ``(N,)``."""

@@ -129,7 +129,7 @@ class Gated(NamedTuple):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The batch dimensions of the context; empty without a context."""
-        return jnp.broadcast_shapes(*(shift.shape[:-1] for shift in _shifts(self.branch)))
+        return cast(Chain, self.branch).batch_shape
 
 
 class Concatenated(NamedTuple):
