@@ -2,10 +2,16 @@ r"""Probe vectors e with :math:`E[e e^T] = I`, for which :math:`E[e^T A e] = \ma
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from ..rebuilding import Rebuildable
+
+WORD = 31
+"""Random bits in a non-negative integer of 32 bits."""
 
 
 class Probe(Rebuildable):
@@ -53,6 +59,14 @@ class Rademacher(Probe):
     def sample(
         self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
     ) -> Tensor:
+        if like.device.type == "cpu":
+            return (
+                _random_bits(math.prod(shape), generator)
+                .view(shape)
+                .to(like.dtype)
+                .mul_(2)
+                .sub_(1)
+            )
         bits = torch.empty(shape, dtype=like.dtype, device=like.device)
         return bits.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
@@ -61,6 +75,22 @@ class Rademacher(Probe):
 
     def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
         return packed.to(like.dtype)
+
+
+def _random_bits(number: int, generator: torch.Generator | None) -> Tensor:
+    """Independent bits, 0 or 1 with equal probability, on the CPU, shape ``(number,)``.
+
+    torch draws a number of its own for each bit and is ten times as slow.
+    """
+    words = torch.empty(-(-number // WORD), dtype=torch.int32, device="cpu")
+    words.random_(generator=generator)  # from 0 to 2^31 - 1
+    return (words[:, None] & _powers_of_two()).ne_(0).view(-1)[:number]
+
+
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)
+def _powers_of_two() -> Tensor:
+    return 2 ** torch.arange(WORD, dtype=torch.int32, device="cpu")
 
 
 class Gaussian(Probe):
