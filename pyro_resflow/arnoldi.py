@@ -26,9 +26,9 @@ class ArnoldiBasis:
     r"""An orthonormal Krylov basis per sample, grown by one product with A at a time.
 
     It departs from the textbook process in three ways: it runs on a batch of samples at once; it
-    orthogonalizes by two sweeps of classical Gram-Schmidt, each two products of matrices, in place
-    of one sweep of modified Gram-Schmidt; and it does not stop where a sample's space is
-    exhausted.
+    orthogonalizes by two sweeps of modified Gram-Schmidt, in place of one; and it does not stop
+    where a sample's space is exhausted. The sweeps take one basis vector at a time: a batched
+    product of a few short matrices with one vector each takes torch much longer.
 
     Args:
         start: b, shape ``(B, D)``. Half-precision input is promoted to float32.
@@ -49,7 +49,6 @@ class ArnoldiBasis:
         self.norm = norm.squeeze(1)
         self.last = start / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         self.vectors = [self.last]
-        self._stacked: Tensor | None = None
 
     def extend(self, product: Tensor) -> Tensor:
         """Grow the basis by the product A ``self.last``, shape ``(B, D)``.
@@ -58,47 +57,54 @@ class ArnoldiBasis:
             The new column of H, shape ``(B, k + 1)`` after k products; its last entry is below
             the diagonal.
         """
-        product = product.to(self.last.dtype)[..., None]
-        size = torch.linalg.vector_norm(product, dim=1)
-        basis = self._matrix()
-        transposed = basis.mT
+        product = product.to(self.last.dtype)
+        size = torch.linalg.vector_norm(product, dim=1, keepdim=True)
         # 1. subtract the overlap with the basis; the rest is not quite orthogonal to it
-        column = torch.bmm(basis, product)
-        rest = torch.baddbmm(product, transposed, column, alpha=-1)
+        column, rest = self._orthogonalized(product)
         # 2. a second sweep restores orthogonality to rounding
-        overlap = torch.bmm(basis, rest)
-        rest = torch.baddbmm(rest, transposed, overlap, alpha=-1).squeeze(2)
+        overlaps, rest = self._orthogonalized(rest)
         # 3. normalize; a rest that is only rounding becomes zero, not a random direction
         norm = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
         exhausted = norm <= EXHAUSTED * torch.finfo(norm.dtype).eps * size
-        self.last = (rest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).masked_fill(exhausted, 0)
+        inverse = norm.clamp_min(torch.finfo(norm.dtype).tiny).reciprocal_()
+        self.last = rest * inverse.masked_fill_(exhausted, 0)
         self.vectors.append(self.last)
-        self._stacked = None
         # 4. the column of H: both sweeps' overlaps, and the length below the diagonal
-        return torch.cat([(column + overlap).squeeze(2), norm.masked_fill(exhausted, 0)], dim=1)
+        entries = [first + second for first, second in zip(column, overlaps, strict=True)]
+        return torch.cat([*entries, norm.masked_fill_(exhausted, 0)], dim=1)
+
+    def _orthogonalized(self, rest: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The overlaps with the basis vectors, each ``(B, 1)``, and the vectors without them."""
+        overlaps: list[Tensor] = []
+        for vector in self.vectors:
+            overlaps.append(_overlap(vector, rest))
+            rest = torch.addcmul(rest, vector, overlaps[-1], value=-1)
+        return overlaps, rest
 
     def last_column(self, product: Tensor) -> Tensor:
         """The next column of H without the entry below the diagonal, shape ``(B, k)``.
 
-        It does not extend the basis, which takes a fifth of the operations. Use it for the last
+        It does not extend the basis, which takes a few of the operations. Use it for the last
         product.
 
         Args:
             product: A ``self.last``, shape ``(B, D)``.
         """
         product = product.to(self.last.dtype)
-        return torch.bmm(self._matrix(), product[..., None]).squeeze(2)
+        return torch.cat([_overlap(vector, product) for vector in self.vectors], dim=1)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """The vector |b| V c, shape ``(B, D)``, from coefficients c of shape ``(B, k)``."""
-        basis = self._matrix()[:, : coefficients.shape[1]]
-        return torch.bmm((coefficients * self.norm[:, None])[:, None], basis).squeeze(1)
+        first, *rest = (coefficients * self.norm[:, None]).split(1, dim=1)
+        total = first * self.vectors[0]
+        for coefficient, vector in zip(rest, self.vectors[1:], strict=False):
+            total.addcmul_(coefficient, vector)
+        return total
 
-    def _matrix(self) -> Tensor:
-        """The basis vectors, shape ``(B, k, D)``."""
-        if self._stacked is None:
-            self._stacked = torch.stack(self.vectors, dim=1)
-        return self._stacked
+
+def _overlap(one: Tensor, other: Tensor) -> Tensor:
+    """The inner product of each pair of vectors, shape ``(B, 1)``."""
+    return (one * other).sum(1, keepdim=True)
 
 
 class ShiftedSystems:
