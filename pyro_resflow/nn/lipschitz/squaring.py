@@ -8,8 +8,6 @@ each of its steps.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -67,6 +65,9 @@ class GramPower:
 
 
 def _with_largest_entry_one(matrices: Tensor) -> Tensor:
-    """Divide each matrix by its largest entry; a zero matrix stays zero."""
-    largest = torch.linalg.vector_norm(matrices, math.inf, dim=(1, 2), keepdim=True)
-    return matrices / largest.clamp_min(torch.finfo(matrices.dtype).tiny)
+    """Divide each matrix by its largest entry; a zero matrix stays zero.
+
+    The largest entry of a positive semidefinite matrix is on its diagonal.
+    """
+    largest = matrices.diagonal(dim1=1, dim2=2).amax(1)
+    return matrices / largest.clamp_min(torch.finfo(matrices.dtype).tiny)[:, None, None]
