@@ -77,7 +77,7 @@ class ArnoldiBasis:
         """The overlaps with the basis vectors, each ``(B, 1)``, and the vectors without them."""
         overlaps: list[Tensor] = []
         for vector in self.vectors:
-            overlaps.append(_overlap(vector, rest))
+            overlaps.append((vector * rest).sum(1, keepdim=True))
             rest = torch.addcmul(rest, vector, overlaps[-1], value=-1)
         return overlaps, rest
 
@@ -91,7 +91,10 @@ class ArnoldiBasis:
             product: A ``self.last``, shape ``(B, D)``.
         """
         product = product.to(self.last.dtype)
-        return torch.cat([_overlap(vector, product) for vector in self.vectors], dim=1)
+        overlaps: list[Tensor] = []
+        for vector in self.vectors:
+            overlaps.append((vector * product).sum(1, keepdim=True))
+        return torch.cat(overlaps, dim=1)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """The vector |b| V c, shape ``(B, D)``, from coefficients c of shape ``(B, k)``."""
@@ -100,11 +103,6 @@ class ArnoldiBasis:
         for coefficient, vector in zip(rest, self.vectors[1:], strict=False):
             total.addcmul_(coefficient, vector)
         return total
-
-
-def _overlap(one: Tensor, other: Tensor) -> Tensor:
-    """The inner product of each pair of vectors, shape ``(B, 1)``."""
-    return (one * other).sum(1, keepdim=True)
 
 
 class ShiftedSystems:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
 
 from .arguments import check_constructor
 
@@ -48,6 +50,25 @@ class Rebuildable:
     def made_with(self) -> MadeWith:
         """The arguments of the constructor."""
         return self.__dict__["_made_with"]
+
+
+def settings(instance: Rebuildable) -> Hashable | None:
+    """The class and the present attributes of an object; equal for objects that act alike.
+
+    It is ``None`` if an attribute cannot be compared, such as a generator with a state.
+    """
+    found: list[object] = [type(instance)]
+    for name, value in vars(instance).items():
+        if name == "_made_with":
+            continue
+        if isinstance(value, Rebuildable):
+            value = settings(value)
+            if value is None:
+                return None
+        elif not (value is None or isinstance(value, bool | int | float | str | torch.dtype)):
+            return None
+        found.append((name, value))
+    return tuple(found)
 
 
 class MadeWith(NamedTuple):

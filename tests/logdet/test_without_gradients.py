@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.operations import OperationCounter
 from pyro_resflow.logdet import LOG_CAYLEY, LOG_ONE_PLUS, Exact, LogDetEstimator, SpectralFunction
-from pyro_resflow.nn.stages.perceptron import CHUNK_ENTRIES
+from pyro_resflow.nn.stages.tangents import CHUNK_ENTRIES
 from tests.logdet.registry import CASES
 from tests.nn.networks.variants import VARIANTS, event_dims
 

@@ -20,10 +20,21 @@ from ..lipschitz.infinity_norm import InfinityNormLinear
 from ..lipschitz.layer import LipschitzLayer
 from ..lipschitz.together import is_eager
 from ..lipschitz.update import layers_updated
-from ..stages import Layer, Stage, StagedNetwork, Translate, folded
+from ..stages import (
+    Affine,
+    Layer,
+    PerceptronTangents,
+    Stage,
+    StagedNetwork,
+    Translate,
+    activations_of,
+    folded,
+    value_and_jacobian_inputs,
+)
 from .coefficients import coefficients_of
 from .norms import check_norms_chain, check_one_norm
 from .prepared import Coefficients, dependencies, keep, kept
+from .stacked import Layout, perceptron_layout
 
 PREPARED_ENTRIES = 2**20
 """Largest number of weight entries of a flow whose coefficients are computed together: 4 MiB in
@@ -181,6 +192,40 @@ class BoundChain(StagedNetwork):
     def coefficients(self) -> tuple[Tensor, ...]:
         """See :meth:`Chain.coefficients`."""
         return coefficients_of([self.stages])[0] if self.known is None else self.known
+
+    # see `stacked.Stackable`; the chain is a perceptron where it has a layout
+
+    def layout(self) -> Layout | None:
+        """See :func:`.stacked.perceptron_layout`."""
+        return perceptron_layout(self)
+
+    def input_features(self) -> int:
+        """The number of inputs of the first affine map."""
+        return self._weights()[0].shape[1]
+
+    def hidden_features(self) -> int:
+        """The number of outputs of all affine maps but the last."""
+        return sum(map(len, self._weights()[:-1]))
+
+    def _weights(self) -> list[Tensor]:
+        layers = [stage.layer for stage in self.stages if isinstance(stage, Affine)]
+        return [cast(LipschitzLayer, layer).weight for layer in layers]
+
+    def value_and_jacobian_inputs(
+        self, x: Tensor, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The value, and the weights and the inputs of the activations."""
+        return value_and_jacobian_inputs(self.stages, x, coefficients)
+
+    def jacobian_coefficients(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The inputs themselves."""
+        return tuple(inputs)
+
+    def tangents(self, coefficients: Sequence[Tensor]) -> PerceptronTangents:
+        """Products with the Jacobians."""
+        activations = activations_of(self.stages)
+        number = len(coefficients) - len(activations)
+        return PerceptronTangents(coefficients[:number], activations, coefficients[number:])
 
 
 _BUILT: MutableMapping[Chain, tuple[tuple[nn.Module | None, ...], list[bool], BoundChain]] = (

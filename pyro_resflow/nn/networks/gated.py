@@ -14,8 +14,9 @@ from ...linearization import Linearization
 from ...rebuilding import Rebuildable
 from ..activations import Activation, FixedLipSwish
 from ..lipschitz.infinity_norm import InfinityNormLinear
-from ..stages import Gate, LinearizedGate
+from ..stages import Gate, GateTangents, LinearizedGate
 from .chain import BoundChain, Chain, refuse_hooks
+from .stacked import Layout
 
 REACH = 3.0
 """The default of r: standard normal noise mostly lies within, where the gate acts as a product."""
@@ -177,3 +178,39 @@ class BoundGate:
         *inner, amplitude, share = self.coefficients() if coefficients is None else coefficients
         branch = self.branch.linearize(x, inner)
         return LinearizedGate(x, branch, amplitude, share, self.net.reach)
+
+    # see `stacked.Stackable`
+
+    def layout(self) -> Layout | None:
+        """The reach, and the layout of the branch."""
+        branch = self.branch.layout()
+        return None if branch is None else (BoundGate, self.net.reach, branch)
+
+    def input_features(self) -> int:
+        """The number of inputs."""
+        return self.net.input_dim
+
+    def hidden_features(self) -> int:
+        """Those of the branch, and its outputs n and m."""
+        return self.branch.hidden_features() + 2 * self.net.input_dim
+
+    def value_and_jacobian_inputs(
+        self, x: Tensor, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The value; the tensors of the branch's Jacobian, the vectors a and b, x and n."""
+        *inner, amplitude, share = coefficients
+        both, inputs = self.branch.value_and_jacobian_inputs(x, inner)
+        n, m = both.to(x.dtype).chunk(2, dim=-1)
+        value = torch.addcmul(Gate(x, n, amplitude, self.net.reach).value, share, m)
+        return value, [*inputs, amplitude, share, x, n]
+
+    def jacobian_coefficients(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The tensors of the branch's Jacobian, the gate's derivatives, and b."""
+        *inner, amplitude, share, x, n = inputs
+        gate = Gate(x, n, amplitude, self.net.reach)
+        return *self.branch.jacobian_coefficients(inner), *gate.derivatives(), share
+
+    def tangents(self, coefficients: Sequence[Tensor]) -> GateTangents:
+        """Products with the Jacobians."""
+        *inner, by_x, by_n, share = coefficients
+        return GateTangents(self.branch.tangents(inner), by_x, by_n, share)

@@ -5,12 +5,18 @@ from .concatenate import Concatenate
 from .core import BothSigns, Core, ElementwiseCore
 from .elementwise import Elementwise, HyperbolicTangent, Swish
 from .folding import folded
-from .gate import Gate, LinearizedGate
+from .gate import Gate, GateTangents, LinearizedGate
 from .network import StagedNetwork
-from .perceptron import LinearizedPerceptron, is_perceptron
+from .perceptron import (
+    LinearizedPerceptron,
+    activations_of,
+    is_perceptron,
+    value_and_jacobian_inputs,
+)
 from .scale import Scale, Translate
 from .sequence import LinearizedStages, evaluate
 from .stage import Gain, Gradients, Layer, Stage, inner_product, product, reusable, scaled
+from .tangents import PerceptronTangents, Tangents, TransposedJacobian
 
 __all__ = [
     "Affine",
@@ -23,18 +29,23 @@ __all__ = [
     "ElementwiseCore",
     "Gain",
     "Gate",
+    "GateTangents",
     "Gradients",
     "HyperbolicTangent",
     "Layer",
     "LinearizedGate",
     "LinearizedPerceptron",
     "LinearizedStages",
+    "PerceptronTangents",
     "Products",
     "Scale",
     "Stage",
     "StagedNetwork",
     "Swish",
+    "Tangents",
     "Translate",
+    "TransposedJacobian",
+    "activations_of",
     "evaluate",
     "folded",
     "inner_product",
@@ -42,4 +53,5 @@ __all__ = [
     "product",
     "reusable",
     "scaled",
+    "value_and_jacobian_inputs",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...arguments import checked
 from ...linearization import Linearizable
 from ...logdet import LogDetEstimator
-from ...nn import ConditionalLipschitzMLP, LipschitzMLP
+from ...nn import ConditionalChain, ConditionalLipschitzMLP, LipschitzMLP
 from ...solvers import FixedPointSolver
 from ..core.conditional import (
     ConditionalBijection,
@@ -18,10 +18,12 @@ from ..core.conditional import (
     ConditionedTransform,
     check_context,
 )
+from ..core.deferred import Deferred, StackKey
 from ..core.inverse import Inverse
 from ..core.one_pass_transform import OnePassTransform
 from .calls import Network, estimated, evaluated, solved, without_nan
 from .contraction_transform import ContractionTransform, HoldsContraction
+from .deferring import evaluated_deferring, stack_key
 
 Fast = Literal["sampling", "density"]
 
@@ -42,6 +44,16 @@ class ResidualMap(OnePassTransform):
         y, net, holder = self._at("y", y)
         x = solved(holder.solver, net, y, holder._event_dim)
         return x, estimated(holder.logdet, net, x, holder._event_dim)[1]
+
+    def call_deferring(self, x: Tensor) -> tuple[Tensor, Deferred]:
+        x, net, holder = self._at("x", x)
+        g, deferred = evaluated_deferring(holder.logdet, net, x)
+        return x + g, deferred
+
+    def inverse_deferring(self, y: Tensor) -> tuple[Tensor, Deferred]:
+        y, net, holder = self._at("y", y)
+        x = solved(holder.solver, net, y, holder._event_dim)
+        return x, evaluated_deferring(holder.logdet, net, x)[1]
 
     def _call(self, x: Tensor) -> Tensor:
         x, net, holder = self._at("x", x)
@@ -90,6 +102,11 @@ class Residual(ContractionTransform, ResidualMap):
     def _at(self, name: str, x: Tensor) -> tuple[Tensor, Network, HoldsContraction]:
         self._check(name, x, autocast=name == "x")  # the solver of y ignores autocast
         return x, self.net, self
+
+    def stack_key(self) -> StackKey | None:
+        if type(self) is not Residual:  # a subclass may compute something else
+            return None
+        return stack_key(self, self.net)
 
 
 class ConditionalNetwork(Protocol):
@@ -181,6 +198,16 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
                 "context."
             )
         return x, net, holder
+
+    def stack_key(self) -> StackKey | None:
+        net = self.conditional.net
+        if type(self.conditional) is not ConditionalResidual or not isinstance(
+            net, ConditionalChain
+        ):
+            return None
+        if type(net).bind is not ConditionalChain.bind:  # a subclass may bind something else
+            return None
+        return stack_key(self.conditional, net.chain)
 
 
 @checked(LipschitzMLP, chosen_by="network")

@@ -13,9 +13,11 @@ from torch.distributions import ComposeTransform, Transform, constraints
 
 from .cache import RemembersLastPass
 from .checks import check_dtype
+from .deferred import Deferred
 from .features import is_recording, record
 from .inside import inside
 from .one_pass import OnePass
+from .stacks import stacks_of, sum_of_log_determinants
 
 COMPOSITIONS = (ComposeTransform, dist.transforms.ComposeTransformModule)
 """torch's and Pyro's compositions. Their own log-determinant evaluates their parts a second time
@@ -230,20 +232,43 @@ class Steps:
         """The value and log|dy/dx|."""
         total = x.new_zeros(x.shape[: x.dim() - self.event_dims[0]])
         recording = is_recording()
-        for part, each, extra in zip(self.parts, self.passes, self._extra_dims, strict=True):
-            x, ladj = each.call_and_ladj(x)
+        later: list[tuple[int, Deferred]] = []
+        for part, each, extra, stack in zip(
+            self.parts, self.passes, self._extra_dims, self._stacks(x), strict=True
+        ):
+            if stack is not None:
+                x, deferred = each.call_deferring(x)
+                later.append((stack, deferred))
+            else:
+                x, ladj = each.call_and_ladj(x)
+                total = total + (sum_rightmost(ladj, extra) if extra else ladj)
             if recording:
                 self._record(part, x)
-            total = total + (sum_rightmost(ladj, extra) if extra else ladj)
-        return x, total
+        return x, total + sum_of_log_determinants(later) if later else total
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse x of y, and log|dy/dx| at x."""
         total = y.new_zeros(y.shape[: y.dim() - self.event_dims[1]])
-        for each, extra in zip(self.passes[::-1], self._extra_dims[::-1], strict=True):
-            y, ladj = each.inverse_and_ladj(y)
-            total = total + (sum_rightmost(ladj, extra) if extra else ladj)
-        return y, total
+        later: list[tuple[int, Deferred]] = []
+        for each, extra, stack in zip(
+            self.passes[::-1], self._extra_dims[::-1], self._stacks(y)[::-1], strict=True
+        ):
+            if stack is not None:
+                y, deferred = each.inverse_deferring(y)
+                later.append((stack, deferred))
+            else:
+                y, ladj = each.inverse_and_ladj(y)
+                total = total + (sum_rightmost(ladj, extra) if extra else ladj)
+        return y, total + sum_of_log_determinants(later) if later else total
+
+    def _stacks(self, x: Tensor) -> list[int | None]:
+        """The stack of each part that defers its log-determinant, see :mod:`.stacks`.
+
+        Parts whose events have fewer dimensions than those of the sequence compute theirs.
+        """
+        found = stacks_of(self.passes, x, self.event_dims[0])
+        pairs = zip(found, self._extra_dims, strict=True)
+        return [None if extra else stack for stack, extra in pairs]
 
     @property
     def domain(self) -> constraints.Constraint:

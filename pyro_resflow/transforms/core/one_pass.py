@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .deferred import Deferred, StackKey
+
 
 class OnePass:
     """A transform that computes its value and log-determinant in one pass, without a cache.
@@ -41,4 +43,20 @@ class OnePass:
         raise NotImplementedError
 
     def _inverse(self, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def stack_key(self) -> StackKey | None:
+        """Equal for transforms that can compute their log-determinants together.
+
+        ``None`` for a transform that computes its log-determinant alone. Other transforms
+        implement the two methods below.
+        """
+        return None
+
+    def call_deferring(self, x: Tensor) -> tuple[Tensor, Deferred]:
+        """y, and log|dy/dx| to be computed later."""
+        raise NotImplementedError
+
+    def inverse_deferring(self, y: Tensor) -> tuple[Tensor, Deferred]:
+        """x, and log|dy/dx| to be computed later."""
         raise NotImplementedError

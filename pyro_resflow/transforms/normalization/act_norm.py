@@ -95,7 +95,8 @@ class ActNorm(DataInitialized, OnePassTransform):
         self._check("x", x)
         if self._awaits_batch(x, self._batch_size(x)):
             self._initialize(self._samples(x), self._standardize_inputs)
-        return x * self._broadcastable(self.log_scale.exp()) + self._broadcastable(self.shift)
+        scale = self._broadcastable(self.log_scale.exp())
+        return torch.addcmul(self._broadcastable(self.shift), x, scale)
 
     def _inverse(self, y: Tensor) -> Tensor:
         self._check("y", y)
@@ -104,8 +105,9 @@ class ActNorm(DataInitialized, OnePassTransform):
         return (y - self._broadcastable(self.shift)) * self._broadcastable((-self.log_scale).exp())
 
     def _ladj(self, x: Tensor) -> Tensor:
-        shared = x.shape[x.dim() - self._event_dim + len(self.feature_shape) :].numel()
-        total = self.log_scale.sum() * shared
+        total = self.log_scale.sum()
+        if len(self.feature_shape) < self._event_dim:
+            total = total * x.shape[x.dim() - self._event_dim + len(self.feature_shape) :].numel()
         return total.expand(x.shape[: x.dim() - self._event_dim])
 
     def _check(self, name: str, x: Tensor) -> None:
@@ -114,6 +116,8 @@ class ActNorm(DataInitialized, OnePassTransform):
 
     def _broadcastable(self, features: Tensor) -> Tensor:
         """Reshape one value per feature so that it broadcasts over the events' other entries."""
+        if len(self.feature_shape) == self._event_dim:
+            return features
         return features.reshape(
             *self.feature_shape, *[1] * (self._event_dim - len(self.feature_shape))
         )
