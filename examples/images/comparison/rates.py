@@ -31,6 +31,15 @@ from pyro_resflow.nn import LipSwish
 RATE = 1e-2
 """Learning rate of the base."""
 
+FAST_RATE = 3e-2
+"""Adam's rate of the settings that change several things."""
+
+FAST_MUON = 0.1
+"""Muon's rate of these settings."""
+
+LARGE_START = 4.0
+"""The raw beta that LipSwish starts from in these settings; beta itself is 4.0 too."""
+
 WARM_UP = 50
 """Steps in which the learning rate of the base rises."""
 
@@ -135,6 +144,20 @@ def sized(*blocks: int, width: int, end_blocks: int = 4) -> Contender:
     return flow(ResidualFlow, blocks=blocks, network=ConvBlock(width), end_blocks=end_blocks)
 
 
+def together(
+    title: str, optimizer: Callable[[nn.Module], Optimizer], *blocks: int, width: int = 64
+) -> Setting:
+    """Return a setting with another optimizer, a larger beta, and perhaps another size."""
+    activation = lipswish(LARGE_START)
+    model = flow(
+        ResidualFlow,
+        blocks=blocks or (2, 2),
+        network=ConvBlock(width, activation=activation),
+        end_network=MLPBlock((128, 128), activation=activation),
+    )
+    return Setting("together", title, replace(model, optimizer=optimizer), equal_cost=True)
+
+
 def trained_by(optimizer: Callable[[nn.Module], Optimizer]) -> Contender:
     """Return the base's flow with another optimizer."""
     return replace(MODEL, optimizer=optimizer)
@@ -151,6 +174,9 @@ def factor(kind: str, value: float) -> Setting:
 
 
 BASE = Setting("base", "Adam, rate 1e-2")
+
+FAST_ADAM = AdamByKind(FAST_RATE)
+FAST_MUON_AND_ADAM = MuonByKind(FAST_MUON, FAST_RATE)
 
 SETTINGS: tuple[Setting, ...] = (
     BASE,
@@ -186,6 +212,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("size", "blocks (1, 5), width 64", sized(1, 5, width=64), equal_cost=True),
     Setting("size", "end blocks 8", sized(2, 2, width=64, end_blocks=8), equal_cost=True),
     Setting("size", "end blocks 0", sized(2, 2, width=64, end_blocks=0), equal_cost=True),
+    together("rate 0.03, beta 4", FAST_ADAM),
+    together("Muon 0.1, Adam 0.03, beta 4", FAST_MUON_AND_ADAM),
+    together("blocks (4, 4), width 32, rate 0.03, beta 4", FAST_ADAM, 4, 4, width=32),
+    together("blocks (4, 4), width 32, Muon, beta 4", FAST_MUON_AND_ADAM, 4, 4, width=32),
+    together("blocks (8, 8), width 16, rate 0.03, beta 4", FAST_ADAM, 8, 8, width=16),
+    together("blocks (8, 8), width 16, Muon, beta 4", FAST_MUON_AND_ADAM, 8, 8, width=16),
+    together("blocks (4, 4), width 64, rate 0.03, beta 4", FAST_ADAM, 4, 4, width=64),
+    together("blocks (8, 8), width 32, rate 0.03, beta 4", FAST_ADAM, 8, 8, width=32),
 )
 """All settings; the base comes first."""
 
@@ -213,8 +247,9 @@ def table(results: Sequence[Result], settings: Sequence[Setting]) -> str:
     runs = {each.label: [run for run in results if run.title == each.label] for each in settings}
     base = _mean(run.bits_per_dim for run in runs[settings[0].label])
     lines = [
-        "| what | setting | seeds | steps | a third | two thirds | the end | end - base |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| what | setting | seeds | steps | seconds | a third | two thirds | the end "
+        "| end - base |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for each in settings:
         if found := runs[each.label]:
@@ -222,9 +257,10 @@ def table(results: Sequence[Result], settings: Sequence[Setting]) -> str:
             way = [_mean(scores) for scores in zip(*curves, strict=True)]
             end = _mean(run.bits_per_dim for run in found)
             scores = " | ".join(f"{score:.3f}" for score in (*way, end))
+            seconds = _mean(run.seconds for run in found)
             lines.append(
-                f"| {each.topic} | {each.title} | {len(found)} | {found[0].steps} | {scores} "
-                f"| {end - base:+.3f} |"
+                f"| {each.topic} | {each.title} | {len(found)} | {found[0].steps} "
+                f"| {seconds:.0f} | {scores} | {end - base:+.3f} |"
             )
     return "\n".join(lines) + "\n"
 
