@@ -8,7 +8,7 @@ from examples.images.comparison.kinds import AdamByKind
 from examples.images.comparison.rates import Setting
 from examples.images.comparison.results import Result
 
-RATES = (1e-3, 2e-3, 4e-3, 1e-2)
+RATES = (1e-3, 2e-3, 4e-3, 1e-2, 3e-2)
 """The learning rates that are compared."""
 
 FAMILIES = {
