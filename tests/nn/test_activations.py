@@ -191,3 +191,21 @@ def test_a_missing_method_is_named(method: str) -> None:
 
     with pytest.raises(NotImplementedError, match=rf"Unfinished: expected a method {method}\("):
         getattr(Unfinished(), method)(torch.ones(1))
+
+
+@pytest.mark.parametrize("beta", [1e-3, 0.97, 4.0, 200.0])
+def test_lipswish_starts_from_the_given_beta(beta: float) -> None:
+    assert LipSwish(beta).input_gain().item() == pytest.approx(beta, rel=1e-5)
+
+
+def test_lipswish_starts_from_the_published_parameter() -> None:
+    assert LipSwish().raw_beta.item() == 0.5
+
+
+@pytest.mark.parametrize("activation", [LipSwish, FixedLipSwish])
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+def test_a_beta_that_is_not_positive_is_refused(
+    activation: Callable[[float], Activation], beta: float
+) -> None:
+    with pytest.raises(ValueError, match=f"beta: expected a positive number, got {beta}"):
+        activation(beta)

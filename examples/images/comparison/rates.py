@@ -37,8 +37,8 @@ FAST_RATE = 3e-2
 FAST_MUON = 0.1
 """Muon's rate of these settings."""
 
-LARGE_START = 4.0
-"""The raw beta that LipSwish starts from in these settings; beta itself is 4.0 too."""
+LARGE_BETA = 4.0
+"""LipSwish's beta at the start in these settings."""
 
 WARM_UP = 50
 """Steps in which the learning rate of the base rises."""
@@ -128,17 +128,6 @@ def networks(**options: Any) -> Contender:
     return flow(network=ConvBlock(64, **options), end_network=MLPBlock((128, 128), **options))
 
 
-def lipswish(start: float) -> Callable[[], LipSwish]:
-    """Return a builder of LipSwish whose raw beta starts elsewhere."""
-
-    def build() -> LipSwish:
-        activation = LipSwish()
-        nn.init.constant_(activation.raw_beta, start)
-        return activation
-
-    return build
-
-
 def sized(*blocks: int, width: int, end_blocks: int = 4) -> Contender:
     """Return a flow of another depth and width."""
     return flow(ResidualFlow, blocks=blocks, network=ConvBlock(width), end_blocks=end_blocks)
@@ -148,7 +137,7 @@ def together(
     title: str, optimizer: Callable[[nn.Module], Optimizer], *blocks: int, width: int = 64
 ) -> Setting:
     """Return a setting with another optimizer, a larger beta, and perhaps another size."""
-    activation = lipswish(LARGE_START)
+    activation = partial(LipSwish, beta=LARGE_BETA)
     model = flow(
         ResidualFlow,
         blocks=blocks or (2, 2),
@@ -195,8 +184,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *(adam(f"{decay:g}", topic="weight decay", decay=decay) for decay in (0.01, 0.1, 1.0)),
     *(
-        Setting("start of beta", f"{beta:.2g}", networks(activation=lipswish(raw)))
-        for raw, beta in ((-1.0, 0.31), (2.0, 2.1), (4.0, 4.0))
+        Setting("start of beta", f"{beta:g}", networks(activation=partial(LipSwish, beta=beta)))
+        for beta in (0.31, 2.1, 4)
     ),
     *(
         Setting("coefficient", f"{value:g}", networks(coefficient=value))
