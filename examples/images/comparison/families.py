@@ -2,34 +2,47 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-from examples.images.comparison.contenders import CONTENDERS
+from examples.images.comparison.contenders import CONTENDERS, Contender, residual_flow
 from examples.images.comparison.kinds import AdamByKind
 from examples.images.comparison.rates import Setting
 from examples.images.comparison.results import Result
+from pyro_resflow.flows import ConvBlock, MLPBlock
+from pyro_resflow.logdet import PowerSeries
+from pyro_resflow.nn import ELU
 
 RATES = (1e-3, 2e-3, 4e-3, 1e-2, 3e-2)
 """The learning rates that are compared."""
 
 FAMILIES = {
-    "Real NVP": "real_nvp",
-    "Glow": "glow",
-    "Jet": "jet",
-    "Flow++, affine": "flow_plus_plus_uniform_affine_no_attention",
-    "Flow++, mixture": "flow_plus_plus_uniform_mixture_no_attention",
-    "Residual Flow": "residual_flow_lipswish_uniform",
-    "i-ResNet": "i_resnet",
-    "i-DenseNet": "i_densenet",
-    "monotone flow": "monotone",
+    "Real NVP": CONTENDERS["real_nvp"],
+    "Glow": CONTENDERS["glow"],
+    "Jet": CONTENDERS["jet"],
+    "Flow++, affine": CONTENDERS["flow_plus_plus_uniform_affine_no_attention"],
+    "Flow++, mixture": CONTENDERS["flow_plus_plus_uniform_mixture_no_attention"],
+    "Residual Flow": Contender("(2, 2) blocks", residual_flow),
+    "i-ResNet": Contender(
+        "(2, 2) blocks",
+        partial(
+            residual_flow,
+            network=ConvBlock(64, activation=ELU, coefficient=0.9),
+            end_network=MLPBlock((128, 128), activation=ELU, coefficient=0.9),
+            logdet=PowerSeries(5),
+        ),
+    ),
+    "i-DenseNet": CONTENDERS["i_densenet"],
+    "monotone flow": CONTENDERS["monotone"],
 }
-"""One contender of each family."""
+"""One model of each family. The Residual Flow and the i-ResNet are shallower than the contenders,
+as in the other short runs."""
 
 
 def settings() -> list[Setting]:
     """Return a setting for each family and rate."""
     return [
-        Setting(family, f"{rate:g}", replace(CONTENDERS[name], optimizer=AdamByKind(rate)))
-        for family, name in FAMILIES.items()
+        Setting(family, f"{rate:g}", replace(model, optimizer=AdamByKind(rate)))
+        for family, model in FAMILIES.items()
         for rate in RATES
     ]
 

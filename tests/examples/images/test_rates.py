@@ -14,7 +14,7 @@ pytest.importorskip("torchvision")
 
 from examples.images import compare
 from examples.images.comparison import families, kinds, rates, results
-from examples.images.comparison.contenders import CONTENDERS, Contender
+from examples.images.comparison.contenders import Contender
 from examples.images.comparison.training import SplitTrainingSet
 from examples.images.run_errors import SetupError
 from examples.images.sources import Digits, stacked
@@ -134,8 +134,7 @@ def test_settings_are_compared_and_kept_results_are_not_computed_again(
 
 
 def test_the_best_rate_of_each_family_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(families, "FAMILIES", {"Tiny": "tiny", "Other": "other"})
-    monkeypatch.setattr(families, "CONTENDERS", {"tiny": model(), "other": model()})
+    monkeypatch.setattr(families, "FAMILIES", {"Tiny": model(), "Other": model()})
     monkeypatch.setattr(families, "RATES", (1e-3, 0.1))
     only = ["Tiny_0.001", "Tiny_0.1"]
     compare.families(only=only, steps=3, folder=tmp_path, source=FewDigits())
@@ -145,10 +144,6 @@ def test_the_best_rate_of_each_family_is_shown(tmp_path, monkeypatch):
     assert fast < slow
     *_, row = (tmp_path / "table_3_steps.md").read_text().splitlines()
     assert row == f"| Tiny | {slow:.3f} | **{fast:.3f}** |"
-
-
-def test_families_are_contenders():
-    assert set(families.FAMILIES.values()) <= set(CONTENDERS)
 
 
 def test_wrong_settings_are_named(tmp_path):
