@@ -31,6 +31,7 @@ from pyro_resflow.flows import (
 from pyro_resflow.logdet import PowerSeries
 from pyro_resflow.nn import (
     ELU,
+    Activation,
     CLipSwish,
     CPila,
     LipSwish,
@@ -156,13 +157,26 @@ def lipswish_flow(end: int = 128) -> partial[ResidualFlow]:
     )
 
 
-def dense_flow(**options: Any) -> partial[ResidualFlow]:
-    """Return a builder of a flow of i-DenseNet blocks."""
-    activation = options.pop("activation", CLipSwish)
+def dense_flow(
+    growth: int,
+    end_growth: int,
+    stem: int,
+    activation: Callable[[int], Activation],
+    **options: Any,
+) -> partial[ResidualFlow]:
+    """Return a builder of a flow of i-DenseNet blocks.
+
+    Args:
+        growth: Growth of the blocks of images.
+        end_growth: Growth of the end blocks.
+        stem: Features of the end blocks' stem.
+        activation: The activation of all blocks.
+        options: Further arguments of `ResidualFlow`.
+    """
     return partial(
         deep_residual_flow,
-        network=DenseNetBlock(growth=24, activation=activation),
-        end_network=DenseNetBlock(growth=40, stem=64, activation=activation),
+        network=DenseNetBlock(growth=growth, activation=activation),
+        end_network=DenseNetBlock(growth=end_growth, stem=stem, activation=activation),
         **options,
     )
 
@@ -181,8 +195,9 @@ RESIDUAL: dict[str, Contender] = {
     "residual_flow_lipswish_variational": residual(
         "Residual Flow: LipSwish, variational", lipswish_flow(112), dequantizer=variational
     ),
-    "i_densenet": residual("i-DenseNet", dense_flow()),
-    "monotone": residual("Monotone flow", dense_flow(activation=CPila, block=Monotone)),
+    "i_densenet": residual("i-DenseNet", dense_flow(24, 40, 64, CLipSwish)),
+    # a block iterates in both directions, so that images pass through small ones
+    "monotone": residual("Monotone flow", dense_flow(12, 48, 80, CPila, block=Monotone)),
 }
 
 COUPLINGS: dict[str, Contender] = {
