@@ -20,6 +20,11 @@ from torch.nn import functional as F
 from .convolution import is_thin, kernel_gradient
 from .squaring import SQUARED_SIDE
 
+MULTIPLIED_SIDE = 256
+"""Largest side of a Gram matrix that is multiplied out for a Krylov space. Of eight matrices of
+784x128 that takes as long as 2.5 products with the matrix and its transpose, and a space takes a
+dozen; of four of 512x512 it takes as long as nine."""
+
 
 class OperatorGroup(Protocol):
     """L operators that are applied together."""
@@ -76,14 +81,17 @@ class MatrixGroup:
         pairs = zip(self.weights, self.on_domain, strict=True)
         return torch.stack([w if on_domain else w.mT for w, on_domain in pairs])
 
+    @cached_property
+    def _gram_matrices(self) -> Tensor:
+        return torch.bmm(self._matrices.mT, self._matrices)
+
     def gram(self, near: Tensor) -> Tensor:
+        if near.shape[1] <= MULTIPLIED_SIDE:
+            return torch.bmm(self._gram_matrices, near[..., None]).squeeze(-1)
         return torch.bmm(self._matrices.mT, self.across(near)[..., None]).squeeze(-1)
 
     def gram_matrices(self) -> Tensor | None:
-        matrices = self._matrices
-        if matrices.shape[-1] > SQUARED_SIDE:
-            return None
-        return torch.bmm(matrices.mT, matrices)
+        return self._gram_matrices if self._matrices.shape[-1] <= SQUARED_SIDE else None
 
     def across(self, near: Tensor) -> Tensor:
         return torch.bmm(self._matrices, near[..., None]).squeeze(-1)
