@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Transform
 from torch.optim import Optimizer
 
-from examples.images.comparison.kinds import AdamByKind
+from examples.images.comparison.kinds import AdamByKind, MuonByKind
 from examples.images.models import (
     Features,
     FlowPlusPlus,
@@ -198,6 +198,17 @@ RESIDUAL: dict[str, Contender] = {
     "i_densenet": residual("i-DenseNet", dense_flow(24, 40, 64, CLipSwish)),
     # a block iterates in both directions, so that images pass through small ones
     "monotone": residual("Monotone flow", dense_flow(12, 48, 80, CPila, block=Monotone)),
+    # last, because a torch before 2.9 refuses it
+    "residual_flow_muon": Contender(
+        "Residual Flow: Muon, (8, 8) blocks",
+        partial(
+            ResidualFlow,
+            blocks=(8, 8),
+            network=ConvBlock(16, activation=sharp_lipswish),
+            end_network=MLPBlock((128, 128), activation=sharp_lipswish),
+        ),
+        optimizer=MuonByKind(0.1, RATES["residual"]),
+    ),
 }
 
 COUPLINGS: dict[str, Contender] = {
