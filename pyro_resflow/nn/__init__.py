@@ -9,6 +9,7 @@ from .activations import (
     FixedLipSwish,
     LipSwish,
     Pila,
+    SharpLipSwish,
     Softplus,
     Tanh,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "Pila",
     "ResidualConditioner",
     "ResidualNet",
+    "SharpLipSwish",
     "Shift",
     "Softplus",
     "SpectralNorm",

@@ -7,7 +7,14 @@ import torch
 
 from pyro_resflow.flows import ConvBlock, DenseNetBlock, MLPBlock, ResidualFlow
 from pyro_resflow.logdet import Exact
-from pyro_resflow.nn import ELU, CPila, LipschitzConvNet, LipschitzLayer, check_contraction
+from pyro_resflow.nn import (
+    ELU,
+    CPila,
+    LipschitzConvNet,
+    LipschitzLayer,
+    SharpLipSwish,
+    check_contraction,
+)
 from pyro_resflow.transforms import ActNorm, Monotone, Residual
 
 
@@ -71,6 +78,7 @@ def test_blocks_are_what_is_asked_for() -> None:
         lambda: small((3, 8, 8), factor_out=True),
         lambda: small((2, 4, 8), network=DenseNetBlock(2, 8), end_blocks=0),
         lambda: small(network=ConvBlock(8, activation=ELU), end_network=MLPBlock((8, 8))),
+        lambda: small(network=ConvBlock(8, activation=SharpLipSwish)),
     ],
 )
 def test_scores_and_samples_images(make: Callable[[], ResidualFlow]) -> None:

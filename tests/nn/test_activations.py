@@ -17,6 +17,7 @@ from pyro_resflow.nn import (
     FixedLipSwish,
     LipSwish,
     Pila,
+    SharpLipSwish,
     Softplus,
     Tanh,
 )
@@ -198,11 +199,17 @@ def test_lipswish_starts_from_the_given_beta(beta: float) -> None:
     assert LipSwish(beta).input_gain().item() == pytest.approx(beta, rel=1e-5)
 
 
+def test_sharp_lipswish_starts_from_four() -> None:
+    assert SharpLipSwish().input_gain().item() == pytest.approx(4.0)
+    x = torch.linspace(-3, 3, 7)
+    torch.testing.assert_close(SharpLipSwish()(x), LipSwish(4.0)(x))
+
+
 def test_lipswish_starts_from_the_published_parameter() -> None:
     assert LipSwish().raw_beta.item() == 0.5
 
 
-@pytest.mark.parametrize("activation", [LipSwish, FixedLipSwish])
+@pytest.mark.parametrize("activation", [LipSwish, SharpLipSwish, FixedLipSwish])
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
 def test_a_beta_that_is_not_positive_is_refused(
     activation: Callable[[float], Activation], beta: float

@@ -34,8 +34,8 @@ from pyro_resflow.nn import (
     Activation,
     CLipSwish,
     CPila,
-    LipSwish,
     ResidualConditioner,
+    SharpLipSwish,
     TransformerConditioner,
 )
 from pyro_resflow.transforms import (
@@ -85,10 +85,6 @@ def residual_flow(shape: Shape, **options: Any) -> ResidualFlow:
 def deep_residual_flow(shape: Shape, **options: Any) -> ResidualFlow:
     """Build a deeper flow of about as many parameters: 4 and 4 blocks of width 32."""
     return ResidualFlow(shape, (4, 4), **{"network": ConvBlock(32), **options})
-
-
-sharp_lipswish = partial(LipSwish, beta=4.0)
-"""LipSwish as it learned fastest in short runs."""
 
 
 variational = partial(
@@ -152,8 +148,8 @@ def lipswish_flow(end: int = 128) -> partial[ResidualFlow]:
     """Return a builder of a Residual Flow with LipSwish, given its end blocks' width."""
     return partial(
         deep_residual_flow,
-        network=ConvBlock(32, activation=sharp_lipswish),
-        end_network=MLPBlock((end, end), activation=sharp_lipswish),
+        network=ConvBlock(32, activation=SharpLipSwish),
+        end_network=MLPBlock((end, end), activation=SharpLipSwish),
     )
 
 
@@ -204,8 +200,8 @@ RESIDUAL: dict[str, Contender] = {
         partial(
             ResidualFlow,
             blocks=(8, 8),
-            network=ConvBlock(16, activation=sharp_lipswish),
-            end_network=MLPBlock((128, 128), activation=sharp_lipswish),
+            network=ConvBlock(16, activation=SharpLipSwish),
+            end_network=MLPBlock((128, 128), activation=SharpLipSwish),
         ),
         optimizer=MuonByKind(0.1, RATES["residual"]),
     ),

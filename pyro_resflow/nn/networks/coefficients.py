@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..activations import LipSwish
+from ..activations import LEARNED_BETAS, LipSwish
 from ..lipschitz.infinity_norm import InfinityNormLinear, effective_weights
 from ..lipschitz.layer import LipschitzLayer
 from ..lipschitz.together import measured_together, scaled_together
@@ -70,8 +70,8 @@ def _of_affine_maps(stages: Stages) -> Mapping[Stage[Any], tuple[Tensor, ...]]:
                 affine.append(stage)
             else:
                 return {}  # a user's own layer
-        elif isinstance(stage, Core) and type(stage.activation) is LipSwish:
-            swishes.append(stage.activation)
+        elif isinstance(stage, Core) and type(stage.activation) in LEARNED_BETAS:
+            swishes.append(cast(LipSwish, stage.activation))
     found = _bounded(bounded) if len(bounded) > 1 else {}
     return {**found, **_scaled(affine, swishes)} if len(affine) > 1 else found
 

@@ -8,14 +8,14 @@ their values.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ...fingerprints import Fingerprint
-from ..activations import LipSwish
+from ..activations import LEARNED_BETAS, LipSwish
 from ..lipschitz.divided import Measured
 from ..lipschitz.linear import LipschitzLinear
 from ..lipschitz.spectral_norm import SpectralNorm
@@ -58,8 +58,8 @@ def dependencies(layers: Sequence[nn.Module]) -> Dependencies | None:
     fixed: list[Tensor | Measured] = []
     tensors: list[Tensor] = []
     for layer in layers:
-        if type(layer) is LipSwish:
-            tensors.append(layer.raw_beta)
+        if type(layer) in LEARNED_BETAS:
+            tensors.append(cast(LipSwish, layer).raw_beta)
         elif type(layer) is LipschitzLinear and type(layer.norm) is SpectralNorm:
             measured, bias = layer.norm_state.measured, layer.bias
             if measured is None or not isinstance(layer.weight, nn.Parameter):

@@ -16,14 +16,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..activations import ELU, FixedLipSwish, LipSwish, Softplus, Tanh
+from ..activations import ELU, LEARNED_BETAS, FixedLipSwish, Softplus, Tanh
 from ..lipschitz.infinity_norm import InfinityNormLinear
 from ..lipschitz.layer import LipschitzLayer
 from ..stages import Affine, Core, StagedNetwork, Tangents, TransposedJacobian
 
 Layout = Hashable
 
-SAME_CORE = frozenset({LipSwish, FixedLipSwish, ELU, Softplus, Tanh})
+SAME_CORE = frozenset({*LEARNED_BETAS, FixedLipSwish, ELU, Softplus, Tanh})
 """Activations whose core has no settings: that of one network serves for all."""
 
 

@@ -21,6 +21,7 @@ from pyro_resflow.nn import (
     LipschitzMLP,
     LipSwish,
     Pila,
+    SharpLipSwish,
     Tanh,
 )
 from pyro_resflow.nn.networks.stacked import JacobianStack
@@ -30,6 +31,7 @@ N, D = 5, 3
 MAKERS: dict[str, Callable[[], Any]] = {
     "perceptron": lambda: LipschitzMLP(D, [7, 4]),
     "other activation": lambda: LipschitzMLP(D, [7, 4], activation=ELU),
+    "sharp": lambda: LipschitzMLP(D, [7, 4], activation=SharpLipSwish),
     "gated": lambda: GatedLipschitzMLP(D, [7]),
     "shifted": lambda: ConditionalLipschitzMLP(D, 2, [7]).bind(torch.randn(N, 2)),
 }
