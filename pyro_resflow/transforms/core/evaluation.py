@@ -234,7 +234,7 @@ class Steps:
         recording = is_recording()
         later: list[tuple[int, Deferred]] = []
         for part, each, extra, stack in zip(
-            self.parts, self.passes, self._extra_dims, self._stacks(x), strict=True
+            self.parts, self.passes, self._extra_dims, self._stacks(x, 0), strict=True
         ):
             if stack is not None:
                 x, deferred = each.call_deferring(x)
@@ -251,7 +251,7 @@ class Steps:
         total = y.new_zeros(y.shape[: y.dim() - self.event_dims[1]])
         later: list[tuple[int, Deferred]] = []
         for each, extra, stack in zip(
-            self.passes[::-1], self._extra_dims[::-1], self._stacks(y)[::-1], strict=True
+            self.passes[::-1], self._extra_dims[::-1], self._stacks(y, 1)[::-1], strict=True
         ):
             if stack is not None:
                 y, deferred = each.inverse_deferring(y)
@@ -261,12 +261,16 @@ class Steps:
                 total = total + (sum_rightmost(ladj, extra) if extra else ladj)
         return y, total + sum_of_log_determinants(later) if later else total
 
-    def _stacks(self, x: Tensor) -> list[int | None]:
+    def _stacks(self, x: Tensor, end: int) -> list[int | None]:
         """The stack of each part that defers its log-determinant, see :mod:`.stacks`.
 
         Parts whose events have fewer dimensions than those of the sequence compute theirs.
+
+        Args:
+            x: the input.
+            end: 0 if it is in the domain, 1 if it is in the codomain.
         """
-        found = stacks_of(self.passes, x, self.event_dims[0])
+        found = stacks_of(self.passes, x, self.event_dims[end])
         pairs = zip(found, self._extra_dims, strict=True)
         return [None if extra else stack for stack, extra in pairs]
 

@@ -21,6 +21,7 @@ D = 5
 
 ESTIMATORS: dict[str, Callable[[], LogDetEstimator]] = {
     "exact": Exact,
+    "exact in chunks": lambda: Exact(chunk_size=2),
     "krylov": lambda: Krylov(probe=Frozen()),
     "two probes": lambda: Krylov(probe=Frozen(), num_probes=2, memory="keep"),
     "series": lambda: PowerSeries(4, probe=Frozen()),
