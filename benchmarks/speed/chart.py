@@ -58,7 +58,7 @@ def draw(
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, (name, members) in zip(panels, groups, strict=False):
         (bars if members[0].at is None else curves)(axes, members)
-        axes.set_title(textwrap.fill(name, 48), fontsize=9)
+        axes.set_title(textwrap.fill(name, 42), fontsize=9)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
     drawn = [m.contender for _, members in groups for m in members]

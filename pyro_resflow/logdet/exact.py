@@ -35,8 +35,8 @@ class Exact(LogDetEstimator):
     r"""log|det(I + J)| of the full Jacobian; deterministic, differentiable any number of times.
 
     It costs one product with the Jacobian per dimension, and :math:`O(D^3)` for the determinant.
-    Up to 8 dimensions, in batches of tens, this is about as much as an estimate; in batches of
-    hundreds an estimate takes half as long. Use it for Hamiltonian Monte Carlo,
+    Up to 8 dimensions, in batches of tens, this is about as much as an estimate; in 8 dimensions
+    and batches of hundreds an estimate takes half as long. Use it for Hamiltonian Monte Carlo,
     importance-weighted bounds and tests. The gradient is that of :math:`\sum_i w_i^T J e_i` at
     fixed :math:`w_i = (I+J)^{-T} e_i`, in one pass over the network. For the trace of another
     :class:`SpectralFunction` f, :math:`w_i = f'(J)^T e_i`. The Jacobian of a multilayer perceptron

@@ -25,7 +25,8 @@ class StochasticEstimator(LogDetEstimator):
         probe: distribution of the probes; default :class:`Rademacher`.
         num_probes: number S of probes averaged per sample; the variance from the probes falls as
             1/S, and the cost of products grows as S.
-        memory: ``"recompute"`` (least memory) or ``"keep"`` (one network pass fewer).
+        memory: ``"recompute"`` (least memory) or ``"keep"`` (one network pass fewer); small blocks
+            of vectors that share an estimate keep their features in both modes.
 
     Raises:
         ValueError: for fewer than one probe or an unknown memory mode.

@@ -193,7 +193,7 @@ class FixedLipSwish(Swish, Activation):
 
 
 def _checked_beta(beta: float) -> float:
-    if not beta > 0:
+    if not 0 < beta < math.inf:
         raise ValueError(f"beta: expected a positive number, got {beta}.")
     return beta
 

@@ -210,7 +210,7 @@ def test_lipswish_starts_from_the_published_parameter() -> None:
 
 
 @pytest.mark.parametrize("activation", [LipSwish, SharpLipSwish, FixedLipSwish])
-@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_beta_that_is_not_positive_is_refused(
     activation: Callable[[float], Activation], beta: float
 ) -> None:

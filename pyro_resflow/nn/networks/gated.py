@@ -183,6 +183,8 @@ class BoundGate:
 
     def layout(self) -> Layout | None:
         """The reach, and the layout of the branch."""
+        if not isinstance(self.branch, BoundChain):  # a subclass that evaluates itself
+            return None
         branch = self.branch.layout()
         return None if branch is None else (BoundGate, self.net.reach, branch)
 

@@ -6,7 +6,15 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ...logdet import LOG_ONE_PLUS, Exact, LogDetEstimator, SpectralFunction, StochasticEstimator
+from ...logdet import (
+    LOG_ONE_PLUS,
+    Exact,
+    Frozen,
+    LogDetEstimator,
+    Probe,
+    SpectralFunction,
+    StochasticEstimator,
+)
 from ...nn import Chain, GatedLipschitzMLP
 from ...nn.networks.chain import BoundChain
 from ...nn.networks.gated import BoundGate
@@ -20,6 +28,9 @@ Bound = BoundChain | BoundGate
 OF_A_BATCH = StochasticEstimator.value_and_trace, Exact.value_and_trace
 """The estimates that treat each sample of a batch alone."""
 
+OF_A_SHAPE = Probe.draw, Frozen.draw
+"""The draws that take nothing but shape, dtype and device from the point."""
+
 
 def stack_key(holder: HoldsContraction, net: object) -> StackKey | None:
     """The key of a block, see :meth:`..core.one_pass.OnePass.stack_key`.
@@ -30,7 +41,7 @@ def stack_key(holder: HoldsContraction, net: object) -> StackKey | None:
     """
     if not isinstance(net, Chain | GatedLipschitzMLP) or holder._event_dim != 1:
         return None
-    if type(holder.logdet).value_and_trace not in OF_A_BATCH:
+    if not _is_stackable(holder.logdet):
         return None
     bound = net.bound()
     if not isinstance(bound, BoundChain | BoundGate):  # a subclass that evaluates itself
@@ -41,6 +52,14 @@ def stack_key(holder: HoldsContraction, net: object) -> StackKey | None:
     # the full Jacobian takes as many rows of features as there are inputs
     rows = bound.input_features() if isinstance(holder.logdet, Exact) else 1
     return StackKey(layout, chosen, rows * bound.hidden_features())
+
+
+def _is_stackable(logdet: LogDetEstimator) -> bool:
+    """Whether an estimator of a stack gives what it gives for each block; a subclass may not."""
+    kind = type(logdet)
+    if kind.value_and_trace not in OF_A_BATCH or kind.__call__ is not LogDetEstimator.__call__:
+        return False
+    return not isinstance(logdet, StochasticEstimator) or type(logdet.probe).draw in OF_A_SHAPE
 
 
 def evaluated_deferring(

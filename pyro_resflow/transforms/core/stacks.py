@@ -24,6 +24,10 @@ STACKED_FEATURES = 2**18
 """Largest number of features in one stack, over all samples: 1 MiB in float32. Larger stacks
 leave the processor's cache, which costs more than the calls that they save."""
 
+KEPT_FEATURES = 2**20
+"""Largest number of features of all blocks that defer: the graph keeps about 12 bytes of each in
+float32, also for an estimator that recomputes features to save memory."""
+
 FEWEST_OF_MANY = 4
 """Fewest blocks in a stack that does not hold all: two or three of a large batch gain nothing."""
 
@@ -45,11 +49,14 @@ def stacks_of(passes: Sequence[OnePass], x: Tensor, event_dim: int) -> list[int 
         if key is not None:
             members.setdefault(key, []).append(index)
     samples = max(1, x.shape[: x.dim() - event_dim].numel(), *map(_contexts, passes))
-    first = 0
+    first = kept = 0
     for key, indices in members.items():
         most = STACKED_FEATURES // (samples * key.features)
         if len(indices) < 2 or most < min(FEWEST_OF_MANY, len(indices)):
             continue
+        kept += len(indices) * samples * key.features
+        if kept > KEPT_FEATURES:
+            return [None] * len(passes)
         stacks = -(-len(indices) // most)
         for position, index in enumerate(indices):
             found[index] = first + position * stacks // len(indices)

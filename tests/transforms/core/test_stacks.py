@@ -11,11 +11,24 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_resflow import conditional_residual_flow, residual_flow
-from pyro_resflow.logdet import Exact, Frozen, Geometric, Krylov, LogDetEstimator, PowerSeries
-from pyro_resflow.nn import ConditionalGatedLipschitzMLP, GatedLipschitzMLP, LipschitzMLP
+from pyro_resflow.logdet import (
+    Exact,
+    Frozen,
+    Geometric,
+    Krylov,
+    LogDetEstimator,
+    PowerSeries,
+    Rademacher,
+)
+from pyro_resflow.nn import (
+    Chain,
+    ConditionalGatedLipschitzMLP,
+    GatedLipschitzMLP,
+    LipschitzMLP,
+)
 from pyro_resflow.transforms import ActNorm, Compose, Residual, image_features
 from pyro_resflow.transforms.core import evaluation
-from pyro_resflow.transforms.core.stacks import STACKED_FEATURES, stacks_of
+from pyro_resflow.transforms.core.stacks import KEPT_FEATURES, STACKED_FEATURES, stacks_of
 
 D = 5
 
@@ -188,6 +201,59 @@ def test_blocks_of_other_layouts_or_estimators_keep_to_themselves() -> None:
         ]
     ).double()
     assert stacks(flow, 6) == [0, 0, *[None] * 7, 1, 1]
+
+
+class Half(Exact):
+    """An estimator that changes what every call returns."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        value, trace = super().__call__(*args, **kwargs)
+        return value, trace / 2
+
+
+class Signs(Rademacher):
+    """Probes that depend on the point."""
+
+    def draw(self, x: Tensor, num_probes: int) -> Tensor:
+        return x.detach().sign().expand(num_probes, *x.shape)
+
+
+class OwnChain(Chain):
+    """A chain that evaluates itself."""
+
+    def evaluate(self, x: Tensor, coefficients: Any) -> Tensor:
+        return super().evaluate(x, coefficients)
+
+
+def own_gate() -> GatedLipschitzMLP:
+    net = GatedLipschitzMLP(D, [7])
+    return net.with_branch(OwnChain(list(net.branch)))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda: Residual(LipschitzMLP(D, [7]), logdet=Half()),
+        lambda: Residual(LipschitzMLP(D, [7]), logdet=Krylov(20, probe=Signs())),
+        lambda: Residual(own_gate(), logdet=Exact()),
+    ],
+    ids=["own call", "own probe", "own branch"],
+)
+def test_blocks_with_parts_of_another_package_keep_to_themselves(
+    block: Callable[[], Residual],
+) -> None:
+    flow = randomized(Compose([block(), block()]))
+    assert stacks(flow, 6) == [None, None]
+    x = torch.randn(6, D, dtype=torch.float64)
+    y, ladj = flow.parts[0].call_and_ladj(x)
+    torch.testing.assert_close(flow.call_and_ladj(x)[1], ladj + flow.parts[1].call_and_ladj(y)[1])
+
+
+def test_a_deep_flow_keeps_few_features() -> None:
+    blocks = [Residual(LipschitzMLP(D, [2**7]), logdet=Krylov()) for _ in range(33)]
+    samples = KEPT_FEATURES // 2**7 // 32
+    assert None not in stacks(Compose(blocks[:32]).double(), samples)
+    assert stacks(Compose(blocks).double(), samples) == [None] * 33
 
 
 def test_settings_count_as_they_are_now() -> None:
