@@ -208,8 +208,11 @@ class BoundChain(StagedNetwork):
         return sum(map(len, self._weights()[:-1]))
 
     def _weights(self) -> list[Tensor]:
-        layers = [stage.layer for stage in self.stages if isinstance(stage, Affine)]
-        return [cast(LipschitzLayer, layer).weight for layer in layers]
+        weights: list[Tensor] = []
+        for stage in self.stages:
+            if isinstance(stage, Affine):
+                weights.append(cast(LipschitzLayer, stage.layer).weight)
+        return weights
 
     def value_and_jacobian_inputs(
         self, x: Tensor, coefficients: Sequence[Tensor]
