@@ -27,8 +27,8 @@ class ArnoldiBasis:
 
     It departs from the textbook process in three ways: it runs on a batch of samples at once; it
     orthogonalizes by two sweeps of modified Gram-Schmidt, in place of one; and it does not stop
-    where a sample's space is exhausted. The sweeps take one basis vector at a time: a batched
-    product of a few short matrices with one vector each takes torch much longer.
+    where a sample's space is exhausted. The sweeps take one basis vector at a time, because torch
+    takes much longer for a batched product with one vector for each sample.
 
     Args:
         start: b, shape ``(B, D)``. Half-precision input is promoted to float32.
@@ -84,8 +84,7 @@ class ArnoldiBasis:
     def last_column(self, product: Tensor) -> Tensor:
         """The next column of H without the entry below the diagonal, shape ``(B, k)``.
 
-        It does not extend the basis, which takes a few of the operations. Use it for the last
-        product.
+        It does not extend the basis and takes far fewer operations. Use it for the last product.
 
         Args:
             product: A ``self.last``, shape ``(B, D)``.
