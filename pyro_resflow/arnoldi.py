@@ -131,26 +131,27 @@ class ShiftedSystems:
 
         The last column may come without that entry.
         """
-        entries = (self.shifts[..., None] * column).unbind(-1)
+        # the batch is the last dimension of each entry: strided passes would be several times slower
+        entries = (self.shifts * column.mT.contiguous()[:, None]).unbind()
         # 1. the column of U: L is 1 on its diagonal and has one entry below, as H is Hessenberg
         upper = [entries[0]]
         for entry, minus_below in zip(entries[1:], self._minus_below, strict=False):
-            upper.append(torch.addcmul(entry, minus_below, upper[-1]))
-        pivot = upper[-1] = upper[-1] + 1
+            upper.append(entry.addcmul_(minus_below, upper[-1]))
+        pivot = upper[-1].add_(1)
         minus_pivot = -pivot
         # 2. the next entries of y and z, by substitution
         if self.y:
             overlap = self.z[0] * upper[0]
             for z, u in zip(self.z[1:], upper[1:-1], strict=True):
-                overlap = torch.addcmul(overlap, z, u)
-            self.z.append(overlap / minus_pivot)
+                overlap.addcmul_(z, u)
+            self.z.append(overlap.div_(minus_pivot))
             self.y.append(self._minus_below[-1] * self.y[-1])
         else:
             self.z.append(pivot.reciprocal())
             self.y.append(torch.ones_like(pivot))
         # 3. the next entry of L, negated
         if len(entries) > len(self.y):
-            self._minus_below.append(entries[-1] / minus_pivot)
+            self._minus_below.append(entries[-1].div_(minus_pivot))
         self.upper.append(upper)
 
     def solve(self, weights: Sequence[Tensor | float], shifts: int | None = None) -> list[Tensor]:

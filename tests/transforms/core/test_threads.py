@@ -60,16 +60,16 @@ def test_a_thread_takes_no_log_determinant_that_another_has_computed(
     block = residual(2, [8], logdet=Exact())
     x, other = torch.randn(5, 2), 3 * torch.randn(5, 2)
     y = block(x)
-    pair_given = cache.LastPass.pair_given
+    hold = cache.Conditions.hold
 
-    def disturbed(self: Any, *given: list[object]) -> Any:
+    def disturbed(self: Any, *given: list[Any]) -> bool:
         """Another thread is given the processor while this one looks at its cache."""
-        pair = pair_given(self, *given)
-        monkeypatch.setattr(cache.LastPass, "pair_given", pair_given)
+        holds = hold(self, *given)
+        monkeypatch.setattr(cache.Conditions, "hold", hold)
         in_another_thread(lambda: block(other))
-        return pair
+        return holds
 
-    monkeypatch.setattr(cache.LastPass, "pair_given", disturbed)
+    monkeypatch.setattr(cache.Conditions, "hold", disturbed)
     found = block.log_abs_det_jacobian(x, y)
     torch.testing.assert_close(found, block.call_and_ladj(x)[1])
 
