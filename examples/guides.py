@@ -3,11 +3,11 @@
 The posteriors are eight schools, Neal's funnel, a banana, 30 group effects, and a logistic
 regression. Each guide is trained at each learning rate, for the same number of steps or of
 processor seconds with the same number of particles; the learning rate with the best ELBO counts.
-The flows get the width that brings their
-number of parameters nearest to ``--parameters``. The table is measured on fresh draws with a
-deterministic log-density: the ELBO and its standard error; Pareto's k of the importance weights,
-which should be below 0.7; and the root mean square error of the posterior means, in posterior
-standard deviations. The true moments come from a closed form or a long NUTS run.
+The flows get the width that brings their number of parameters nearest to ``--parameters``. The
+table is measured on fresh draws with a deterministic log-density: the ELBO and its standard error;
+Pareto's k of the importance weights, which should be below 0.7; and the root mean square error of
+the posterior means, in posterior standard deviations. The true moments come from a closed form or
+a long NUTS run.
 
     python -m examples.guides
     python -m examples.guides --seconds 60 --particles 16
@@ -17,13 +17,13 @@ standard deviations. The true moments come from a closed form or a long NUTS run
 from __future__ import annotations
 
 import math
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import pyro
@@ -41,10 +41,10 @@ from pyro.infer.autoguide import (
 )
 from pyro.infer.importance import vectorized_importance_weights
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from examples.parsing import command_line
 from examples.posteriors import PROBLEMS, Moments, Problem
+from examples.training import Budget, Training, train_within
 from pyro_resflow.guides import AutoResidualFlow
 from pyro_resflow.interop.arviz import psis
 from pyro_resflow.interop.zuko import from_zuko
@@ -113,35 +113,6 @@ def fitting_width(build: Builder, problem: Problem, parameters: int) -> int:
     return min(nearest, key=lambda width: abs(size_at(width) - parameters))
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What each guide may spend on its training at one learning rate.
-
-    Attributes:
-        steps: Optimisation steps.
-        seconds: Processor seconds, in place of steps.
-    """
-
-    steps: int
-    seconds: float | None = None
-
-    def spent(self, steps: int, seconds: float) -> float:
-        """Return the spent share of the budget."""
-        return steps / self.steps if self.seconds is None else seconds / self.seconds
-
-
-class Training(NamedTuple):
-    """How a guide was trained: the learning rate, the steps, and the processor seconds."""
-
-    learning_rate: float
-    steps: int
-    seconds: float
-
-
-RATE_EVERY = 10
-"""Steps between two changes of the learning rate: each change visits every parameter."""
-
-
 def fit(
     guide: AutoGuide, problem: Problem, *, budget: Budget, particles: int, learning_rate: float
 ) -> Training:
@@ -149,24 +120,20 @@ def fit(
 
     The learning rate falls to a hundredth.
     """
-    options = {"lr": learning_rate, "clip_norm": 10.0}
     elbo = Trace_ELBO(
         num_particles=particles,
         vectorize_particles=True,
         max_plate_nesting=problem.max_plate_nesting,
     )
-    optimizer = pyro.optim.ClippedAdam(options)
-    svi = SVI(problem.model, guide, optimizer, elbo)
-    start, steps = time.process_time(), 0
-    with tqdm(desc=type(guide).__name__, leave=False) as bar:
-        while (spent := budget.spent(steps, time.process_time() - start)) < 1:
-            if steps % RATE_EVERY == 0:
-                for each in optimizer.optim_objs.values():  # one for each parameter
-                    each.param_groups[0]["lr"] = learning_rate * 0.01**spent
-            svi.step()
-            steps += 1
-            bar.update()
-    return Training(learning_rate, steps, time.process_time() - start)
+    optimizer = pyro.optim.ClippedAdam({"lr": learning_rate, "clip_norm": 10.0})
+    return train_within(
+        budget,
+        SVI(problem.model, guide, optimizer, elbo),
+        repeat(()),
+        learning_rate=learning_rate,
+        last=0.01,
+        description=type(guide).__name__,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import matplotlib
 from examples.guides import (
     GUIDES,
     PLANES,
-    Budget,
     fit,
     fitting_width,
     initialized_guide,
@@ -38,6 +37,7 @@ from examples.posteriors import (
     eight_schools_moments,
     group_effects_moments,
 )
+from examples.training import Budget
 from pyro_resflow.guides import AutoResidualFlow
 
 
@@ -141,11 +141,6 @@ def test_flows_are_brought_near_the_same_number_of_parameters() -> None:
     for name in ("AutoIAFNormal", "AutoResidualFlow"):
         width = fitting_width(GUIDES[name], problem, 1200)
         assert 0.8 < size(initialized_guide(GUIDES[name], problem, width)) / 1200 < 1.25
-
-
-def test_a_budget_is_spent_by_steps_or_by_seconds() -> None:
-    assert Budget(200).spent(50, 7.0) == 0.25
-    assert Budget(200, seconds=10.0).spent(50, 7.0) == 0.7
 
 
 def test_training_stops_when_the_budget_is_spent() -> None:

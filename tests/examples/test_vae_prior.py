@@ -14,11 +14,12 @@ pytest.importorskip("torchvision")
 
 import matplotlib
 
-from examples.vae_prior import VAE, Prior, build, fit, main
+from examples.training import Budget
+from examples.vae_prior import VAE, Architecture, Prior, best, fit, main
 
 
-def small(blocks: int, code_dim: int = 2, seed: int = 0) -> VAE:
-    return build(9, 5, code_dim=code_dim, hidden=16, blocks=blocks, seed=seed)
+def small(blocks: int, code_dim: int = 2, seed: int = 0, posterior_blocks: int = 0) -> VAE:
+    return Architecture(9, 5, code_dim, 16, blocks, posterior_blocks).build(seed)
 
 
 def patterns(n: int) -> Tensor:
@@ -31,7 +32,7 @@ def patterns(n: int) -> Tensor:
 def test_priors_share_the_first_weights_and_nothing_else() -> None:
     normal, flow = small(0), small(2)
     other = small(0, seed=1)
-    for part in ("encoder", "decoder"):
+    for part in ("posterior", "decoder"):
         for a, b, c in zip(
             getattr(normal, part).parameters(),
             getattr(flow, part).parameters(),
@@ -50,9 +51,11 @@ def test_prior_without_transforms_is_standard_normal() -> None:
     torch.testing.assert_close(Prior(3)().log_prob(code), expected)
 
 
-@pytest.mark.parametrize("blocks", [0, 2])
-def test_bound_lies_below_the_evidence_by_the_posteriors_divergence(blocks: int) -> None:
-    vae, images = small(blocks, code_dim=1), patterns(5)
+@pytest.mark.parametrize(("blocks", "posterior_blocks"), [(0, 0), (2, 0), (2, 2)])
+def test_bound_lies_below_the_evidence_by_the_posteriors_divergence(
+    blocks: int, posterior_blocks: int
+) -> None:
+    vae, images = small(blocks, code_dim=1, posterior_blocks=posterior_blocks), patterns(5)
     with torch.no_grad():
         vae.prior().log_prob(torch.randn(50, 1))  # the first batch sets the scales
         # of a code of one entry, the integral over it; the estimate is exact in one dimension
@@ -62,9 +65,7 @@ def test_bound_lies_below_the_evidence_by_the_posteriors_divergence(blocks: int)
             images
         )
         evidence = joint.logsumexp(0) + torch.tensor(width).log()
-        mean, log_std = vae.encoder(images / 4)
-        guide = dist.Normal(mean, log_std.exp()).to_event(1)
-        q = guide.log_prob(code[:, None])
+        q = vae.posterior(images / 4).log_prob(code[:, None].expand(-1, 5, 1))
         divergence = (q.exp() * (q - joint + evidence)).sum(0) * width
     draws = torch.stack([vae.elbo(images, 1) for _ in range(100)])
     score = (draws.mean(0) - (evidence - divergence)) / (draws.std(0) / 100**0.5)
@@ -77,10 +78,27 @@ def test_flow_raises_the_bound_of_clustered_images() -> None:
     bounds = []
     for blocks in (0, 2):
         vae = small(blocks)
-        fit(vae, training, steps=100, batch_size=100, learning_rate=1e-2, seed=0)
+        budget = Budget(100)
+        fit(vae, training, budget=budget, batch_size=100, learning_rate=1e-2, seed=0)
         bounds.append(vae.elbo(test, 5))
     gain = bounds[1] - bounds[0]
     assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5
+
+
+def test_held_out_images_choose_the_learning_rate() -> None:
+    images = patterns(100)
+    vae, training = best(
+        Architecture(9, 5, 2, 16),
+        images,
+        budget=Budget(100),
+        batch_size=50,
+        learning_rates=(1e-7, 1e-2),
+        draws=5,
+        seed=0,
+    )
+    assert (training.learning_rate, training.steps) == (1e-2, 100)
+    untrained = small(0)
+    assert vae.elbo(images[:10], 5).mean() > untrained.elbo(images[:10], 5).mean() + 1
 
 
 def test_few_steps_write_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +109,7 @@ def test_few_steps_write_the_figure(tmp_path: Path, capsys: pytest.CaptureFixtur
         code_dim=2,
         hidden=8,
         blocks=1,
+        posterior_blocks=1,
         batch_size=16,
         draws=1,
         folder=tmp_path / "new",
@@ -99,4 +118,5 @@ def test_few_steps_write_the_figure(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "seed 0" in printed
     assert "seed 1" in printed
     assert "gain over seeds" in printed
+    assert "flow: 2 steps in" in printed
     assert (tmp_path / "new" / "vae_prior.png").stat().st_size > 1000

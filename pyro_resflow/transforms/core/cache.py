@@ -121,7 +121,7 @@ class LastPass:
         x: the input.
         y: the output.
         ladj: the log-determinant, ``None`` if it was not computed.
-        conditions: what it depends on; ``None`` for a pass that is valid inside ``log_prob`` alone.
+        conditions: what it depends on; ``None`` if the pass is valid inside ``log_prob`` alone.
     """
 
     def __init__(
