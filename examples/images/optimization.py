@@ -1,7 +1,5 @@
 """The optimizer of a task and its schedule, in the form that Lightning takes."""
 
-from collections.abc import Iterable
-
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import nn
@@ -16,8 +14,22 @@ def constant_rate(optimizer: Optimizer) -> LRScheduler:
     return ConstantLR(optimizer, factor=1.0)
 
 
+class ParametersOf(list[nn.Parameter]):
+    """All parameters of a model, in the form that torch's optimizers take, and the model.
+
+    An optimizer that treats kinds of layers differently finds them in the model.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters())
+        self.model = model
+
+
 def optimization(
-    parameters: Iterable[nn.Parameter],
+    model: nn.Module,
     optimizer: OptimizerCallable,
     lr_scheduler: LRSchedulerCallable,
     validated_every: int,
@@ -28,7 +40,7 @@ def optimization(
     metric, at the end of every epoch with a validation.
 
     Args:
-        parameters: The parameters to train.
+        model: The model to train.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds the schedule from the optimizer.
         validated_every: Epochs between two validations.
@@ -36,7 +48,7 @@ def optimization(
     Raises:
         SetupError: For a `ReduceLROnPlateau` that does not name its metric.
     """
-    built = optimizer(parameters)
+    built = optimizer(ParametersOf(model))
     scheduler = lr_scheduler(built)
     schedule = LRSchedulerConfigType(scheduler=scheduler, interval="step")
     if isinstance(scheduler, ReduceLROnPlateau):

@@ -106,7 +106,7 @@ class ImageTask(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule."""
         return optimization(
-            self.parameters(),
+            self,
             self.optimizer,
             self.lr_scheduler,
             self.trainer.check_val_every_n_epoch or 1,

@@ -19,10 +19,7 @@ from examples.images.comparison.training import SplitTrainingSet
 from examples.images.run_errors import SetupError
 from examples.images.sources import Digits, stacked
 from pyro_resflow.flows import ConvBlock, ImageFlow, ResidualFlow
-from pyro_resflow.nn import LipschitzConv2d
 from tests.examples.images.test_compare import FewDigits
-
-muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 
 
 def tiny(shape: tuple[int, ...], width: int = 2, **options: Any) -> ImageFlow:
@@ -53,31 +50,6 @@ def test_a_kind_has_its_own_rate_and_only_weights_decay():
     )
     rates_and_decays = [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
     assert rates_and_decays == [(0.1, 0.5), (0.1, 0.0), (pytest.approx(0.03), 0.0)]
-
-
-@muon
-def test_muon_steps_a_convolution_as_a_matrix_at_the_rate_of_the_schedule():
-    layer = LipschitzConv2d(2, 3, 3, input_size=(4, 4))
-    layer.update()
-    before = layer.weight.detach().clone()
-    optimizer = kinds.MuonByKind(rate=0.5, adam_rate=0.01)(layer)
-    for group in optimizer.param_groups:
-        group["lr"] *= 0.5
-    layer(torch.randn(5, 2, 4, 4)).square().sum().backward()
-    matrix = before.flatten(1).requires_grad_()
-    matrix.grad = layer.weight.grad.flatten(1).clone()
-    bias = layer.bias.detach().clone()
-    optimizer.step()
-    torch.optim.Muon([matrix], lr=0.25, weight_decay=0.0).step()
-    assert torch.equal(layer.weight.flatten(1), matrix)
-    assert not layer.is_current  # the layer sees that its weight has changed
-    torch.testing.assert_close((layer.bias - bias).abs(), torch.full((3,), 0.005))
-
-
-def test_muon_asks_for_a_torch_that_has_it(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(SetupError, match=r"it has no Muon; install torch 2.9 or later"):
-        kinds.MuonByKind(0.1, 0.1)(model().build((1, 4, 4), 8))
 
 
 def test_a_larger_model_takes_fewer_steps(monkeypatch):

@@ -200,7 +200,7 @@ def test_a_rate_that_falls_when_a_metric_stands_still(tmp_path):
 
 def test_a_schedule_that_waits_counts_validations():
     schedule = optimization(
-        [nn.Parameter(torch.zeros(1))],
+        nn.Linear(1, 1),
         torch.optim.Adam,
         lambda optimizer: ReduceLROnPlateau(optimizer, "bits/validation"),
         validated_every=3,
