@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -26,6 +28,25 @@ these in the last step."""
 
 HEADROOM = 2
 """Margin between a norm and the fourth root of the largest number, for rounding in products."""
+
+
+class SingularVectors(list[tuple[Tensor, Tensor]]):
+    """The leading singular vectors u and v of each operator, one of them as long as the norm.
+
+    Args:
+        group: the operators.
+        near: vectors of length 1, ``(L, n)``.
+        far: their images, ``(L, m)``.
+        sigma: the norms, ``(L,)``.
+    """
+
+    def __init__(self, group: OperatorGroup, near: Tensor, far: Tensor, sigma: Tensor) -> None:
+        pairs = zip(near.unbind(), far.unbind(), group.on_domain, strict=True)
+        super().__init__((f, n) if on_domain else (n, f) for n, f, on_domain in pairs)
+        self.group = group
+        self.near = near
+        self.far = far
+        self.sigma = sigma
 
 
 class SpectralNorm(OperatorNorm):
@@ -85,7 +106,7 @@ class SpectralNorm(OperatorNorm):
     @torch.no_grad()
     def iterate_together(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> SingularVectors:
         group = grouped(operators)
         # 1. Start from the vectors of the last update and a share of a generic direction.
         start = [
@@ -109,11 +130,13 @@ class SpectralNorm(OperatorNorm):
         near = torch.where(vanished, generic_direction(vectors[0]), unit(vectors))
         # 4. The far vector is the image of the near one, and its length is the norm.
         far = group.across(near)
+        sigma = self.value(near, far)
         if self.marks_failure:
-            lengths = torch.linalg.vector_norm(far, dim=1, keepdim=True)
-            far = torch.where(lengths.isfinite(), far, torch.nan)
-        pairs = zip(near.unbind(), far.unbind(), group.on_domain, strict=True)
-        return [(f, n) if on_domain else (n, f) for n, f, on_domain in pairs]
+            sigma = torch.where(sigma.isfinite(), sigma, torch.nan)
+            far = torch.where(sigma.isfinite()[:, None], far, torch.nan)
+        elif not far.is_meta and not math.isfinite(sigma.sum()):
+            raise RuntimeError("a norm is not finite")
+        return SingularVectors(group, near, far, sigma)
 
     def _settled(self, values: Tensor, rise: Tensor) -> bool:
         if self.tolerance is None:
@@ -144,14 +167,18 @@ class SpectralNorm(OperatorNorm):
         """The contraction factors of operators and the gradients of their norms, at u and v."""
         group = grouped(operators)
         near, far = near_and_far(group.on_domain, us, vs)
-        sigma = self.value(near, far)
-        c = self.coefficient
+        return self.measured_at(SingularVectors(group, near, far, self.value(near, far)))
+
+    @torch.no_grad()
+    def measured_at(self, found: SingularVectors) -> list[Measured]:
+        """The contraction factors of operators and the gradients of their norms."""
+        sigma, c = found.sigma, self.coefficient
         contractions = c / sigma.clamp_min(c)
         inverses = torch.where(sigma > c, 1 / sigma, 0)
         scale = sigma.clamp_min(torch.finfo(sigma.dtype).tiny).reciprocal()
-        gradients = group.outers(near * scale[:, None], far)
-        found = zip(contractions.unbind(), inverses.unbind(), gradients, strict=True)
-        return [Measured(*each) for each in found]
+        gradients = found.group.outers(found.near * scale[:, None], found.far)
+        each = zip(contractions.unbind(), inverses.unbind(), gradients, strict=True)
+        return list(starmap(Measured, each))
 
     @torch.no_grad()
     def belong(self, operator: LinearOperator, u: Tensor, v: Tensor) -> bool:

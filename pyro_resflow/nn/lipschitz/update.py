@@ -27,7 +27,7 @@ from ...precision import full_precision, refuse_half_precision
 from ...tracing import tracing_state, untraced
 from ...walk import modules_inside
 from .divided import Measured
-from .spectral_norm import SpectralNorm
+from .spectral_norm import SingularVectors, SpectralNorm
 from .state import NormedLayer, layer_of, out_of_date, trust
 
 LOADED_WITHIN = 0.01
@@ -71,13 +71,14 @@ def _update_changed(layers: Sequence[NormedLayer]) -> None:
         groups: dict[tuple[Any, ...], list[NormedLayer]] = {}
         for layer in out_of_date(layers):
             groups.setdefault(layer.kind(), []).append(layer)
+        written: list[SingularVectors | None] = []
         for group in groups.values():
-            _write_vectors(group)
+            written.append(_write_vectors(group))
         if groups:
             trust([layer for group in groups.values() for layer in group])
-        for group in groups.values():
+        for group, found in zip(groups.values(), written, strict=True):
             if isinstance(group[0].norm, SpectralNorm):
-                for layer, measured in zip(group, _measured(group), strict=True):
+                for layer, measured in zip(group, _measured(group, found), strict=True):
                     layer.norm_state.measured = measured
 
 
@@ -188,8 +189,12 @@ def _with_own_weight(modules: Iterable[object]) -> list[NormedLayer]:
     ]
 
 
-def _write_vectors(layers: Sequence[NormedLayer]) -> None:
-    """Write the vectors that the iteration finds to layers of one kind."""
+def _write_vectors(layers: Sequence[NormedLayer]) -> SingularVectors | None:
+    """Write the vectors that the iteration finds to layers of one kind.
+
+    Returns:
+        The singular vectors, if these are what the layers hold now.
+    """
     found = iterated(layers)
     changed = [
         (layer, *vectors)
@@ -202,6 +207,10 @@ def _write_vectors(layers: Sequence[NormedLayer]) -> None:
         # inference tensors can only be written to in inference mode
         with torch.inference_mode() if held[0].is_inference() else nullcontext():
             torch._foreach_copy_(held, [*us, *vs])
+    if not isinstance(found, SingularVectors) or len(changed) < len(layers):
+        return None
+    # results of inference mode could not be saved for a backward pass
+    return None if found.near.is_inference() or layers[0].u.dtype != found.near.dtype else found
 
 
 @torch.no_grad()
@@ -233,7 +242,7 @@ def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
     try:
         with full_precision(weights[0]):
             found = layers[0].norm.iterate_together(operators, us, vs)
-        if not weights[0].is_meta and not layers[0].norm.marks_failure:
+        if not weights[0].is_meta and not isinstance(found, SingularVectors):
             _check_lengths(found)
         return found
     except RuntimeError:  # torch.linalg.eigh raises it too
@@ -267,14 +276,25 @@ def _loaded_vectors_fit(layer: NormedLayer, u: Tensor, v: Tensor) -> bool:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _measured(layers: Sequence[NormedLayer]) -> list[Measured]:
-    """The contraction factors and norm gradients of layers of one kind, at their vectors."""
+def _measured(
+    layers: Sequence[NormedLayer], found: SingularVectors | None = None
+) -> list[Measured]:
+    """The contraction factors and norm gradients of layers of one kind, at their vectors.
+
+    Args:
+        layers: the layers.
+        found: the vectors, if an iteration has just found them.
+    """
     norm = layers[0].norm
     assert isinstance(norm, SpectralNorm)  # for the type checker
     with _UPDATE_LOCK, full_precision(layers[0].weight):
-        operators = [layer.measured_operator(layer.weight) for layer in layers]
-        found = norm.measured(operators, [each.u for each in layers], [each.v for each in layers])
+        if found is not None:
+            measured = norm.measured_at(found)
+        else:
+            operators = [layer.measured_operator(layer.weight) for layer in layers]
+            us, vs = [layer.u for layer in layers], [layer.v for layer in layers]
+            measured = norm.measured(operators, us, vs)
     return [
-        measured._replace(gradient=measured.gradient.view(layer.weight.shape))
-        for layer, measured in zip(layers, found, strict=True)
+        each._replace(gradient=each.gradient.view(layer.weight.shape))
+        for layer, each in zip(layers, measured, strict=True)
     ]
