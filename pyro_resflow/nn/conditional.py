@@ -12,8 +12,10 @@ from ..rebuilding import Rebuildable
 from .activations import Activation, FixedLipSwish, LipSwish
 from .lipschitz.infinity_norm import InfinityNormLinear
 from .lipschitz.layer import LipschitzLayer
+from .lipschitz.together import is_eager
 from .networks import Chain, DenseConcatenation, GatedLipschitzMLP, LipschitzMLP, Norms, Shift
-from .networks.gated import REACH
+from .networks.chain import BoundChain
+from .networks.gated import REACH, BoundGate
 
 
 class ConditionalChain(Rebuildable, nn.Module):
@@ -68,13 +70,32 @@ class ConditionalChain(Rebuildable, nn.Module):
 
     def bind(self, context: Tensor) -> Chain | GatedLipschitzMLP:
         """The network at one context per sample: ``context`` has shape ``(N, context_dim)``."""
-        shifts = self.shifts(context)
-        shifts = shifts.reshape(*shifts.shape, *[1] * (self.event_dim - 1))
-        each = iter(shifts.split(self.shift_sizes, dim=1))
-        chain = Chain(_shifted(_layers(self.chain), each), event_dim=self.event_dim)
+        chain = Chain(
+            _shifted(_layers(self.chain), iter(self._each_shift(context))),
+            event_dim=self.event_dim,
+        )
         if isinstance(self.chain, GatedLipschitzMLP):
             return self.chain.with_branch(chain)
         return chain
+
+    @property
+    def shifts_affine_maps(self) -> bool:
+        """Whether the layers that are shifted are layers of the chain itself."""
+        layers = _layers(self.chain)._modules.values()
+        return not any(isinstance(layer, DenseConcatenation) for layer in layers)
+
+    def bound_at(self, context: Tensor) -> Chain | GatedLipschitzMLP | BoundChain | BoundGate:
+        """:meth:`bind` for one pass, with the coefficients that a flow has prepared for it."""
+        bound = self.chain.bound() if self.shifts_affine_maps and is_eager() else None
+        if isinstance(bound, BoundChain | BoundGate):
+            return bound.shifted(self._each_shift(context))
+        return self.bind(context)
+
+    def _each_shift(self, context: Tensor) -> tuple[Tensor, ...]:
+        """The shifts of all layers, ``(N, features)``, or ``(N, channels, 1, 1)`` of images."""
+        shifts = self.shifts(context)
+        shifts = shifts.reshape(*shifts.shape, *[1] * (self.event_dim - 1))
+        return tuple(shifts.split(self.shift_sizes, dim=1))
 
 
 class ConditionalLipschitzMLP(ConditionalChain):

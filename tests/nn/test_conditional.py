@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_resflow.linearization import AutogradNetwork
 from pyro_resflow.nn import (
@@ -18,11 +19,15 @@ from pyro_resflow.nn import (
     InducedNorm,
     LipschitzConvNet,
     LipschitzDenseNet,
+    LipschitzLinear,
     LipSwish,
     Tanh,
     check_contraction,
 )
+from pyro_resflow.nn.networks.chain import BoundChain, prepared_together
+from pyro_resflow.nn.networks.gated import BoundGate
 from pyro_resflow.solvers import Anderson
+from pyro_resflow.transforms import ConditionalResidual
 from tests.derivatives import check_gradients, jacobian, weighted_gradients
 from tests.networks import activate_constraints, converged_norm
 
@@ -117,6 +122,62 @@ def test_context_and_all_parameters_receive_gradients() -> None:
 def test_shifts_are_among_the_coefficients() -> None:
     coefficients = conditional_net().bind(contexts(7)).coefficients()
     assert [tuple(c.shape) for c in coefficients if c.shape[0] == 7] == [(7, 6), (7, 4), (7, 3)]
+
+
+def image_of_convolutions() -> ConditionalChain:
+    return ConditionalChain(LipschitzConvNet((1, 4, 4), [3, 2]), 5).double()
+
+
+def image_of_dense_blocks() -> ConditionalChain:
+    return ConditionalChain(LipschitzDenseNet(3, growth=4, depth=2), 5).double()
+
+
+def without_biases() -> ConditionalLipschitzMLP:
+    net = conditional_net()
+    for layer in net.chain:
+        if isinstance(layer, LipschitzLinear):
+            layer.bias = None
+    return net
+
+
+BOUND: dict[str, Callable[[], ConditionalChain]] = {
+    "perceptron": conditional_net,
+    "scaled at its start": partial(conditional_net, CLipSwish),
+    "without biases": without_biases,
+    "gated": gated_net,
+    "convolutions": image_of_convolutions,
+    "dense": image_of_dense_blocks,
+}
+
+
+@pytest.mark.parametrize("inside_a_pass", [False, True])
+@pytest.mark.parametrize("name", BOUND)
+def test_the_network_of_one_pass_is_the_bound_network(name: str, inside_a_pass: bool) -> None:
+    net = BOUND[name]()
+    block = ConditionalResidual(net)
+    flow = nn.ModuleList([block, ConditionalResidual(BOUND[name]())])
+    context = contexts(7).requires_grad_()
+    shape = net.event_shape if net.event_dim == 3 else (3,)
+    x = torch.randn(7, *shape, dtype=torch.float64)
+    inputs = [context, *(each for each in net.parameters() if each.requires_grad)]
+    expected = net.bind(context)(x)
+    with prepared_together(flow) if inside_a_pass else nullcontext():
+        found = net.bound_at(context)
+        value = found(x)
+        is_prepared = isinstance(found, BoundChain | BoundGate)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(value.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+    )
+    assert is_prepared == (name != "dense")
+
+
+def test_a_hook_on_the_chain_is_refused() -> None:
+    net = conditional_net()
+    net.chain.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="expected no hooks, got some"):
+        ConditionalResidual(net).condition(contexts(7))(torch.randn(7, 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e3])

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
+from functools import partial
+from itertools import islice
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -189,9 +191,31 @@ class BoundChain(StagedNetwork):
         self.event_dim = event_dim
         self.known = known
 
+    def bound(self) -> BoundChain:
+        """The chain itself."""
+        return self
+
     def coefficients(self) -> tuple[Tensor, ...]:
         """See :meth:`Chain.coefficients`."""
         return coefficients_of([self.stages])[0] if self.known is None else self.known
+
+    def shifted(self, shifts: Iterable[Tensor]) -> BoundChain:
+        """The chain with a constant for each sample added to the output of each affine map.
+
+        Args:
+            shifts: the constant of each affine map, see :class:`Shift`.
+        """
+        remaining, each = iter(self.coefficients()), iter(shifts)
+        stages: list[Stage[Any]] = []
+        coefficients: list[Tensor] = []
+        for stage in self.stages:
+            stages.append(stage)
+            coefficients.extend(islice(remaining, stage.size))
+            if isinstance(stage, Affine):
+                translate = Translate(partial(next, each), stage.after)
+                stages.append(translate)
+                coefficients.extend(translate.coefficients())
+        return BoundChain(stages, self.event_dim, tuple(coefficients))
 
     # see `stacked.Stackable`; the chain is a perceptron where it has a layout
 
@@ -245,8 +269,8 @@ def prepared_together(module: nn.Module) -> Iterator[None]:
     """A context for one pass, in which norms and coefficients of all chains are computed together.
 
     Args:
-        module: any module. Its chains are those that submodules hold as ``net``, and those that a
-            ``net`` holds as ``branch``.
+        module: any module. Its chains are those that submodules hold as ``net``, those that a
+            ``net`` holds as ``branch``, and those that a conditional network shifts.
     """
     modules = modules_inside(module)
     with layers_updated(modules):
@@ -265,8 +289,7 @@ def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
     for each in modules:
         if isinstance(each, LipschitzLayer | InfinityNormLinear):
             entries += each.weight.numel()
-        net = each._modules.get("net")
-        chain = net if net is None or isinstance(net, Chain) else net._modules.get("branch")
+        chain = _chain_of(each._modules.get("net"))
         if isinstance(chain, Chain) and chain._is_evaluated_by_stages and id(chain) not in chains:
             chains[id(chain)] = chain._bound()
             layers.extend(chain._modules.values())
@@ -277,6 +300,13 @@ def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
         chains[key] = copy(bound)
         chains[key].known = known[key]
     return chains
+
+
+def _chain_of(net: nn.Module | None) -> nn.Module | None:
+    """The chain that a block's network evaluates, if any: itself, or the one that it holds."""
+    if net is not None and getattr(net, "shifts_affine_maps", False):
+        net = net._modules["chain"]
+    return net if net is None or isinstance(net, Chain) else net._modules.get("branch")
 
 
 def _coefficients(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import cast
@@ -162,6 +162,14 @@ class BoundGate:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.evaluate(x, self.coefficients())
+
+    def bound(self) -> BoundGate:
+        """The network itself."""
+        return self
+
+    def shifted(self, shifts: Iterable[Tensor]) -> BoundGate:
+        """The network with a shifted branch, see :meth:`.chain.BoundChain.shifted`."""
+        return BoundGate(self.net, self.branch.shifted(shifts))
 
     def coefficients(self) -> tuple[Tensor, ...]:
         """See :meth:`GatedLipschitzMLP.coefficients`."""

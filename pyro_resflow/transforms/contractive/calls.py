@@ -21,6 +21,7 @@ from ...linearization import (
 )
 from ...logdet import LOG_ONE_PLUS, LogDetEstimator, SpectralFunction
 from ...nn import Chain
+from ...nn.stages import StagedNetwork
 from ...solvers import FixedPointSolver
 from ...solvers.convergence import which
 from ...tracing import called_back, tracing_state
@@ -33,7 +34,8 @@ def evaluated(net: Network, x: Tensor, event_dim: int) -> Tensor:
     """g(x), same shape as x."""
     check_settled(net)
     flat, _ = flatten_batch(x, event_dim)
-    if not isinstance(net, Chain):  # checking the protocol takes longer than an operation
+    # checking the protocol takes longer than an operation
+    if not isinstance(net, Chain | StagedNetwork):
         net = net if isinstance(net, Linearizable) else linearizable_module(net)
     value: Tensor = net(flat)
     return value.reshape(x.shape)

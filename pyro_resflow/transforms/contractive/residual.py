@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeGuard, cast
 
 from torch import Tensor, nn
 
@@ -189,7 +189,7 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
         x, context = x.expand(shape), self._flat_context(batch_shape)
         if name == "y":
             x, context = without_nan(x, context, holder._event_dim)
-        net = holder._network.bind(context)
+        net = bound_at(holder._network, context)
         if self.context.requires_grad and not isinstance(net, Linearizable):
             raise ValueError(
                 "net: expected bind to return a network that passes gradients to the context, got "
@@ -201,13 +201,19 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
 
     def stack_key(self) -> StackKey | None:
         net = self.conditional.net
-        if type(self.conditional) is not ConditionalResidual or not isinstance(
-            net, ConditionalChain
-        ):
-            return None
-        if type(net).bind is not ConditionalChain.bind:  # a subclass may bind something else
+        if type(self.conditional) is not ConditionalResidual or not binds_a_chain(net):
             return None
         return stack_key(self.conditional, net.chain)
+
+
+def binds_a_chain(net: object) -> TypeGuard[ConditionalChain]:
+    """Whether a network is a conditional chain; a subclass may bind something else."""
+    return isinstance(net, ConditionalChain) and type(net).bind is ConditionalChain.bind
+
+
+def bound_at(net: ConditionalNetwork, context: Tensor) -> Network:
+    """A network at a context, for one pass."""
+    return net.bound_at(context) if binds_a_chain(net) else net.bind(context)
 
 
 @checked(LipschitzMLP, chosen_by="network")
