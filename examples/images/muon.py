@@ -72,22 +72,18 @@ class MuonAndAdam(Optimizer):
             matrix.grad = None if weight.grad is None else as_matrix(weight.grad)
         for group, part in zip(self.param_groups, self.parts, strict=True):
             part.param_groups[0]["lr"] = group["lr"]
+            self._share_state(group, part)
             part.step()
         for weight in self.weights:
             increment_version(weight)  # one by one: torch 2.4 takes no list
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of both optimizers."""
-        parts = [part.state_dict() for part in self.parts]
-        return {**super().state_dict(), "parts": parts}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the state of both optimizers."""
-        parts = state_dict["parts"]
-        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        for part, state in zip(self.parts, parts, strict=True):
-            part.load_state_dict(state)
+    def _share_state(self, group: dict[str, Any], part: Optimizer) -> None:
+        """Let a part keep its state here, where checkpoints save it and restore it."""
+        pairs = zip(group["params"], part.param_groups[0]["params"], strict=True)
+        for parameter, stepped in pairs:
+            if stepped.grad is not None:
+                part.state[stepped] = self.state[parameter]
 
 
 def lipschitz_weights(model: nn.Module) -> list[nn.Parameter]:

@@ -1,14 +1,16 @@
 """New optimizer settings of a resumed run, which keeps the optimizer's moments."""
 
 import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from examples.images.optimization import ParametersOf
 from examples.images.run_errors import SetupError
+from pyro_resflow.nn import LipschitzLinear
 
 PROGRESS_ENTRIES = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 """State of a `ReduceLROnPlateau` that is progress, not a setting."""
@@ -36,7 +38,7 @@ def renew_optimizer_state(
     (optimizer,) = trainer.optimizers
     (schedule,) = trainer.lr_scheduler_configs
     (saved,) = checkpoint["optimizer_states"]
-    check_moments(task, saved["state"])
+    check_moments(task, saved)
     if not isinstance(schedule.scheduler, ReduceLROnPlateau):
         advance_schedule(schedule.scheduler, checkpoint["global_step"])
     groups = optimizer.state_dict()["param_groups"]
@@ -71,19 +73,31 @@ def advance_schedule(scheduler: LRScheduler, steps: int) -> None:
             ) from error
 
 
-def check_moments(task: LightningModule, saved: dict[int, dict[str, Any]]) -> None:
+def check_moments(task: LightningModule, saved: dict[str, Any]) -> None:
     """Raise a `SetupError` if the saved state lacks an entry that the task's optimizer needs."""
-    if not saved:
-        return
-    trial = nn.Parameter(torch.zeros(1))
-    trial.grad = torch.zeros(1)
-    optimizer = task.optimizer([trial])
+    trial = LipschitzLinear(1, 1)  # of each kind of parameters that an optimizer may tell apart
+    for parameter in trial.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = task.optimizer(ParametersOf(trial))
     optimizer.step(lambda: torch.zeros(()))
-    needed = {name for name, value in optimizer.state[trial].items() if value is not None}
-    held = {name for name, value in next(iter(saved.values())).items() if value is not None}
-    if needed - held:
+    name = f"model.optimizer {type(optimizer).__name__}"
+    groups = optimizer.param_groups, saved["param_groups"]
+    if len(groups[0]) != len(groups[1]):
         raise SetupError(
-            f"model.optimizer {type(optimizer).__name__}: with these settings it needs "
-            f"{', '.join(sorted(needed - held))}, which the checkpoint does not have; keep the "
-            "earlier settings, or start a new run"
+            f"{name}: it has {len(groups[0])} groups of parameters, and the checkpoint "
+            f"{len(groups[1])}; keep the earlier optimizer, or start a new run"
         )
+    for group, before in zip(*groups, strict=True):
+        needed = entries(optimizer.state, group["params"])
+        held = entries(saved["state"], before["params"])
+        if held and needed - held:
+            raise SetupError(
+                f"{name}: with these settings it needs {', '.join(sorted(needed - held))}, which "
+                "the checkpoint does not have; keep the earlier settings, or start a new run"
+            )
+
+
+def entries(state: Mapping[Any, dict[str, Any]], parameters: Iterable[Any]) -> set[str]:
+    """Return the names of what an optimizer remembers of a group of parameters."""
+    known = (state[each] for each in parameters if each in state)
+    return {name for name, value in next(known, {}).items() if value is not None}

@@ -1,6 +1,7 @@
 """Muon beside Adam: steps, schedules, states and what is refused."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from examples.images.muon import MuonAndAdam
 from examples.images.optimization import ParametersOf
 from examples.images.run_errors import SetupError
 from pyro_resflow.nn import LipschitzConv2d, LipschitzLinear
+from tests.examples.images.test_runs import run
 
 muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 
@@ -102,3 +104,40 @@ def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(SetupError, match=r"it has no Muon; install torch 2.9 or later"):
         MuonAndAdam(ParametersOf(LipschitzLinear(2, 2)))
+
+
+MUON = {
+    "model.optimizer": "examples.images.muon.MuonAndAdam",
+    "model.optimizer.lr": "0.1",
+    "model.lr_scheduler": "examples.images.optimization.constant_rate",
+}
+
+
+@muon
+@pytest.mark.usefixtures("no_arguments")
+def test_a_run_resumes_with_its_moments_at_a_new_rate(tmp_path: Path) -> None:
+    cli = run("fit", tmp_path / "first", **MUON)
+    (before,) = cli.trainer.optimizers
+    again = {
+        "ckpt_path": str(tmp_path / "first" / "checkpoints" / "last.ckpt"),
+        "model.optimizer.lr": "0.05",
+        "trainer.max_epochs": "2",
+        "trainer.limit_train_batches": "2",
+    }
+    cli = run("fit", tmp_path / "second", **{**MUON, **again})
+    (after,) = cli.trainer.optimizers
+    assert [group["lr"] for group in after.param_groups] == [0.05, 0.03]
+    steps = {int(state["step"]) for state in after.state.values() if "step" in state}
+    assert steps == {4}
+    assert len(before.state) == len(after.state)
+
+
+@muon
+@pytest.mark.usefixtures("no_arguments")
+def test_a_checkpoint_of_adam_has_no_momentum_for_muon(tmp_path: Path) -> None:
+    run("fit", tmp_path / "first")
+    last = str(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    with pytest.raises(
+        SystemExit, match=r"MuonAndAdam: it has 2 groups .* the checkpoint 1; keep"
+    ):
+        run("fit", tmp_path / "second", ckpt_path=last, **MUON, **{"trainer.max_epochs": "2"})
