@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pyro_resflow import conditional_residual, residual_flow
@@ -158,3 +159,26 @@ def test_what_holds_is_used_again_and_nan_too() -> None:
         y = flow(x)
         assert flow(x) is y
         assert flow.inv(y) is x
+
+
+@pytest.mark.parametrize(("gradients", "passes"), [(True, 2), (False, 1)])
+def test_with_gradients_a_pass_of_log_prob_serves_log_prob_alone(
+    gradients: bool, passes: int
+) -> None:
+    flow = vectors(fast="density")
+    taken: list[Tensor] = []
+    name = "call_and_ladj" if gradients else "_call"
+    evaluate = getattr(flow.inv, name)
+
+    def counted(y: Tensor) -> object:
+        taken.append(y)
+        return evaluate(y)
+
+    setattr(flow.inv, name, counted)
+    model, y = density(flow), torch.randn(5, 3)
+    with torch.set_grad_enabled(gradients):
+        found = model.log_prob(y)
+        x = flow.inv(y)
+        again = model.base_dist.log_prob(x) - flow.log_abs_det_jacobian(x, y)
+    torch.testing.assert_close(found, again)
+    assert len(taken) == passes
