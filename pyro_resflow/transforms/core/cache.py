@@ -65,10 +65,11 @@ class RemembersLastPass(nn.Module):
 
     def _holds(self, last: LastPass) -> bool:
         """Whether the conditions of the last pass still hold."""
-        if last.pair is None or last.conditions is None:
+        pair = last.pair  # read once: a backward pass in another thread may release it
+        if pair is None or last.conditions is None:
             return False
         dependencies, modes = self._dependencies()
-        return last.conditions.hold([*last.pair, *dependencies], modes)
+        return last.conditions.hold([*pair, *dependencies], modes)
 
     def _last_pass(self, x: Tensor | None, y: Tensor | None) -> LastPass | None:
         """The last pass, if it was at x or y (or both); it may no longer be valid."""
