@@ -27,7 +27,7 @@ class OneCycle(OneCycleLR):
 
     def __init__(self, optimizer: Optimizer, max_lr: float | None = None, **settings: Any) -> None:
         rates = [group["lr"] for group in optimizer.param_groups]
-        if max_lr is not None and any(rate != max_lr for rate in rates):
+        if max_lr is not None and max_lr != rates[0]:
             raise SetupError(
                 f"model.lr_scheduler.init_args.max_lr {max_lr}: the peak is the optimizer's "
                 f"learning rate, {rates[0]}; set model.optimizer.init_args.lr, and max_lr to null"

@@ -79,16 +79,29 @@ class ConditionalChain(Rebuildable, nn.Module):
         return chain
 
     @property
+    def binds_its_chain(self) -> bool:
+        """Whether :meth:`bind` is that of this class; a subclass may bind something else."""
+        return type(self).bind is ConditionalChain.bind and "bind" not in vars(self)
+
+    @property
     def shifts_affine_maps(self) -> bool:
-        """Whether the layers that are shifted are layers of the chain itself."""
-        layers = _layers(self.chain)._modules.values()
-        return not any(isinstance(layer, DenseConcatenation) for layer in layers)
+        """Whether to shift all affine maps of the chain is to shift its layers as :meth:`bind`."""
+        chain = _layers(self.chain)
+        if not self.binds_its_chain or type(chain).stages is not Chain.stages:
+            return False
+        if getattr(type(self.chain), "with_branch", WITH_BRANCH) is not WITH_BRANCH:
+            return False
+        layers = (each for each in chain._modules.values() if isinstance(each, AffineLayer))
+        return all(type(layer).stages in ONE_AFFINE_MAP for layer in layers)
 
     def bound_at(self, context: Tensor) -> Chain | GatedLipschitzMLP | BoundChain | BoundGate:
         """:meth:`bind` for one pass, with the coefficients that a flow has prepared for it."""
-        bound = self.chain.bound() if self.shifts_affine_maps and is_eager() else None
+        bound = self.chain.bound() if is_eager() and self.shifts_affine_maps else None
         if isinstance(bound, BoundChain | BoundGate):
-            return bound.shifted(self._each_shift(context))
+            shifted = list(_affine_layers(_layers(self.chain)))
+            # nested chains have affine maps that are not shifted, dense layers hide those that are
+            if list(map(id, bound.affine_layers())) == list(map(id, shifted)):
+                return bound.shifted(self._each_shift(context))
         return self.bind(context)
 
     def _each_shift(self, context: Tensor) -> tuple[Tensor, ...]:
@@ -176,6 +189,12 @@ class ConditionalGatedLipschitzMLP(ConditionalChain):
 
 AffineLayer = LipschitzLayer | InfinityNormLinear
 """The layers that a context shifts."""
+
+
+WITH_BRANCH = GatedLipschitzMLP.with_branch
+
+ONE_AFFINE_MAP = LipschitzLayer.stages, InfinityNormLinear.stages
+"""The methods that return an affine map and nothing else; those of a subclass may return more."""
 
 
 def _layers(network: Chain | GatedLipschitzMLP) -> Chain:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pyro_resflow.nn import (
     ConditionalChain,
     ConditionalGatedLipschitzMLP,
     ConditionalLipschitzMLP,
+    GatedLipschitzMLP,
     InducedNorm,
     LipschitzConvNet,
     LipschitzDenseNet,
@@ -26,8 +28,9 @@ from pyro_resflow.nn import (
 )
 from pyro_resflow.nn.networks.chain import BoundChain, prepared_together
 from pyro_resflow.nn.networks.gated import BoundGate
+from pyro_resflow.nn.stages import Scale, Stage
 from pyro_resflow.solvers import Anderson
-from pyro_resflow.transforms import ConditionalResidual
+from pyro_resflow.transforms import ConditionalCompose, ConditionalResidual
 from tests.derivatives import check_gradients, jacobian, weighted_gradients
 from tests.networks import activate_constraints, converged_norm
 
@@ -171,6 +174,64 @@ def test_the_network_of_one_pass_is_the_bound_network(name: str, inside_a_pass: 
         torch.autograd.grad(expected.square().sum(), inputs),
     )
     assert is_prepared == (name != "dense")
+
+
+class HalvedLinear(LipschitzLinear):
+    def stages(self) -> list[Stage[Any]]:
+        return [*super().stages(), Scale(lambda: 0.5)]
+
+
+class ReversedChain(Chain):
+    def stages(self) -> list[Stage[Any]]:
+        return [*super().stages(), Scale(lambda: -1.0)]
+
+
+class LargerGate(GatedLipschitzMLP):
+    def with_branch(self, branch: Chain) -> GatedLipschitzMLP:
+        other = super().with_branch(branch)
+        other.reach = 2 * self.reach
+        return other
+
+
+class HalvedGate(GatedLipschitzMLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+OTHERS: dict[str, Callable[[], Chain | GatedLipschitzMLP]] = {
+    "nested": lambda: Chain([Chain([LipschitzLinear(3, 4), LipSwish()]), LipschitzLinear(4, 3)]),
+    "scaled layer": lambda: Chain([HalvedLinear(3, 3), LipSwish(), LipschitzLinear(3, 3)]),
+    "reversed chain": lambda: ReversedChain([LipschitzLinear(3, 3)]),
+    "gate with another branch": lambda: LargerGate(3, [4]),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_chains_of_ones_own_are_bound_as_they_say(name: str) -> None:
+    net = ConditionalChain(OTHERS[name](), 5)
+    flow = ConditionalCompose([ConditionalResidual(net), ConditionalResidual(conditional_net())])
+    flow = flow.double()
+    context, x = contexts(7), torch.randn(7, 3, dtype=torch.float64)
+    assert isinstance(net.bound_at(context), Chain | GatedLipschitzMLP)
+    first, second = flow.condition(context).parts
+    expected = x + net.bind(context)(x)
+    torch.testing.assert_close(first(x), expected)
+    torch.testing.assert_close(flow.condition(context)(x), second(expected))
+
+
+def test_a_gate_that_evaluates_itself_is_called() -> None:
+    net = ConditionalChain(HalvedGate(3, [4]), 5).double()
+    context, x = contexts(7), torch.randn(7, 3, dtype=torch.float64)
+    found = ConditionalResidual(net).condition(context)._call(x)
+    torch.testing.assert_close(found, x + net.bind(context)(x))
+
+
+def test_a_bind_given_to_the_network_itself_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, other = conditional_net(), conditional_net()
+    monkeypatch.setattr(net, "bind", other.bind)
+    context, x = contexts(7), torch.randn(7, 3, dtype=torch.float64)
+    found = ConditionalResidual(net).condition(context)(x)
+    torch.testing.assert_close(found, x + other.bind(context)(x))
 
 
 def test_a_hook_on_the_chain_is_refused() -> None:

@@ -92,7 +92,7 @@ class RunRecord(SaveConfigCallback):
         changed = changed_settings(before, self.settings) if before is not None else {}
         check_changes(changed)
         if before is None or any(is_optimizer_setting(name) for name in changed):
-            keep_rate = before is not None and "model.optimizer.init_args.lr" not in changed
+            keep_rate = before is not None and not any(map(is_rate, changed))
             renew_optimizer_state(trainer, pl_module, checkpoint, keep_rate=keep_rate)
         self.history = list(checkpoint.get("settings_history", []))
         if changed:
@@ -133,6 +133,11 @@ def check_changes(changed: Mapping[str, list[Any]]) -> None:
 def is_optimizer_setting(name: str) -> bool:
     """Return whether a setting belongs to the optimizer or its schedule."""
     return name.startswith(("model.optimizer", "model.lr_scheduler"))
+
+
+def is_rate(name: str) -> bool:
+    """Return whether a setting is a learning rate of the optimizer."""
+    return name.startswith("model.optimizer.init_args.") and name.endswith("lr")
 
 
 def history_comments(history: list[dict[str, Any]]) -> Iterator[str]:

@@ -88,8 +88,9 @@ def check_moments(task: LightningModule, saved: dict[str, Any]) -> None:
             f"{len(groups[1])}; keep the earlier optimizer, or start a new run"
         )
     for group, before in zip(*groups, strict=True):
-        needed = entries(optimizer.state, group["params"])
-        held = entries(saved["state"], before["params"])
+        # a parameter may have further entries for its shape, which the trial does not have
+        needed = set.intersection(*(entries(optimizer.state, group["params"]) or [set()]))
+        held = set().union(*entries(saved["state"], before["params"]))
         if held and needed - held:
             raise SetupError(
                 f"{name}: with these settings it needs {', '.join(sorted(needed - held))}, which "
@@ -97,7 +98,7 @@ def check_moments(task: LightningModule, saved: dict[str, Any]) -> None:
             )
 
 
-def entries(state: Mapping[Any, dict[str, Any]], parameters: Iterable[Any]) -> set[str]:
-    """Return the names of what an optimizer remembers of a group of parameters."""
-    known = (state[each] for each in parameters if each in state)
-    return {name for name, value in next(known, {}).items() if value is not None}
+def entries(state: Mapping[Any, dict[str, Any]], parameters: Iterable[Any]) -> list[set[str]]:
+    """Return the names of what an optimizer remembers of each parameter in a group."""
+    known = [state[each] for each in parameters if each in state]
+    return [{name for name, value in each.items() if value is not None} for each in known]

@@ -72,7 +72,7 @@ class OperatorNorm(Rebuildable, nn.Module):
 
     def iterate_together(
         self, operators: Sequence[LinearOperator], us: Sequence[Tensor], vs: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> Sequence[tuple[Tensor, Tensor]]:
         """:meth:`iterate` for several operators that all have one shape or its transpose."""
         return [self.iterate(*each) for each in zip(operators, us, vs, strict=True)]
 

@@ -30,7 +30,7 @@ HEADROOM = 2
 """Margin between a norm and the fourth root of the largest number, for rounding in products."""
 
 
-class SingularVectors(list[tuple[Tensor, Tensor]]):
+class SingularVectors(tuple[tuple[Tensor, Tensor], ...]):
     """The leading singular vectors u and v of each operator, one of them as long as the norm.
 
     Args:
@@ -40,13 +40,18 @@ class SingularVectors(list[tuple[Tensor, Tensor]]):
         sigma: the norms, ``(L,)``.
     """
 
-    def __init__(self, group: OperatorGroup, near: Tensor, far: Tensor, sigma: Tensor) -> None:
+    group: OperatorGroup
+    near: Tensor
+    far: Tensor
+    sigma: Tensor
+
+    def __new__(
+        cls, group: OperatorGroup, near: Tensor, far: Tensor, sigma: Tensor
+    ) -> SingularVectors:
         pairs = zip(near.unbind(), far.unbind(), group.on_domain, strict=True)
-        super().__init__((f, n) if on_domain else (n, f) for n, f, on_domain in pairs)
-        self.group = group
-        self.near = near
-        self.far = far
-        self.sigma = sigma
+        found = super().__new__(cls, [(f, n) if direct else (n, f) for n, f, direct in pairs])
+        found.group, found.near, found.far, found.sigma = group, near, far, sigma
+        return found
 
 
 class SpectralNorm(OperatorNorm):

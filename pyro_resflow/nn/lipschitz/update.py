@@ -209,12 +209,14 @@ def _write_vectors(layers: Sequence[NormedLayer]) -> SingularVectors | None:
             torch._foreach_copy_(held, [*us, *vs])
     if not isinstance(found, SingularVectors) or len(changed) < len(layers):
         return None
+    if getattr(type(layers[0].norm), "measured", None) is not SpectralNorm.measured:
+        return None  # a subclass measures by itself
     # results of inference mode could not be saved for a backward pass
     return None if found.near.is_inference() or layers[0].u.dtype != found.near.dtype else found
 
 
 @torch.no_grad()
-def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
+def iterated(layers: Sequence[NormedLayer]) -> Sequence[tuple[Tensor, Tensor]]:
     """The vectors that the iteration finds for the current weights; the layers' own do not change.
 
     Args:
@@ -242,7 +244,8 @@ def iterated(layers: Sequence[NormedLayer]) -> list[tuple[Tensor, Tensor]]:
     try:
         with full_precision(weights[0]):
             found = layers[0].norm.iterate_together(operators, us, vs)
-        if not weights[0].is_meta and not isinstance(found, SingularVectors):
+        has_checked = isinstance(found, SingularVectors) or layers[0].norm.marks_failure
+        if not has_checked and not weights[0].is_meta:
             _check_lengths(found)
         return found
     except RuntimeError:  # torch.linalg.eigh raises it too

@@ -231,12 +231,16 @@ class BoundChain(StagedNetwork):
         """The number of outputs of all affine maps but the last."""
         return sum(map(len, self._weights()[:-1]))
 
-    def _weights(self) -> list[Tensor]:
-        weights: list[Tensor] = []
+    def affine_layers(self) -> list[object]:
+        """The layers of the affine maps."""
+        layers: list[object] = []
         for stage in self.stages:
             if isinstance(stage, Affine):
-                weights.append(cast(LipschitzLayer, stage.layer).weight)
-        return weights
+                layers.append(stage.layer)
+        return layers
+
+    def _weights(self) -> list[Tensor]:
+        return [cast(LipschitzLayer, layer).weight for layer in self.affine_layers()]
 
     def value_and_jacobian_inputs(
         self, x: Tensor, coefficients: Sequence[Tensor]
@@ -289,7 +293,8 @@ def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
     for each in modules:
         if isinstance(each, LipschitzLayer | InfinityNormLinear):
             entries += each.weight.numel()
-        chain = _chain_of(each._modules.get("net"))
+        net = each._modules.get("net")
+        chain = net if net is None or isinstance(net, Chain) else _chain_inside(net)
         if isinstance(chain, Chain) and chain._is_evaluated_by_stages and id(chain) not in chains:
             chains[id(chain)] = chain._bound()
             layers.extend(chain._modules.values())
@@ -302,11 +307,12 @@ def _prepared(modules: Sequence[nn.Module]) -> dict[int, BoundChain]:
     return chains
 
 
-def _chain_of(net: nn.Module | None) -> nn.Module | None:
-    """The chain that a block's network evaluates, if any: itself, or the one that it holds."""
-    if net is not None and getattr(net, "shifts_affine_maps", False):
-        net = net._modules["chain"]
-    return net if net is None or isinstance(net, Chain) else net._modules.get("branch")
+def _chain_inside(net: nn.Module) -> nn.Module | None:
+    """The chain that a block's network holds and evaluates, if any."""
+    if getattr(net, "shifts_affine_maps", False):
+        inner = net._modules["chain"]
+        return inner if inner is None or isinstance(inner, Chain) else _chain_inside(inner)
+    return net._modules.get("branch")
 
 
 def _coefficients(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...linearization import Linearization
+from ...linearization import Linearizable, Linearization
 from ...rebuilding import Rebuildable
 from ..activations import Activation, FixedLipSwish
 from ..lipschitz.infinity_norm import InfinityNormLinear
@@ -105,30 +105,44 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
         other._modules = {"branch": branch}
         return other
 
-    def bound(self) -> BoundGate:
+    _is_evaluated_by_stages = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._is_evaluated_by_stages = all(
+            getattr(cls, name) is getattr(GatedLipschitzMLP, name)
+            for name in ("forward", "coefficients", "evaluate", "linearize")
+        )
+
+    def bound(self) -> Linearizable:
         """The network with the stages of its branch built, for one solve or one estimate.
+
+        A subclass that overrides how it is evaluated is returned unchanged.
 
         Raises:
             ValueError: for hooks on the network or a layer, which would not be called.
         """
+        return self._bound() if self._is_evaluated_by_stages else self
+
+    def _bound(self) -> BoundGate:
         refuse_hooks("net", {"": self})
         refuse_hooks("branch", {"": self.branch})
         return BoundGate(self, cast(BoundChain, self.branch.bound()))
 
     def coefficients(self) -> tuple[Tensor, ...]:
         """The branch's coefficients, and the vectors a and b."""
-        return self.bound().coefficients()
+        return self._bound().coefficients()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bound()(x)
+        return self._bound()(x)
 
     def evaluate(self, x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
         """The network at x of shape ``(N, D)`` with given coefficients."""
-        return self.bound().evaluate(x, coefficients)
+        return self._bound().evaluate(x, coefficients)
 
     def linearize(self, x: Tensor, coefficients: Sequence[Tensor] | None = None) -> Linearization:
         """The network at x of shape ``(N, D)``, with products with its Jacobian."""
-        return self.bound().linearize(x, coefficients)
+        return self._bound().linearize(x, coefficients)
 
     def dual(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and J_g(x) v, differentiable: x of ``(N, D)``, v of ``(S, N, D)``."""
@@ -166,6 +180,10 @@ class BoundGate:
     def bound(self) -> BoundGate:
         """The network itself."""
         return self
+
+    def affine_layers(self) -> list[object]:
+        """The layers of the branch's affine maps."""
+        return self.branch.affine_layers()
 
     def shifted(self, shifts: Iterable[Tensor]) -> BoundGate:
         """The network with a shifted branch, see :meth:`.chain.BoundChain.shifted`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeGuard, cast
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -201,19 +201,16 @@ class ConditionedResidual(ResidualMap, ConditionedTransform):
 
     def stack_key(self) -> StackKey | None:
         net = self.conditional.net
-        if type(self.conditional) is not ConditionalResidual or not binds_a_chain(net):
+        if type(self.conditional) is not ConditionalResidual:
+            return None
+        if not isinstance(net, ConditionalChain) or not net.binds_its_chain:
             return None
         return stack_key(self.conditional, net.chain)
 
 
-def binds_a_chain(net: object) -> TypeGuard[ConditionalChain]:
-    """Whether a network is a conditional chain; a subclass may bind something else."""
-    return isinstance(net, ConditionalChain) and type(net).bind is ConditionalChain.bind
-
-
 def bound_at(net: ConditionalNetwork, context: Tensor) -> Network:
     """A network at a context, for one pass."""
-    return net.bound_at(context) if binds_a_chain(net) else net.bind(context)
+    return net.bound_at(context) if isinstance(net, ConditionalChain) else net.bind(context)
 
 
 @checked(LipschitzMLP, chosen_by="network")

@@ -27,21 +27,27 @@ class RemembersLastPass(nn.Module):
     evaluation mode, and until a backward pass goes through it. It is valid only in its gradient
     mode and under its autocast.
 
-    With gradients enabled, the pass of ``TransformedDistribution.log_prob`` is valid inside it
-    alone: to record the values of all parameters takes a few per cent of a small flow's step.
+    With gradients enabled, a forward pass inside ``TransformedDistribution.log_prob``, as a flow
+    takes that is fast in density, ends when its log-determinant is taken: to record the values of
+    all parameters would take a few per cent of a small flow's step.
     """
 
     def _remember(self, x: Tensor, y: Tensor, ladj: Tensor | None) -> None:
         self._forget()
         if torch._C._are_functorch_transforms_active():
             return  # tensors of torch.func's transformations are not valid outside them
-        if ladj is not None and is_inside_log_prob():
-            # log_prob takes the log-determinant next, and the backward pass ends the rest
-            _LAST.passes[self] = LastPass(x, y, ladj, None)
-            return
         dependencies, modes = self._dependencies()
         if not any(map(Tensor.is_inference, (x, y, *dependencies))):
             _LAST.passes[self] = LastPass(x, y, ladj, Conditions([x, y, *dependencies], modes))
+
+    def _remember_for_log_prob(self, x: Tensor, y: Tensor, ladj: Tensor) -> None:
+        """Remember a pass until its log-determinant is taken, if log_prob is about to do so."""
+        if not is_inside_log_prob():
+            self._remember(x, y, ladj)
+            return
+        self._forget()
+        if not torch._C._are_functorch_transforms_active():
+            _LAST.passes[self] = LastPass(x, y, ladj, None)
 
     def _forget(self) -> None:
         last = _LAST.passes.pop(self, None)
@@ -153,6 +159,8 @@ class LastPass:
     def take_ladj(self) -> Tensor:
         """Return the log-determinant and forget it."""
         ladj, self.ladj = self.ladj, None
+        if self.conditions is None:
+            self.release()
         assert ladj is not None  # for the type checker
         return ladj
 

@@ -94,7 +94,7 @@ class OnePassTransform(
             return self._call(x)
         if torch.is_grad_enabled():
             y, ladj = self.call_and_ladj(x)
-            self._remember(x, y, ladj)
+            self._remember_for_log_prob(x, y, ladj)
         else:
             y = self._call(x)
             self._remember(x, y, None)

@@ -139,3 +139,59 @@ def test_a_checkpoint_of_adam_has_no_momentum_for_muon(tmp_path: Path) -> None:
     last = str(tmp_path / "first" / "checkpoints" / "last.ckpt")
     with pytest.raises(SystemExit, match=r"MuonAndAdam: it has 2 groups .* checkpoint 1; keep"):
         run("fit", tmp_path / "second", ckpt_path=last, **MUON, **{"trainer.max_epochs": "2"})
+
+
+@muon
+def test_a_shared_weight_takes_one_step() -> None:
+    layer = convolution()
+    other = copy.deepcopy(layer)
+    other.weight = layer.weight
+    both, alone = nn.ModuleList([layer, other]), convolution()
+    before = layer.weight.detach().clone()
+    optimizers = [MuonAndAdam(ParametersOf(each)) for each in (both, alone)]
+    for each in (layer, alone):
+        each.weight.grad = torch.ones_like(each.weight)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert not torch.equal(layer.weight, before)
+    assert torch.equal(layer.weight, alone.weight)
+
+
+@muon
+def test_a_model_of_weights_alone_needs_no_adam() -> None:
+    layer = LipschitzLinear(2, 3, bias=False)
+    optimizer = MuonAndAdam(ParametersOf(layer))
+    assert len(optimizer.param_groups) == 1
+    layer.weight.grad = torch.ones_like(layer.weight)
+    before = layer.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(layer.weight, before)
+
+
+@muon
+def test_gradients_may_have_any_memory_format_and_weights_not() -> None:
+    layer, other = convolution(), convolution()
+    optimizers = [MuonAndAdam(ParametersOf(each)) for each in (layer, other)]
+    for each, optimizer in zip((layer, other), optimizers, strict=True):
+        pull(each)
+        if each is other:
+            each.weight.grad = each.weight.grad.contiguous(memory_format=torch.channels_last)
+        optimizer.step()
+    assert torch.equal(layer.weight, other.weight)
+    layer.to(memory_format=torch.channels_last)
+    with pytest.raises(SetupError, match=r"expected contiguous weights, got .* \(3, 2, 3, 3\)"):
+        optimizers[0].step()
+
+
+@muon
+def test_a_copy_steps_as_the_original() -> None:
+    layer = convolution()
+    optimizer = MuonAndAdam(ParametersOf(layer))
+    pull(layer)
+    optimizer.step()
+    other, copied = copy.deepcopy((layer, optimizer))
+    for each, steps in ((layer, optimizer), (other, copied)):
+        pull(each)
+        steps.step()
+    assert torch.equal(layer.weight, other.weight)
+    assert torch.equal(layer.bias, other.bias)

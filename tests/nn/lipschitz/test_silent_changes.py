@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Literal
 from unittest import mock
 
 import pyro.distributions as dist
@@ -118,8 +119,10 @@ class Comparisons(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def flow_and_model() -> tuple[nn.Module, dist.TransformedDistribution]:
-    flow = residual_flow(3, 2, [8])
+def flow_and_model(
+    fast: Literal["sampling", "density"] = "sampling",
+) -> tuple[nn.Module, dist.TransformedDistribution]:
+    flow = residual_flow(3, 2, [8], fast=fast)
     base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
     return flow, dist.TransformedDistribution(base, [flow])
 
@@ -148,8 +151,11 @@ def test_one_changed_weight_among_others_is_measured_alone() -> None:
         assert all(layer.norm_state.seen is each for layer, each in zip(others, seen, strict=True))
 
 
-def test_a_training_step_copies_weights_once_and_compares_nothing() -> None:
-    flow, model = flow_and_model()
+@pytest.mark.parametrize(("fast", "passes"), [("sampling", [1]), ("density", [])])
+def test_a_training_step_copies_weights_once_and_compares_nothing(
+    fast: Literal["sampling", "density"], passes: list[int]
+) -> None:
+    flow, model = flow_and_model(fast=fast)
     adam = torch.optim.Adam(flow.parameters())
     for _ in range(2):
         taken = mock.patch.object(fingerprints, "_parts", side_effect=_PARTS)
@@ -157,5 +163,5 @@ def test_a_training_step_copies_weights_once_and_compares_nothing() -> None:
             model.log_prob(torch.randn(5, 3)).sum().backward()
         adam.step()
         copied = [len(call.args[0]) for call in parts.call_args_list]
-        assert copied == [len(layers_of(flow))]  # of one shape; the pass ends with log_prob
+        assert copied == [len(layers_of(flow)), *passes]  # the layers are of one shape
         assert made.count == 0

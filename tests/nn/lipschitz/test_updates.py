@@ -254,3 +254,36 @@ def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="x: expected images of 8x8 pixels"):
         LipschitzConv2d(2, 2, 3, (8, 8))(torch.randn(1, 2, 16, 16))
     assert LipschitzConv2d(2, 2, 1, (8, 8))(torch.randn(1, 2, 16, 16)).shape == (1, 2, 16, 16)
+
+
+class HalvedNorm(SpectralNorm):
+    """Contracts weights twice as far."""
+
+    def measured(self, operators, us, vs):
+        found = super().measured(operators, us, vs)
+        return [each._replace(contraction=each.contraction / 2) for each in found]
+
+
+class WiderNorm(SpectralNorm):
+    """Leaves a margin of a tenth."""
+
+    def iterate_together(self, operators, us, vs):
+        return [(1.1 * u, v) for u, v in super().iterate_together(operators, us, vs)]
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(HalvedNorm, 0.45), (WiderNorm, 0.9 / 1.1)])
+def test_a_norm_of_ones_own_measures_in_its_way(norm: type[SpectralNorm], expected: float) -> None:
+    layer = LipschitzLinear(4, 5, norm(0.9))
+    with torch.no_grad():
+        layer.weight.mul_(30)
+    for _ in range(2):
+        found = torch.linalg.matrix_norm(layer.effective_weight(), 2)
+        assert found.item() == pytest.approx(expected, rel=1e-4)
+        layer.load_state_dict(layer.state_dict())
+
+
+def test_a_norm_of_ones_own_marks_failures_without_an_error() -> None:
+    layer = LipschitzLinear(4, 5, WiderNorm(0.9, tolerance=None))
+    with torch.no_grad():
+        layer.weight.fill_(torch.nan)
+    assert layer.effective_weight().isnan().all()

@@ -12,6 +12,7 @@ from pyro_resflow import conditional_residual, residual_flow
 from pyro_resflow.logdet import Exact
 from pyro_resflow.nn import GatedAttentionConditioner, LipschitzLayer, check_contraction
 from pyro_resflow.transforms import ActNorm, Checkerboard, Compose, CouplingStep, TriangularAffine
+from pyro_resflow.transforms.core import cache
 
 
 def density(flow: Compose) -> dist.TransformedDistribution:
@@ -182,3 +183,28 @@ def test_with_gradients_a_pass_of_log_prob_serves_log_prob_alone(
         again = model.base_dist.log_prob(x) - flow.log_abs_det_jacobian(x, y)
     torch.testing.assert_close(found, again)
     assert len(taken) == passes
+
+
+def test_a_solved_inverse_outlives_log_prob() -> None:
+    """A flow that is fast in sampling solves once, however often a point is scored."""
+    flow = vectors(fast="sampling")
+    model, y = density(flow), torch.randn(5, 3)
+    solved: list[Tensor] = []
+    inverse = flow.inverse_and_ladj
+
+    def counted(y: Tensor) -> object:
+        solved.append(y)
+        return inverse(y)
+
+    flow.inverse_and_ladj = counted
+    first, second = model.log_prob(y), model.log_prob(y)
+    torch.testing.assert_close(first, second)
+    assert len(solved) == 1
+
+
+def test_log_prob_of_a_fast_density_keeps_no_tensors() -> None:
+    flow = vectors(fast="density")
+    found = density(flow).log_prob(torch.randn(5, 3))
+    last = cache._LAST.passes[flow.inv]
+    assert last.pair is None
+    assert found.requires_grad
