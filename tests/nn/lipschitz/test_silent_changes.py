@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_resflow import fingerprints, residual_flow
 from pyro_resflow.nn import InducedNorm, LipschitzLayer, LipschitzLinear, LipschitzMLP
+from pyro_resflow.transforms import initialize
 from tests.networks import converged_norm
 from tests.nn.layers import CountingNorm, operator_norm, redraw
 
@@ -156,7 +157,10 @@ def test_a_training_step_copies_weights_once_and_compares_nothing(
     fast: Literal["sampling", "density"], passes: list[int]
 ) -> None:
     flow, model = flow_and_model(fast=fast)
+    initialize(flow, torch.randn(20, 3))
     adam = torch.optim.Adam(flow.parameters())
+    model.log_prob(torch.randn(5, 3)).sum().backward()
+    adam.step()
     for _ in range(2):
         taken = mock.patch.object(fingerprints, "_parts", side_effect=_PARTS)
         with taken as parts, Comparisons() as made:
