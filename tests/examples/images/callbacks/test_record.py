@@ -19,7 +19,13 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
-from examples.images.callbacks.record import RunRecord, changed_settings, check_changes, flatten
+from examples.images.callbacks.record import (
+    RunRecord,
+    changed_settings,
+    check_changes,
+    flatten,
+    is_rate,
+)
 from examples.images.callbacks.resumption import renew_optimizer_state
 from examples.images.cli import ImageCLI
 from examples.images.diagnosis import rate_setting
@@ -220,6 +226,30 @@ def test_a_schedule_that_waits_keeps_what_it_has_seen(keep_rate, rate):
     assert after.rate == pytest.approx(rate)
     after.schedule.step(1.0)
     assert after.rate == pytest.approx(rate / 2)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Adafactor"), reason="torch before 2.5")
+def test_entries_that_only_matrices_have_are_not_asked_for():
+    schedule = SCHEDULES["steps"]
+    before = Trial(lambda p: torch.optim.Adafactor(p, lr=0.5), schedule, steps=3)
+    after = Trial(lambda p: torch.optim.Adafactor(p, lr=0.25), schedule, steps=0)
+    after.restore(before.checkpoint(3))
+    assert after.rate == 0.125
+
+
+def test_an_optimizer_of_other_groups_is_refused():
+    before = Trial(lambda p: SGD(p, lr=5.0), SCHEDULES["steps"], steps=1)
+    after = Trial(lambda p: SGD([{"params": [w]} for w in p], lr=5.0), SCHEDULES["steps"], steps=0)
+    with pytest.raises(SetupError, match=r"SGD: it has 2 groups of parameters, .* 1; keep"):
+        after.restore(before.checkpoint(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("lr", True), ("adam_lr", True), ("weight_decay", False), ("momentum", False)],
+)
+def test_rates_are_told_from_other_settings(name: str, expected: bool):
+    assert is_rate(f"model.optimizer.init_args.{name}") == expected
 
 
 def test_a_schedule_that_ends_before_the_checkpoint_is_refused():
