@@ -25,6 +25,7 @@ SOURCES: dict[str, Source] = {
     "digits": Digits(),
     "fashion_mnist_14x14": Averaged(FASHION_MNIST),
     "fashion_mnist": FASHION_MNIST,
+    "fashion_mnist_flow_plus_plus": FASHION_MNIST,
 }
 PIXELS = 200_000
 """Pixels to score: few large images take as long as many small ones."""
