@@ -43,6 +43,15 @@ PREPARED_ENTRIES = 2**20
 float32. In larger flows, the calls that this saves cost little beside the arithmetic."""
 
 
+EVALUATION = "forward", "coefficients", "evaluate", "linearize"
+"""The methods by which a network is evaluated."""
+
+
+def evaluates_as(cls: type, base: type) -> bool:
+    """Whether a subclass overrides none of the methods by which its base class is evaluated."""
+    return all(getattr(cls, name) is getattr(base, name) for name in EVALUATION)
+
+
 class Chain(Rebuildable, nn.Sequential):
     """Layers one after the other, linearized by the chain rule.
 
@@ -72,10 +81,7 @@ class Chain(Rebuildable, nn.Sequential):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._is_evaluated_by_stages = all(
-            getattr(cls, name) is getattr(Chain, name)
-            for name in ("forward", "coefficients", "evaluate", "linearize")
-        )
+        cls._is_evaluated_by_stages = evaluates_as(cls, Chain)
 
     def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
         layers = list(self)

@@ -15,7 +15,7 @@ from ...rebuilding import Rebuildable
 from ..activations import Activation, FixedLipSwish
 from ..lipschitz.infinity_norm import InfinityNormLinear
 from ..stages import Gate, GateTangents, LinearizedGate
-from .chain import BoundChain, Chain, refuse_hooks
+from .chain import BoundChain, Chain, evaluates_as, refuse_hooks
 from .stacked import Layout
 
 REACH = 3.0
@@ -109,10 +109,7 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._is_evaluated_by_stages = all(
-            getattr(cls, name) is getattr(GatedLipschitzMLP, name)
-            for name in ("forward", "coefficients", "evaluate", "linearize")
-        )
+        cls._is_evaluated_by_stages = evaluates_as(cls, GatedLipschitzMLP)
 
     def bound(self) -> Linearizable:
         """The network with the stages of its branch built, for one solve or one estimate.
