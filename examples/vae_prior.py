@@ -234,16 +234,25 @@ def best(
     tried = []
     for rate in learning_rates:
         vae = architecture.build(seed)
-        training = fit(
-            vae,
-            images[len(held_out) :],
-            budget=budget,
-            batch_size=batch_size,
-            learning_rate=rate,
-            seed=seed,
+        try:
+            training = fit(
+                vae,
+                images[len(held_out) :],
+                budget=budget,
+                batch_size=batch_size,
+                learning_rate=rate,
+                seed=seed,
+            )
+            bound = vae.elbo(held_out, draws).mean().item() if len(held_out) else 0.0
+        except ValueError as error:  # a diverged VAE draws nan
+            print(f"seed {seed} at {rate:g}: {str(error).splitlines()[0]}")
+            continue
+        if math.isfinite(bound):
+            tried.append((bound, vae, training))
+    if not tried:
+        raise RuntimeError(
+            f"learning_rates {list(learning_rates)}: the VAE diverged at each; try smaller ones"
         )
-        bound = vae.elbo(held_out, draws).mean().item() if len(held_out) else 0.0
-        tried.append((bound, vae, training))
     return max(tried, key=lambda each: each[0])[1:]
 
 

@@ -120,3 +120,12 @@ def test_few_steps_write_the_figure(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "gain over seeds" in printed
     assert "flow: 2 steps in" in printed
     assert (tmp_path / "new" / "vae_prior.png").stat().st_size > 1000
+
+
+def test_a_rate_at_which_the_vae_diverges_is_not_chosen() -> None:
+    options = {"budget": Budget(3), "batch_size": 50, "draws": 2, "seed": 0}
+    sizes = Architecture(9, 5, 2, 16)
+    _, training = best(sizes, patterns(100), learning_rates=(1e30, 1e-2), **options)
+    assert training.learning_rate == 1e-2
+    with pytest.raises(RuntimeError, match=r"the VAE diverged at each; try smaller ones"):
+        best(sizes, patterns(100), learning_rates=(1e30, 1e29), **options)
