@@ -11,6 +11,7 @@ import sys
 from collections.abc import Container, Iterator
 from types import FrameType
 
+from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch.distributions import Distribution, TransformedDistribution
 
 _LOG_PROB = TransformedDistribution.log_prob.__code__
@@ -37,6 +38,21 @@ def callers_in(modules: Container[str]) -> list[FrameType]:
             found.append(frame)
         frame = frame.f_back
     return found
+
+
+LINEAR_BOUNDS = frozenset({Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO})
+"""The bounds of Pyro that are linear in log-densities and call them from Python at every step."""
+
+_OF_LINEAR_BOUNDS = frozenset(bound.__module__ for bound in LINEAR_BOUNDS)
+
+
+def is_inside_linear_bound() -> bool:
+    """Whether a bound in :data:`LINEAR_BOUNDS` is among the callers.
+
+    A subclass does not count, because it may do anything with log-densities.
+    """
+    bounds = (frame.f_locals.get("self") for frame in callers_in(_OF_LINEAR_BOUNDS))
+    return any(type(bound) in LINEAR_BOUNDS for bound in bounds)
 
 
 def is_validating() -> bool:

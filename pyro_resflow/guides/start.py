@@ -7,12 +7,16 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..logdet import LogDetEstimator, default_logdet
+from ..logdet import EstimatedInElbo, LogDetEstimator, default_logdet
 from ..nn import GatedLipschitzMLP, LipschitzLinear, LipschitzMLP
 
 GUIDE_EXACT_UP_TO = 48
 """Guides score few particles per step, so the full Jacobian is affordable in more dimensions than
 in density estimation; and a guide with an exact log-determinant can be used for NeuTra."""
+
+TRAINED_EXACT_UP_TO = 16
+"""Number of dimensions up to which a step of SVI takes about as long with the full Jacobian as
+with an estimate. In 34 dimensions, with 64 particles, it takes 1.6 times as long."""
 
 
 def guide_logdet(latent_dim: int) -> LogDetEstimator:
@@ -22,13 +26,16 @@ def guide_logdet(latent_dim: int) -> LogDetEstimator:
         latent_dim: size D of the latent vector.
 
     Returns:
-        ``Exact()`` for at most ``GUIDE_EXACT_UP_TO`` dimensions, else ``Krylov()``.
+        ``Exact()`` for at most ``TRAINED_EXACT_UP_TO`` dimensions; ``EstimatedInElbo()``, which is
+        exact outside of the steps of SVI, for at most ``GUIDE_EXACT_UP_TO``; else ``Krylov()``.
 
     Example:
         >>> from pyro_resflow.guides import guide_logdet
-        >>> type(guide_logdet(10)).__name__, type(guide_logdet(100)).__name__
-        ('Exact', 'Krylov')
+        >>> [type(guide_logdet(size)).__name__ for size in (10, 30, 100)]
+        ['Exact', 'EstimatedInElbo', 'Krylov']
     """
+    if TRAINED_EXACT_UP_TO < latent_dim <= GUIDE_EXACT_UP_TO:
+        return EstimatedInElbo()
     return default_logdet(torch.Size((latent_dim,)), exact_up_to=GUIDE_EXACT_UP_TO)
 
 

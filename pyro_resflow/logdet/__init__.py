@@ -5,6 +5,7 @@ from .default import default_logdet
 from .estimator import LogDetEstimator
 from .exact import Exact
 from .functions import LOG_CAYLEY, LOG_ONE_PLUS, SpectralFunction
+from .in_elbo import EstimatedInElbo
 from .krylov import AdaptiveKrylov, Krylov
 from .probes import Frozen, Gaussian, Probe, Rademacher
 from .series import PowerSeries, RussianRoulette
@@ -16,6 +17,7 @@ __all__ = [
     "LOG_ONE_PLUS",
     "AdaptiveKrylov",
     "Estimate",
+    "EstimatedInElbo",
     "Exact",
     "Frozen",
     "Gaussian",

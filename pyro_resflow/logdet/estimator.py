@@ -54,6 +54,10 @@ class LogDetEstimator(Rebuildable, ABC):
         """
         return False
 
+    def chosen(self) -> LogDetEstimator:
+        """The estimator that computes the result of a call from here; usually this one itself."""
+        return self
+
     @abstractmethod
     def value_and_trace(
         self, net: Linearizable, x: Tensor, function: SpectralFunction

@@ -8,6 +8,7 @@ from functools import partial
 
 from pyro_resflow.logdet import (
     AdaptiveKrylov,
+    EstimatedInElbo,
     Exact,
     Gaussian,
     Geometric,
@@ -44,6 +45,7 @@ HEAVY = Geometric(0.95)
 CASES: dict[str, Case] = {
     "exact": Case(Exact, is_noisy=False),
     "exact in chunks": Case(partial(Exact, chunk_size=1), is_noisy=False, is_variant=True),
+    "in elbo": Case(EstimatedInElbo, is_noisy=False),
     "krylov": Case(Krylov),
     "krylov keep": Case(partial(Krylov, memory="keep"), is_variant=True),
     "krylov probes": Case(partial(Krylov, 1, num_probes=2), is_variant=True),

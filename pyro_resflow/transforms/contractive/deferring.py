@@ -41,16 +41,17 @@ def stack_key(holder: HoldsContraction, net: object) -> StackKey | None:
     """
     if not isinstance(net, Chain | GatedLipschitzMLP) or holder._event_dim != 1:
         return None
-    if not _is_stackable(holder.logdet):
+    logdet = holder.logdet.chosen()
+    if not _is_stackable(logdet):
         return None
     bound = net.bound()
     if not isinstance(bound, BoundChain | BoundGate):  # a subclass that evaluates itself
         return None
-    layout, chosen = bound.layout(), settings(holder.logdet)
+    layout, chosen = bound.layout(), settings(logdet)
     if layout is None or chosen is None:
         return None
     # the full Jacobian takes as many rows of features as there are inputs
-    rows = bound.input_features() if isinstance(holder.logdet, Exact) else 1
+    rows = bound.input_features() if isinstance(logdet, Exact) else 1
     return StackKey(layout, chosen, rows * bound.hidden_features())
 
 
@@ -77,4 +78,6 @@ def evaluated_deferring(
     batch_shape = x.shape[:-1]
     flat = x.reshape(batch_shape.numel(), x.shape[-1])
     value, inputs = bound.value_and_jacobian_inputs(flat, bound.coefficients())
-    return value.reshape(x.shape), Deferred(logdet, bound, inputs, function, batch_shape, x)
+    return value.reshape(x.shape), Deferred(
+        logdet.chosen(), bound, inputs, function, batch_shape, x
+    )
