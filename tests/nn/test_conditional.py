@@ -241,6 +241,27 @@ def test_a_hook_on_the_chain_is_refused() -> None:
         ConditionalResidual(net).condition(contexts(7))(torch.randn(7, 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", BOUND)
+def test_functional_call_uses_the_tensors_given(name: str) -> None:
+    block, other = (ConditionalResidual(BOUND[name]()) for _ in range(2))
+    given = {f"net.{name}": p.detach() for name, p in other.net.named_parameters()}
+    shape = block.net.event_shape if block.net.event_dim == 3 else (3,)
+    context, x = contexts(7), torch.randn(7, *shape, dtype=torch.float64)
+
+    class Value(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = block.net
+
+        def forward(self) -> Tensor:
+            return block.condition(context).call_and_ladj(x)[0]
+
+    before = block.condition(context)(x)
+    found = torch.func.functional_call(Value(), given, ())
+    torch.testing.assert_close(found, other.condition(context)(x))
+    torch.testing.assert_close(block.condition(context)(x), before)
+
+
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e3])
 def test_contraction_in_x_whatever_the_context(size: float) -> None:
     net = conditional_net()

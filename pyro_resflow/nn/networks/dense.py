@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ class DenseConcatenation(Rebuildable, nn.Module):
         Args:
             branch: a network between the same features.
         """
-        other = DenseConcatenation(branch, feature_dim=self.feature_dim)
-        other.raw_weights = self.raw_weights
+        other = copy(self)
+        other._modules = {"branch": branch}
         return other
 
     def weights(self) -> Tensor:
