@@ -32,7 +32,8 @@ class ConditionalChain(Rebuildable, nn.Module):
         context_hidden_dims: widths of the hidden layers of the network that computes the shifts.
 
     Raises:
-        ValueError: for a chain without a Lipschitz layer, which could not depend on the context.
+        ValueError: for a chain without a Lipschitz layer, which could not depend on the context,
+            or one that overrides how it is evaluated.
 
     Example:
         >>> import torch
@@ -49,6 +50,13 @@ class ConditionalChain(Rebuildable, nn.Module):
         *,
         context_hidden_dims: Sequence[int] = (64,),
     ) -> None:
+        if isinstance(chain, Chain) and not chain._is_evaluated_by_stages:
+            raise ValueError(
+                "chain: expected a chain that is evaluated in stages, got a "
+                f"{type(chain).__name__}, which overrides how it is evaluated, and whose layers "
+                "would be shifted and evaluated without its own methods. Pass a network of your "
+                "own, with a method bind, to ConditionalResidual instead."
+            )
         super().__init__()
         self.chain = chain
         self.context_dim = context_dim

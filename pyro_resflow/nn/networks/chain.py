@@ -35,21 +35,13 @@ from ..stages import (
 )
 from .coefficients import coefficients_of
 from .norms import check_norms_chain, check_one_norm
+from .overriding import evaluated_by_itself, evaluates_as, refuse_ignored_forward
 from .prepared import Coefficients, dependencies, keep, kept
 from .stacked import Layout, perceptron_layout
 
 PREPARED_ENTRIES = 2**20
 """Largest number of weight entries of a flow whose coefficients are computed together: 4 MiB in
 float32. In larger flows, the calls that this saves cost little beside the arithmetic."""
-
-
-EVALUATION = "forward", "coefficients", "evaluate", "linearize"
-"""The methods by which a network is evaluated."""
-
-
-def evaluates_as(cls: type, base: type) -> bool:
-    """Whether a subclass overrides none of the methods by which its base class is evaluated."""
-    return all(getattr(cls, name) is getattr(base, name) for name in EVALUATION)
 
 
 class Chain(Rebuildable, nn.Sequential):
@@ -61,7 +53,7 @@ class Chain(Rebuildable, nn.Sequential):
         event_dim: event dimensions of the input: 1 for vectors, 3 for images.
 
     Raises:
-        ValueError: for a module without ``stages``.
+        ValueError: for a module without ``stages``, or one that overrides ``forward`` alone.
     """
 
     def __init__(self, layers: Iterable[nn.Module], *, event_dim: int = 1) -> None:
@@ -74,6 +66,7 @@ class Chain(Rebuildable, nn.Sequential):
                     "linear maps, and the activations of pyro_resflow.nn; pass any other network "
                     "to Residual as a plain module, such as an nn.Sequential."
                 )
+        refuse_ignored_forward("layers", layers)
         super().__init__(*layers)
         self.event_dim = event_dim
 
@@ -100,7 +93,8 @@ class Chain(Rebuildable, nn.Sequential):
     def bound(self) -> Linearizable:
         """The chain with its stages built, for the evaluations of one solve or one estimate.
 
-        A subclass that overrides how it is evaluated is returned unchanged.
+        A subclass that overrides how it is evaluated is returned unchanged; one that overrides
+        ``forward`` alone is linearized by autograd.
 
         Raises:
             ValueError: for hooks on the chain or a layer, which would not be called.
@@ -108,7 +102,7 @@ class Chain(Rebuildable, nn.Sequential):
         prepared = _PREPARED.get().get(id(self))
         if prepared is not None and not saving_hooks():  # a checkpoint recomputes its part
             return prepared
-        return self._bound() if self._is_evaluated_by_stages else self
+        return self._bound() if self._is_evaluated_by_stages else evaluated_by_itself(self)
 
     def _bound(self) -> BoundChain:
         refuse_hooks("net", {"": self})

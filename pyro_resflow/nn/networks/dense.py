@@ -17,6 +17,7 @@ from ..stages import Concatenate, Stage
 from .chain import Chain, refuse_hooks
 from .conv import checked_image_shape
 from .norms import Norms, norm_per_layer
+from .overriding import refuse_ignored_forward
 
 LEAST_WEIGHT = 0.1
 """Added to both weights before they are normalized, so that neither part ever vanishes."""
@@ -34,12 +35,16 @@ class DenseConcatenation(Rebuildable, nn.Module):
         branch: the layers h.
         feature_dim: -1 for vectors, -3 for images.
 
+    Raises:
+        ValueError: for a branch that overrides ``forward`` alone.
+
     Reference:
         Perugachi-Diaz, Tomczak and Bhulai, Invertible DenseNets with Concatenated LipSwish, 2021,
         section 3.2.
     """
 
     def __init__(self, branch: Chain, *, feature_dim: int = -1) -> None:
+        refuse_ignored_forward("branch", [branch])
         super().__init__()
         self.branch = branch
         self.feature_dim = feature_dim

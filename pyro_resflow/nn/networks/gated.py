@@ -15,7 +15,8 @@ from ...rebuilding import Rebuildable
 from ..activations import Activation, FixedLipSwish
 from ..lipschitz.infinity_norm import InfinityNormLinear
 from ..stages import Gate, GateTangents, LinearizedGate
-from .chain import BoundChain, Chain, evaluates_as, refuse_hooks
+from .chain import BoundChain, Chain, refuse_hooks
+from .overriding import evaluated_by_itself, evaluates_as
 from .stacked import Layout
 
 REACH = 3.0
@@ -114,12 +115,13 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
     def bound(self) -> Linearizable:
         """The network with the stages of its branch built, for one solve or one estimate.
 
-        A subclass that overrides how it is evaluated is returned unchanged.
+        A subclass that overrides how it is evaluated is returned unchanged; one that overrides
+        ``forward`` alone is linearized by autograd.
 
         Raises:
             ValueError: for hooks on the network or a layer, which would not be called.
         """
-        return self._bound() if self._is_evaluated_by_stages else self
+        return self._bound() if self._is_evaluated_by_stages else evaluated_by_itself(self)
 
     def _bound(self) -> BoundGate:
         refuse_hooks("net", {"": self})
