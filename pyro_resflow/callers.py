@@ -43,16 +43,21 @@ def callers_in(modules: Container[str]) -> list[FrameType]:
 LINEAR_BOUNDS = frozenset({Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO})
 """The bounds of Pyro that are linear in log-densities and call them from Python at every step."""
 
+FOR_GRADIENTS = frozenset({"loss_and_grads", "differentiable_loss"})
+"""The methods of a bound whose result is differentiated."""
+
 _OF_LINEAR_BOUNDS = frozenset(bound.__module__ for bound in LINEAR_BOUNDS)
 
 
 def is_inside_linear_bound() -> bool:
-    """Whether a bound in :data:`LINEAR_BOUNDS` is among the callers.
+    """Whether a bound in :data:`LINEAR_BOUNDS` is among the callers, to be differentiated.
 
     A subclass does not count, because it may do anything with log-densities.
     """
-    bounds = (frame.f_locals.get("self") for frame in callers_in(_OF_LINEAR_BOUNDS))
-    return any(type(bound) in LINEAR_BOUNDS for bound in bounds)
+    return any(
+        frame.f_code.co_name in FOR_GRADIENTS and type(frame.f_locals.get("self")) in LINEAR_BOUNDS
+        for frame in callers_in(_OF_LINEAR_BOUNDS)
+    )
 
 
 def is_validating() -> bool:

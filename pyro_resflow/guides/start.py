@@ -20,14 +20,14 @@ with an estimate. In 34 dimensions, with 64 particles, it takes 1.6 times as lon
 
 
 def guide_logdet(latent_dim: int) -> LogDetEstimator:
-    """The default log-determinant of a guide: exact in few dimensions, else an unbiased estimate.
+    """The default log-determinant of a guide: the more dimensions, the more is estimated.
 
     Args:
         latent_dim: size D of the latent vector.
 
     Returns:
-        ``Exact()`` for at most ``TRAINED_EXACT_UP_TO`` dimensions; ``EstimatedInElbo()``, which is
-        exact outside of the steps of SVI, for at most ``GUIDE_EXACT_UP_TO``; else ``Krylov()``.
+        ``Exact()`` for at most ``TRAINED_EXACT_UP_TO`` dimensions; ``EstimatedInElbo()``, exact
+        except where an ELBO is trained, for at most ``GUIDE_EXACT_UP_TO``; else ``Krylov()``.
 
     Example:
         >>> from pyro_resflow.guides import guide_logdet

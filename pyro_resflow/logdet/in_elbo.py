@@ -1,4 +1,4 @@
-"""An unbiased estimate in the steps of SVI, and the exact log-determinant everywhere else."""
+"""An unbiased estimate where an ELBO is trained, and the exact log-determinant elsewhere."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class EstimatedInElbo(LogDetEstimator):
     r"""An estimate where Pyro trains an ELBO, and another estimator, by default exact, elsewhere.
 
     An ELBO is linear in the log-density of the guide, so that an unbiased estimate leaves its
-    gradient unbiased, and costs less than the full Jacobian in more than about 16 dimensions.
-    Importance weights, Markov chains, quantiles and plots need the exact value.
+    gradient with respect to reparametrized samples unbiased, and costs less than the full Jacobian
+    in more than about 16 dimensions. Importance weights, Markov chains and plots need the exact
+    value.
 
-    The estimate is used with gradients enabled inside ``Trace_ELBO``, ``TraceMeanField_ELBO`` and
-    ``TraceGraph_ELBO``. Their subclasses, compiled ones among them, other objectives, activation
-    checkpointing and ``SVI.evaluate_loss`` use the other estimator.
+    The estimate is used with gradients enabled inside the methods ``loss_and_grads`` and
+    ``differentiable_loss`` of ``Trace_ELBO``, ``TraceMeanField_ELBO`` and ``TraceGraph_ELBO``:
+    in the steps of ``SVI``, and in ``Trace_ELBO()(model, guide)``. Subclasses of these bounds,
+    compiled ones among them, other objectives, activation checkpointing, ``elbo.loss`` and
+    ``SVI.evaluate_loss`` use the other estimator. An estimate is differentiable once.
 
     Args:
         estimate: the estimator inside an ELBO; default :class:`Krylov`.

@@ -85,6 +85,8 @@ class Chain(Rebuildable, nn.Sequential):
     def stages(self) -> list[Stage[Any]]:
         """The stages of all layers, with scalings multiplied into neighbouring affine maps."""
         refuse_hooks("layer", self._modules)
+        if not torch.compiler.is_compiling():
+            refuse_ignored_forward("layers", self._modules.values())
         stages: list[Stage[Any]] = []
         for layer in self._modules.values():
             stages.extend(cast(Layer, layer).stages())

@@ -57,7 +57,7 @@ class DenseConcatenation(Rebuildable, nn.Module):
             branch: a network between the same features.
         """
         other = copy(self)
-        other._modules = {"branch": branch}
+        other._modules = {**self._modules, "branch": branch}
         return other
 
     def weights(self) -> Tensor:

@@ -103,7 +103,7 @@ class GatedLipschitzMLP(Rebuildable, nn.Module):
             branch: a network from D to 2 D features.
         """
         other = copy(self)
-        other._modules = {"branch": branch}
+        other._modules = {**self._modules, "branch": branch}
         return other
 
     _is_evaluated_by_stages = True

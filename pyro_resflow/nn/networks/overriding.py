@@ -18,16 +18,20 @@ def evaluates_as(cls: type, base: type) -> bool:
     return all(getattr(cls, name) is getattr(base, name) for name in EVALUATION)
 
 
-def overrides_without(cls: type, method: str, other: str) -> bool:
-    """Whether a class overrides a method of the class that defines another one, which it keeps.
+STAGED = "stages", "core", "affine", "effective_weight"
+"""The methods of a layer by which a network evaluates it."""
+
+
+def overrides_without(cls: type, method: str, *others: str) -> bool:
+    """Whether a class overrides a method, and none of the others there or in a subclass.
 
     Args:
         cls: the class.
         method: the method that may be overridden.
-        other: the method that is meant to compute the same thing.
+        others: the methods that are meant to compute the same.
     """
     for each in cls.__mro__:
-        if other in vars(each):
+        if any(other in vars(each) for other in others):
             return False
         if method in vars(each):
             return True
@@ -56,7 +60,7 @@ def refuse_ignored_forward(name: str, layers: Iterable[object]) -> None:
         ValueError: naming the layer's class.
     """
     for layer in layers:
-        if overrides_without(type(layer), "forward", "stages"):
+        if overrides_without(type(layer), "forward", *STAGED):
             raise ValueError(
                 f"{name}: expected layers that compute the same by forward and by stages, got a "
                 f"{type(layer).__name__}, which overrides forward alone. It would not be called, "

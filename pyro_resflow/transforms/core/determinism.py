@@ -268,4 +268,4 @@ def _noise_drawing(flow: object) -> Iterator[object]:
 
 
 def _name(logdet: LogDetEstimator) -> str:
-    return type(logdet).__name__
+    return type(logdet.chosen()).__name__

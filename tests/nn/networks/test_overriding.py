@@ -95,7 +95,7 @@ def test_a_layer_whose_forward_would_not_be_called_is_refused(name: str) -> None
         LAYERS[name]()
 
 
-def test_an_activation_by_its_core_is_taken() -> None:
+def test_an_activation_by_its_core_is_taken_with_or_without_a_forward() -> None:
     class Half(Tanh):
         def core(self, h: Tensor) -> Tensor:
             return super().core(h) / 2
@@ -106,8 +106,46 @@ def test_an_activation_by_its_core_is_taken() -> None:
         def core_curvature(self, h: Tensor) -> Tensor:
             return super().core_curvature(h) / 2
 
+    class Fused(Half):
+        def core(self, h: Tensor) -> Tensor:
+            return torch.tanh(h) / 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x) / 2
+
     x = torch.randn(3, 3)
-    torch.testing.assert_close(Chain([Half()])(x), torch.tanh(x) / 2)
+    for activation in (Half(), Fused()):
+        torch.testing.assert_close(Chain([activation])(x), torch.tanh(x) / 2)
+
+
+def test_a_layer_that_comes_later_is_refused_by_the_next_pass() -> None:
+    replaced, longer = (Chain([LipschitzLinear(3, 3), LipSwish()]) for _ in range(2))
+    x = torch.randn(2, 3)
+    replaced(x), longer(x)
+    replaced[1] = halved(LipSwish)()
+    longer.append(halved(LipSwish)())
+    for chain in (replaced, longer):
+        with pytest.raises(ValueError, match=r"got a HalvedLipSwish"):
+            chain(x)
+
+
+def test_a_concatenation_of_ones_own_keeps_its_modules_with_another_branch() -> None:
+    class Weighted(DenseConcatenation):
+        def __init__(self, branch: Chain) -> None:
+            super().__init__(branch)
+            self.extra = nn.Linear(1, 1)
+
+        def weights(self) -> Tensor:
+            return super().weights() * self.extra.weight.tanh().reshape(())
+
+    chain = Chain([Weighted(Chain([LipschitzLinear(3, 4), LipSwish()])), LipschitzLinear(7, 3)])
+    net, context, x = ConditionalChain(chain, 2), torch.randn(5, 2), torch.randn(5, 3)
+    shifts = net.shifts(context).split([4, 3], dim=1)
+    dense, last = chain
+    linear, phi = dense.branch
+    eta = dense.weights()
+    features = torch.cat([eta[0] * x, eta[1] * phi(linear(x) + shifts[0])], dim=1)
+    torch.testing.assert_close(net.bind(context)(x), last(features) + shifts[1])
 
 
 def test_a_chain_that_evaluates_itself_cannot_be_shifted() -> None:
