@@ -78,6 +78,4 @@ def evaluated_deferring(
     batch_shape = x.shape[:-1]
     flat = x.reshape(batch_shape.numel(), x.shape[-1])
     value, inputs = bound.value_and_jacobian_inputs(flat, bound.coefficients())
-    return value.reshape(x.shape), Deferred(
-        logdet.chosen(), bound, inputs, function, batch_shape, x
-    )
+    return value.reshape(x.shape), Deferred(logdet, bound, inputs, function, batch_shape, x)
