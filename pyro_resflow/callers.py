@@ -11,7 +11,6 @@ import sys
 from collections.abc import Container, Iterator
 from types import FrameType
 
-from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch.distributions import Distribution, TransformedDistribution
 
 _LOG_PROB = TransformedDistribution.log_prob.__code__
@@ -40,13 +39,20 @@ def callers_in(modules: Container[str]) -> list[FrameType]:
     return found
 
 
-LINEAR_BOUNDS = frozenset({Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO})
-"""The bounds of Pyro that are linear in log-densities and call them from Python at every step."""
+LINEAR_BOUNDS = frozenset(
+    {
+        ("pyro.infer.trace_elbo", "Trace_ELBO"),
+        ("pyro.infer.tracegraph_elbo", "TraceGraph_ELBO"),
+        ("pyro.infer.trace_mean_field_elbo", "TraceMeanField_ELBO"),
+    }
+)
+"""The modules and classes of the bounds of Pyro that are linear in log-densities and call them
+from Python at every step; by name, because this module knows no Pyro."""
 
 FOR_GRADIENTS = frozenset({"loss_and_grads", "differentiable_loss"})
 """The methods of a bound whose result is differentiated."""
 
-_OF_LINEAR_BOUNDS = frozenset(bound.__module__ for bound in LINEAR_BOUNDS)
+_OF_LINEAR_BOUNDS = frozenset(module for module, _ in LINEAR_BOUNDS)
 
 
 def is_inside_linear_bound() -> bool:
@@ -54,10 +60,9 @@ def is_inside_linear_bound() -> bool:
 
     A subclass does not count, because it may do anything with log-densities.
     """
-    return any(
-        frame.f_code.co_name in FOR_GRADIENTS and type(frame.f_locals.get("self")) in LINEAR_BOUNDS
-        for frame in callers_in(_OF_LINEAR_BOUNDS)
-    )
+    found = (f for f in callers_in(_OF_LINEAR_BOUNDS) if f.f_code.co_name in FOR_GRADIENTS)
+    bounds = (type(frame.f_locals.get("self")) for frame in found)
+    return any((each.__module__, each.__qualname__) in LINEAR_BOUNDS for each in bounds)
 
 
 def is_validating() -> bool:
